@@ -1,0 +1,324 @@
+"""Finding, reading and writing weights: our layout, the published one, and the Hub.
+
+Ours is a folder with ``config.json``, ``model.safetensors`` and a model card. The published layout is a folder
+with ``encoder.pth`` and ``depth.pth`` (or one that holds it as ``checkpoints/``), or a stage-1 Lightning
+``.ckpt``. Loading builds the architecture from the configuration alone and never asks for a backbone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from huggingface_hub import ModelHubMixin
+from torch import Tensor, nn
+
+from hybrid_encoder import published
+from hybrid_encoder.cards import model_card
+from hybrid_encoder.config import HybridDepthConfig, HybridEncoderConfig
+from hybrid_encoder.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from hybrid_encoder.encoder import HybridDepthEncoder
+    from hybrid_encoder.model import HybridDepthModel
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SHIPPED = Path(__file__).parent / "weights"
+FILES = (".ckpt", ".pth", ".pt", ".safetensors", ".bin")
+HUB_SECONDS = 9.0
+E_ = TypeVar("E_", bound="HybridDepthEncoder")
+M_ = TypeVar("M_", bound="HybridDepthModel")
+
+
+class HubModel(nn.Module, ModelHubMixin):
+    """``save_pretrained`` and ``push_to_hub`` for our models; each subclass brings its ``from_pretrained``."""
+
+    config: HybridEncoderConfig | HybridDepthConfig
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write ``config.json``, ``model.safetensors`` and a model card into a folder; each file whole or not
+        at all. Options are those of huggingface_hub's mixin (``push_to_hub``, ``repo_id``, ...); ``notes`` goes
+        into the card ("how it was made").
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        notes = options.pop("notes", "")
+        card = folder / "README.md"
+        if not card.exists():
+            write_whole(card, model_card(type(self).__name__, self.config, notes).encode())
+        content = {"class": type(self).__name__, "library": "hybrid-encoder", "config": self.config.to_dict()}
+        result: str | None = super().save_pretrained(save_directory, config=content, **options)
+        return result
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from safetensors.torch import save
+
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        write_whole(save_directory / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint that was found and read, before a model is built from it.
+
+    Attributes:
+        path: the file or folder.
+        kind: ``"ours"``, ``"published"`` or ``"stage1"``.
+        encoder_config: always there.
+        model_config: None where there is no decoder.
+        tensors: ours under our names, the others as published.
+        depth: the published decoder's tensors.
+    """
+
+    path: Path
+    kind: str
+    encoder_config: HybridEncoderConfig
+    model_config: HybridDepthConfig | None
+    tensors: Mapping[str, Tensor]
+    depth: Mapping[str, Tensor] | None = None
+
+    def build_encoder(self, cls: type[E_], config: HybridEncoderConfig | None = None) -> E_:
+        """The encoder with its weights, in evaluation mode."""
+        encoder = cls(config or self.encoder_config, pretrained=False)
+        if self.kind == "ours":
+            inside = self.model_config is not None
+            state = {
+                name.removeprefix("encoder.") if inside else name: value
+                for name, value in self.tensors.items()
+                if not inside or name.startswith("encoder.")
+            }
+        else:
+            state = self._published_encoder(encoder)
+        fill(encoder, state, self.path)
+        return encoder.eval()
+
+    def build_model(self, cls: type[M_], config: HybridDepthConfig | None = None) -> M_:
+        """Encoder and decoder with their weights, in evaluation mode."""
+        if self.model_config is None:
+            raise CheckpointError(
+                f"{self.path} holds an encoder without a decoder; load it with HybridDepthEncoder.from_pretrained."
+            )
+        model = cls(config or self.model_config, pretrained=False)
+        if self.kind == "ours":
+            fill(model, self.tensors, self.path)
+        else:
+            fill(model.encoder, self._published_encoder(model.encoder), self.path)
+            fill(model.decoder, published.decoder_state(self.depth or {}), self.path)
+        return model.eval()
+
+    def _published_encoder(self, encoder: HybridDepthEncoder) -> dict[str, Tensor]:
+        prompts = encoder.prompts
+        ids, length = ((), 0) if prompts is None else (prompts.word_ids, prompts.positional_embedding.shape[0])
+        return published.encoder_state(self.tensors, encoder.config, ids, length)
+
+
+def load(source: str | Path, **hub: Any) -> Loaded:
+    """Find and read a checkpoint: ``"tiny"``, a folder, a ``.ckpt`` file, or a Hub id.
+
+    Raises:
+        CheckpointError: not found, unreadable, or of no known layout.
+    """
+    path = locate(source, **hub)
+    if path.is_file():
+        return _load_stage1(path)
+    if (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
+        return _load_ours(path)
+    for folder in (path, path / "checkpoints"):
+        if (folder / "encoder.pth").is_file():
+            return _load_published(folder)
+    stage1 = path / "stage1_checkpoint" / "stage1.ckpt"
+    if stage1.is_file():
+        return _load_stage1(stage1)
+    raise CheckpointError(
+        f"{path} holds no checkpoint; needed are config.json and model.safetensors (ours), or encoder.pth and "
+        "depth.pth (published), or name a stage-1 .ckpt file."
+    )
+
+
+def locate(source: str | Path, **hub: Any) -> Path:
+    """The local file or folder of a source, downloaded if it is a Hub id."""
+    if str(source) == "tiny":
+        return SHIPPED / "tiny"
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    name = str(source)
+    if isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in FILES:
+        raise CheckpointError(
+            f"{name} is no file or folder, and no Hub id of the form 'organisation/name'; check the path."
+        )
+    return _download(name, hub)
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """The contents of a ``.safetensors`` file or of a pickle that holds nothing but tensors and numbers.
+
+    Raises:
+        CheckpointError: with what is wrong and what to do.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; check the path.")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is no whole safetensors file ({error}); copy or download it again.") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(_why_not(path, str(error))) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; a state dict (names to tensors) is needed.")
+    return content
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dict strictly, naming the first key that does not fit."""
+    own = module.state_dict()
+    name = type(module).__name__
+    if missing := sorted(set(own) - set(state)):
+        raise CheckpointError(f"{path} has no key {missing[0]!r} ({len(missing)} missing), which this {name} needs.")
+    if extra := sorted(set(state) - set(own)):
+        raise CheckpointError(f"{path} has the key {extra[0]!r} ({len(extra)} in all), which this {name} has no place for.")
+    for key, value in own.items():
+        if not isinstance(state[key], Tensor) or state[key].shape != value.shape:
+            found = tuple(state[key].shape) if isinstance(state[key], Tensor) else type(state[key]).__name__
+            raise CheckpointError(f"{path}: {key!r} is {found}, and this {name} needs {tuple(value.shape)}.")
+    module.load_state_dict(dict(state), strict=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and move it into place."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _load_ours(folder: Path) -> Loaded:
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} has no {name}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+        kind, config = content["class"], content["config"]
+        if kind == "HybridDepthEncoder":
+            encoder, model = HybridEncoderConfig.from_dict(config), None
+        elif kind == "HybridDepthModel":
+            model = HybridDepthConfig.from_dict(config)
+            encoder = model.encoder
+        else:
+            raise CheckpointError(f"{folder / CONFIG} describes a {kind!r}, which this version does not know.")
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is no configuration of this library: {error}") from error
+    return Loaded(folder, "ours", encoder, model, read_tensors(folder / WEIGHTS))
+
+
+def _load_published(folder: Path) -> Loaded:
+    content = read_tensors(folder / "encoder.pth")
+    size = (content.get("height"), content.get("width"))
+    tensors = {key: value for key, value in content.items() if key not in ("height", "width", "use_stereo")}
+    _only_tensors(tensors, folder / "encoder.pth")
+    known = (int(size[0]), int(size[1])) if size[0] and size[1] else None
+    if not (folder / "depth.pth").is_file():
+        return Loaded(folder, "published", published.encoder_config(tensors), None, tensors)
+    depth = read_tensors(folder / "depth.pth")
+    _only_tensors(depth, folder / "depth.pth")
+    config = published.model_config(tensors, depth, known)
+    return Loaded(folder, "published", config.encoder, config, tensors, depth)
+
+
+def _load_stage1(path: Path) -> Loaded:
+    content = read_tensors(path)
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} has no 'state_dict'; a stage-1 checkpoint (Lightning) has one. {_FOLDER_HINT}")
+    tensors = {key.removeprefix("model."): value for key, value in state.items()}
+    # Stage 1 carries a decoder that it never trains.
+    tensors = {key: value for key, value in tensors.items() if not key.startswith("depth_head.")}
+    _only_tensors(tensors, path)
+    return Loaded(path, "stage1", published.encoder_config(tensors, stage1=True), None, tensors)
+
+
+_FOLDER_HINT = "For a folder with encoder.pth and depth.pth, name the folder."
+
+
+def _only_tensors(content: Mapping[str, Any], path: Path) -> None:
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}; a state dict holds tensors alone.")
+
+
+def _why_not(path: Path, error: str) -> str:
+    if "TorchScript" in error:
+        return (
+            f"{path} is a TorchScript archive, not a state dict; save its weights with "
+            "torch.save(torch.jit.load(path).state_dict(), new_path) and name that file."
+        )
+    if "Unsupported global" in error or "weights_only" in error or "Unsupported operand" in error:
+        return (
+            f"{path} holds objects besides tensors and numbers, which are not read because a pickle can run code; if "
+            "you trust it, save its tensors alone: torch.save({'state_dict': torch.load(path, "
+            "weights_only=False)['state_dict']}, new_path)."
+        )
+    return f"{path} is no checkpoint that torch can read ({error.splitlines()[0] if error else 'empty file'})."
+
+
+def _download(repo: str, hub: Mapping[str, Any]) -> Path:
+    """Fetch one repository's weights within a time limit for the first answer."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    options = {k: v for k, v in hub.items() if v is not None}
+    answer: dict[str, Any] = {}
+
+    def ask() -> None:
+        try:
+            info = HfApi(token=options.get("token")).model_info(
+                repo, revision=options.get("revision"), timeout=HUB_SECONDS / 2
+            )
+            answer["files"] = {sibling.rfilename for sibling in info.siblings or ()}
+        except Exception as error:  # reported below, whatever the network library raised
+            answer["error"] = error
+
+    if not options.get("local_files_only"):
+        # Name resolution has no time limit of its own, so the question runs beside.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(HUB_SECONDS)
+    files = answer.get("files")
+    if files is None:
+        try:
+            return Path(snapshot_download(repo, **{**options, "local_files_only": True}))
+        except Exception as error:
+            cause = answer.get("error", "no answer in time" if not options.get("local_files_only") else error)
+            raise CheckpointError(
+                f"{repo!r} could not be reached on the Hugging Face Hub and is not in its cache "
+                f"({type(cause).__name__ if isinstance(cause, Exception) else cause}); check the name and the "
+                "connection, or download the repository and name its folder: from_pretrained('path/to/folder')."
+            ) from (cause if isinstance(cause, Exception) else None)
+    for needed, patterns in (
+        (WEIGHTS, [CONFIG, WEIGHTS]),
+        ("checkpoints/encoder.pth", ["checkpoints/encoder.pth", "checkpoints/depth.pth"]),
+        ("encoder.pth", ["encoder.pth", "depth.pth"]),
+    ):
+        if needed in files:
+            return Path(snapshot_download(repo, allow_patterns=patterns, **options))
+    raise CheckpointError(f"{repo!r} on the Hugging Face Hub holds neither {WEIGHTS} nor encoder.pth; check the name.")

@@ -1,0 +1,174 @@
+"""From four maps on one grid to disparity (DPT), or to a pyramid for somebody else's CNN decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid_encoder.config import DecoderConfig
+
+Size = tuple[int, int]
+
+
+class ResidualUnit(nn.Module):
+    """Two pre-activation 3x3 convolutions around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return result
+
+
+class FusionBlock(nn.Module):
+    """Adds a skip map to the deeper path, refines it, and brings it to the next size."""
+
+    def __init__(self, channels: int, skip: bool) -> None:
+        super().__init__()
+        self.skip = ResidualUnit(channels) if skip else None
+        self.refine = ResidualUnit(channels)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, path: Tensor, skip: Tensor | None, size: Size) -> Tensor:
+        if self.skip is not None and skip is not None:
+            path = path + self.skip(skip)
+        # The 1x1 convolution goes first: it commutes with interpolation, whose weights sum to one.
+        return _resize(self.out(self.refine(path)), size)
+
+
+class DisparityHead(nn.Module):
+    """3x3 to half the channels, up to the working size, 3x3, ReLU, 1x1."""
+
+    def __init__(self, channels: int, hidden: int, out_channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, max(1, channels // 2), 3, padding=1)
+        self.hidden = nn.Conv2d(max(1, channels // 2), hidden, 3, padding=1)
+        self.out = nn.Conv2d(hidden, out_channels, 1)
+
+    def forward(self, path: Tensor, size: Size) -> Tensor:
+        x = _resize(self.reduce(path), size)
+        result: Tensor = self.out(F.relu(self.hidden(x)))
+        return result
+
+
+class DPTDecoder(nn.Module):
+    """A DPT decoder for maps that all lie on one grid (Ranftl et al., "Vision Transformers for Dense
+    Prediction", ICCV 2021, in the form that Hybrid-depth uses).
+
+    Args:
+        in_channels: channels of the four maps.
+        features: channels of the fusion blocks.
+        channels: channels of the four projections.
+        head_channels: channels before the last convolution.
+        scales: output scales, 0 to 3; each further scale has a head of its own on a deeper path.
+        out_channels: channels of each output, 1 for disparity.
+        activation: ``"relu"`` (as published) or ``"sigmoid"``.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        features: int = 256,
+        channels: Sequence[int] = (256, 512, 1024, 1024),
+        head_channels: int = 32,
+        scales: Sequence[int] = (0,),
+        out_channels: int = 1,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        DecoderConfig(features, tuple(channels), head_channels, tuple(scales), activation)  # type: ignore[arg-type]
+        self.scales = tuple(sorted(scales))
+        self.activation = activation
+        self.project = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(in_channels, channels, strict=True))
+        self.resize = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(channels[0], channels[0], 4, stride=4),
+                nn.ConvTranspose2d(channels[1], channels[1], 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
+            ]
+        )
+        self.reassemble = nn.ModuleList(nn.Conv2d(c, features, 3, padding=1, bias=False) for c in channels)
+        self.fuse = nn.ModuleList(FusionBlock(features, skip=level < 3) for level in range(4))
+        self.heads = nn.ModuleDict(
+            {str(scale): DisparityHead(features, head_channels, out_channels) for scale in self.scales}
+        )
+
+    @classmethod
+    def from_config(cls, in_channels: Sequence[int], config: DecoderConfig, **changes: Any) -> DPTDecoder:
+        """The decoder of a configuration; ``changes`` replace constructor arguments."""
+        options: dict[str, Any] = {**vars(config), **changes}
+        return cls(in_channels, **options)
+
+    def forward(self, maps: Sequence[Tensor], image_size: Size) -> dict[int, Tensor]:
+        """Four maps (B, C_i, h, w) to {scale: (B, out_channels, H // 2**scale, W // 2**scale)}.
+
+        Args:
+            maps: from fine to coarse meaning, all on one grid.
+            image_size: (H, W) of the images.
+        """
+        height, width = image_size
+        grid = (maps[0].shape[-2], maps[0].shape[-1])
+        levels = [
+            reassemble(resize(project(x)))
+            for x, project, resize, reassemble in zip(maps, self.project, self.resize, self.reassemble, strict=True)
+        ]
+        sizes: list[Size] = [(x.shape[-2], x.shape[-1]) for x in levels]
+        targets = [(sizes[0][0] * 2, sizes[0][1] * 2), *sizes[:3]]
+        outputs: dict[int, Tensor] = {}
+        path = levels[3]
+        for level in (3, 2, 1, 0):
+            path = self.fuse[level](path, None if level == 3 else levels[level], targets[level])
+            if level in self.scales:
+                # The published head works at 16 pixels a cell before the last resize.
+                working = (grid[0] * 16 // 2**level, grid[1] * 16 // 2**level)
+                x = self.heads[str(level)](path, working)
+                outputs[level] = self._activate(x, (max(1, height // 2**level), max(1, width // 2**level)))
+        return {scale: outputs[scale] for scale in self.scales}
+
+    def _activate(self, x: Tensor, size: Size) -> Tensor:
+        if self.activation == "sigmoid":
+            return torch.sigmoid(_resize(x, size))
+        return F.relu(_resize(F.relu(x), size))
+
+
+class PyramidNeck(nn.Module):
+    """Five maps at strides 2, 4, 8, 16 and 32, as the CNN decoders of other codebases read them.
+
+    Args:
+        in_channels: channels of the four maps.
+        channels: channels of the five outputs, fine to coarse; also ``num_ch_enc``.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: Sequence[int] = (64, 64, 128, 256, 512)) -> None:
+        super().__init__()
+        self.num_ch_enc = tuple(channels)
+        # The first map serves both of the finest levels.
+        self.sources = (0, 0, 1, 2, 3)
+        self.project = nn.ModuleList(
+            nn.Conv2d(in_channels[source], out, 1) for source, out in zip(self.sources, channels, strict=True)
+        )
+        self.smooth = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for out in channels)
+
+    def forward(self, maps: Sequence[Tensor], image_size: Size) -> list[Tensor]:
+        """Four maps (B, C_i, h, w) to five (B, channels[i], ceil(H / 2**(i + 1)), ceil(W / 2**(i + 1)))."""
+        outputs = []
+        for level, (source, project, smooth) in enumerate(zip(self.sources, self.project, self.smooth, strict=True)):
+            stride = 2 ** (level + 1)
+            size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
+            x = F.interpolate(project(maps[source]), size=size, mode="bilinear", align_corners=False)
+            outputs.append(F.elu(smooth(x)))
+        return outputs
+
+
+def _resize(x: Tensor, size: Size) -> Tensor:
+    if (x.shape[-2], x.shape[-1]) == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

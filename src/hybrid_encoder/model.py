@@ -1,0 +1,123 @@
+"""Encoder and decoder: from an image to disparity and depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid_encoder.checkpoints import HubModel, load
+from hybrid_encoder.config import HybridDepthConfig
+from hybrid_encoder.decoder import DPTDecoder
+from hybrid_encoder.encoder import HybridDepthEncoder, build_groups, check_images
+
+
+class DepthPrediction(NamedTuple):
+    """What ``infer`` gives, all at the size of the images; the name of each field says its scale.
+
+    Attributes:
+        disparity: (B, 1, H, W), 1 near and 0 far (Monodepth2's ``disp``).
+        relative_depth: (B, 1, H, W), scale unknown; None where the scale is known.
+        depth_m: (B, 1, H, W) in metres; None where the scale is unknown.
+    """
+
+    disparity: Tensor
+    relative_depth: Tensor | None
+    depth_m: Tensor | None
+
+
+class HybridDepthModel(HubModel):
+    """The hybrid encoder with a DPT decoder.
+
+    Args:
+        config: a preset name (``"paper"``, ``"tiny"``) or a configuration.
+        pretrained: start the encoder from the public CLIP and DINO weights; the decoder starts from random ones.
+    """
+
+    def __init__(self, config: str | HybridDepthConfig = "paper", *, pretrained: bool = True) -> None:
+        super().__init__()
+        config = HybridDepthConfig.preset(config) if isinstance(config, str) else config
+        self.encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained)
+        self.decoder = DPTDecoder.from_config(self.encoder.feature_info.channels(), config.decoder)
+        self.config = config.replace(encoder=self.encoder.config)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """RGB in [0, 1], (B, 3, H, W) with H and W from 32 up, to disparity (B, 1, H, W) (the finest scale)."""
+        outputs = self.forward_scales(images)
+        return outputs[min(outputs)]
+
+    def forward_scales(self, images: Tensor) -> dict[int, Tensor]:
+        """The disparity of every scale of the decoder: {s: (B, 1, H // 2**s, W // 2**s)}."""
+        outputs: dict[int, Tensor] = self.decoder(self.encoder(images), (images.shape[-2], images.shape[-1]))
+        return outputs
+
+    def to_depth(self, disparity: Tensor) -> Tensor:
+        """Depth = 1 / (1 / max_depth + (1 / min_depth - 1 / max_depth) x disparity)."""
+        low, high = 1 / self.config.max_depth, 1 / self.config.min_depth
+        return 1 / (low + (high - low) * disparity)
+
+    @torch.inference_mode()
+    def infer(self, images: Tensor, size: tuple[int, int] | None = None) -> DepthPrediction:
+        """Predict in evaluation mode, at the size of the images.
+
+        Args:
+            images: RGB in [0, 1], (3, H, W) or (B, 3, H, W), on any device.
+            size: height and width to work at; the images' own by default.
+
+        Raises:
+            InputError: images of another shape, type or value range.
+        """
+        batch = images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
+        check_images(batch)
+        own = (batch.shape[-2], batch.shape[-1])
+        parameter = next(self.parameters())
+        batch = batch.to(parameter.device, parameter.dtype)
+        if size is not None and size != own:
+            batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+        was_training = self.training
+        self.eval()
+        try:
+            disparity = self(batch).float()
+        finally:
+            self.train(was_training)
+        if disparity.shape[-2:] != own:
+            disparity = F.interpolate(disparity, own, mode="bilinear", align_corners=False)
+        depth = self.to_depth(disparity)
+        if images.ndim == 3:
+            disparity, depth = disparity[0], depth[0]
+        metric = self.config.metric
+        return DepthPrediction(disparity, None if metric else depth, depth if metric else None)
+
+    def parameter_groups(
+        self, lr: float, *, lr_scale: Mapping[str, float] | None = None, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups by part (the encoder's, and ``decoder``); no frozen parameter in them."""
+        parts: dict[str, list[nn.Parameter]] = {
+            **self.encoder.part_parameters(),
+            "decoder": list(self.decoder.parameters()),
+        }
+        return build_groups(parts, lr, lr_scale, options)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in the encoder's towers."""
+        self.encoder.set_grad_checkpointing(enable)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, config: HybridDepthConfig | None = None, **hub: Any
+    ) -> HybridDepthModel:
+        """A trained model, in evaluation mode.
+
+        Args:
+            source: ``"tiny"`` (ships in the package), a folder, or a Hub id; ours or the published layout.
+            config: overrides what is read off the checkpoint.
+            hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``.
+
+        Raises:
+            CheckpointError: not found, unreadable, or not what this model needs.
+        """
+        return load(source, **hub).build_model(cls, config)

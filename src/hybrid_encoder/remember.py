@@ -1,0 +1,57 @@
+"""Values kept while the tensors they were made from are unchanged."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+V = TypeVar("V")
+
+
+class Remembered:
+    """A few results, each valid for one state of its source tensors.
+
+    The state is read off the sources themselves: identity, version counter (every in-place change by an
+    optimizer or a loaded state dict raises it), storage, dtype and device. A change made through
+    ``tensor.data`` raises no counter: call ``clear()`` after one.
+    """
+
+    def __init__(self, size: int = 4) -> None:
+        self._size = size
+        self._kept: OrderedDict[Hashable, tuple[Hashable, object]] = OrderedDict()
+
+    def get(self, key: Hashable, sources: Sequence[Tensor], make: Callable[[], V]) -> V:
+        """``make()``, or what it gave before for this key and these sources.
+
+        With a gradient to carry, under a compiler, or for inference tensors (which have no version
+        counter) nothing is kept.
+        """
+        trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if trains or torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
+            return make()
+        state = tuple((id(s), s._version, s.data_ptr(), s.dtype, s.device) for s in sources)
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] == state:
+            self._kept.move_to_end(key)
+            return kept[1]  # type: ignore[return-value]
+        # A tensor made in inference mode could not be used in a later training step.
+        with torch.inference_mode(False), torch.no_grad():
+            value = make()
+        self._kept[key] = (state, value)
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+        return value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+    def __deepcopy__(self, memo: object) -> Remembered:
+        return Remembered(self._size)  # what was kept belongs to the original's tensors
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_size": self._size, "_kept": OrderedDict()}
