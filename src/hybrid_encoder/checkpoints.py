@@ -12,6 +12,7 @@ import os
 import pickle
 import tempfile
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,26 +44,32 @@ class HubModel(nn.Module, ModelHubMixin):
 
     config: HybridEncoderConfig | HybridDepthConfig
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._hub_mixin_config = None  # the mixin would write the constructor's arguments; we write our own
+
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write ``config.json``, ``model.safetensors`` and a model card into a folder; each file whole or not
         at all. Options are those of huggingface_hub's mixin (``push_to_hub``, ``repo_id``, ...); ``notes`` goes
         into the card ("how it was made").
         """
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        notes = options.pop("notes", "")
-        card = folder / "README.md"
-        if not card.exists():
-            write_whole(card, model_card(type(self).__name__, self.config, notes).encode())
-        content = {"class": type(self).__name__, "library": "hybrid-encoder", "config": self.config.to_dict()}
-        result: str | None = super().save_pretrained(save_directory, config=content, **options)
+        options["config"] = None  # written with the weights, below
+        options["model_card_kwargs"] = {"notes": options.pop("notes", "")}
+        result: str | None = super().save_pretrained(save_directory, **options)
         return result
 
     def _save_pretrained(self, save_directory: Path) -> None:
         from safetensors.torch import save
 
+        content = {"class": type(self).__name__, "library": "hybrid-encoder", "config": self.config.to_dict()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         write_whole(save_directory / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+        write_whole(save_directory / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+
+    def generate_model_card(self, *args: Any, notes: str = "", **kwargs: Any) -> Any:
+        from huggingface_hub import ModelCard
+
+        return ModelCard(model_card(type(self).__name__, self.config, notes))
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path} is no whole safetensors file ({error}); copy or download it again.") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of TorchScript archives, and then refuses them
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(_why_not(path, str(error))) from error
     if not isinstance(content, dict):

@@ -128,7 +128,8 @@ def pixel_prompt_logits(features: Tensor, prompts: Tensor) -> Tensor:
     if channels != dim:
         source = (torch.arange(dim, device=prompts.device) * channels) // dim
         prompts = prompts.new_zeros(prompts.shape[0], channels).index_add(1, source, prompts)
-    length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=torch.float32)
+    precise = torch.promote_types(features.dtype, torch.float32)
+    length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=precise)
     products = F.conv2d(features, prompts.to(features.dtype)[:, :, None, None])
     return products * (LOGIT_SCALE / length.clamp_min(1e-12)).to(products.dtype)
 

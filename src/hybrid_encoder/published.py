@@ -189,7 +189,8 @@ def _spatial(tensors: Tensors, mean: Any, std: Any) -> SpatialConfig:
     if (width, depth) not in names or grid != 37:
         overrides = {"embed_dim": width, "depth": depth, "num_heads": max(1, width // 64), "img_size": grid * 14}
     return SpatialConfig(
-        name=f"vit_{name}_patch14_dinov2.lvd142m",
+        name=f"vit_{name}_patch14_dinov2" + ("" if overrides else ".lvd142m"),
+        pretrained=not overrides,  # no public weights have another shape
         overrides=overrides,
         blocks=(2, 5, 8, 11) if depth == 12 else None,
         position_embedding="dinov2",
@@ -220,4 +221,6 @@ def _semantic(tensors: Tensors, mean: Any, std: Any) -> SemanticConfig:
         "vision_cfg": {"layers": [3, 4, 6, 3], "width": 64},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
     }
-    return SemanticConfig(overrides={} if found == rn50 else found, mean=mean, std=std)
+    if found == rn50:
+        return SemanticConfig(mean=mean, std=std)
+    return SemanticConfig(pretrained=None, overrides=found, mean=mean, std=std)

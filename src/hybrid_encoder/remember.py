@@ -8,16 +8,28 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 V = TypeVar("V")
+
+_steps = 0
+
+
+def _count_step(*_: object) -> None:
+    global _steps
+    _steps += 1
+
+
+# Fused optimizers change parameters without raising their version counters, so steps are counted too.
+register_optimizer_step_post_hook(_count_step)
 
 
 class Remembered:
     """A few results, each valid for one state of its source tensors.
 
-    The state is read off the sources themselves: identity, version counter (every in-place change by an
-    optimizer or a loaded state dict raises it), storage, dtype and device. A change made through
-    ``tensor.data`` raises no counter: call ``clear()`` after one.
+    The state is read off the sources themselves: identity, version counter (every in-place change raises it),
+    storage, dtype and device; for what trains, also the number of optimizer steps so far. A change made
+    through ``tensor.data`` leaves no trace: call ``clear()`` after one.
     """
 
     def __init__(self, size: int = 4) -> None:
@@ -33,7 +45,8 @@ class Remembered:
         trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
         if trains or torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
             return make()
-        state = tuple((id(s), s._version, s.data_ptr(), s.dtype, s.device) for s in sources)
+        steps = _steps if any(source.requires_grad for source in sources) else None
+        state = (steps, *((id(s), s._version, s.data_ptr(), s.dtype, s.device) for s in sources))
         kept = self._kept.get(key)
         if kept is not None and kept[0] == state:
             self._kept.move_to_end(key)

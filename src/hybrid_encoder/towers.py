@@ -203,14 +203,18 @@ class TimmTower(SpatialTower):
         super().__init__(config)
         import timm
 
+        if not timm.is_model(config.name):
+            near = ", ".join(timm.list_models("*dinov2*")[:4])
+            raise ConfigError(f"spatial.name is {config.name!r}, which timm does not know; some it knows: {near} ...")
         options = {"num_classes": 0, "dynamic_img_size": True, **config.overrides}
         try:
             model = timm.create_model(config.name, pretrained=pretrained, **options)
-        except RuntimeError as error:
-            if "Unknown model" in str(error):
-                raise ConfigError(f"spatial.name is {config.name!r}, which timm does not know: {error}") from error
-            raise
-        if not hasattr(model, "blocks") or not hasattr(model, "patch_embed"):
+        except TypeError as error:
+            raise ConfigError(
+                f"spatial.name is {config.name!r} with overrides {config.overrides}, which is no vision transformer "
+                f"of this shape ({error}); choose a DINO one."
+            ) from error
+        if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
             raise ConfigError(f"spatial.name is {config.name!r}, which is no vision transformer; choose a DINO one.")
         rule: str = config.position_embedding
         if model.pos_embed is None:

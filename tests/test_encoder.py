@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig, InputError
+from hybrid_encoder.config import DEPTH_WORDS, FusionConfig, PromptConfig
+from hybrid_encoder.errors import ConfigError
+
+SETTINGS = [
+    {},
+    {"towers": "spatial"},
+    {"towers": "semantic"},
+    {"prompts": None},
+    {"prompts": None, "towers": "spatial"},
+    {"prompts": None, "towers": "semantic"},
+    {"fusion": FusionConfig("convs2_interp", 32)},
+    {"fusion": FusionConfig("convs2_interp", 32), "towers": "semantic"},
+    {"prompts": PromptConfig(count=5, align="logits")},
+    {"prompts": PromptConfig(words=DEPTH_WORDS)},
+    {"fusion": FusionConfig("interp_conv1x1", 64)},
+]
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=str)
+def test_every_variant_gives_what_it_declares(changes, tiny_config: HybridEncoderConfig, images) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    encoder = HybridDepthEncoder(tiny_config.replace(**changes), pretrained=False)
+    result = encoder.forward_features(images)
+    channels = encoder.feature_info.channels()
+    assert encoder.feature_info.reduction() == [14] * 4
+    assert [tuple(x.shape) for x in result.maps] == [(2, c, 5, 8) for c in channels]
+    assert (result.class_token is None) == (encoder.config.towers == "semantic")
+    config = encoder.config.prompts
+    if config is None:
+        assert result.logits is None
+        assert result.prompt_embeddings is None
+        assert all(a is b for a, b in zip(result.maps, result.fused, strict=True))
+    else:
+        assert result.logits is not None
+        assert [x.shape[1] for x in result.logits] == [config.number] * 4
+        whole = result.logits if config.align == "logits" else None
+        for i, maps in enumerate(result.maps):
+            expected = whole[i] if whole else torch.cat([result.logits[i], result.fused[i]], 1)
+            torch.testing.assert_close(maps, expected)
+    sum(x.square().mean() for x in result.maps).backward()  # type: ignore[union-attr]
+    silent = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+    # DINO's register and class token always matter; only the unused 'first' of nothing may be silent.
+    assert not silent, f"no gradient reaches {silent[:3]}"
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch=st.integers(1, 3), height=st.integers(32, 120), width=st.integers(32, 120))
+def test_any_size(batch: int, height: int, width: int) -> None:
+    encoder = _shared()
+    with torch.no_grad():
+        maps = encoder(torch.rand(batch, 3, height, width))
+    assert {tuple(x.shape[2:]) for x in maps} == {(round(height / 14), round(width / 14))}
+    assert all(x.shape[0] == batch and x.isfinite().all() for x in maps)
+
+
+_encoders: list[HybridDepthEncoder] = []
+
+
+def _shared() -> HybridDepthEncoder:
+    if not _encoders:
+        torch.manual_seed(0)
+        _encoders.append(HybridDepthEncoder("tiny", pretrained=False).eval())
+    return _encoders[0]
+
+
+def test_images_of_a_batch_do_not_see_each_other(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+    tiny.eval()
+    with torch.no_grad():
+        together, alone = tiny(images), tiny(images[1:])
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a[1:], b, atol=1e-4, rtol=1e-4)
+
+
+def test_bf16_autocast_stays_near_float32(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+    tiny.eval()
+    with torch.no_grad():
+        exact = tiny.forward_features(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = tiny.forward_features(images)
+    for a, b in zip(exact.fused, rough.fused, strict=True):
+        assert b.isfinite().all()
+        assert (a - b.float()).abs().mean() < 0.05 * a.std()
+    with torch.autocast("cpu", torch.bfloat16):
+        sum(x.float().mean() for x in tiny.train()(images)).backward()  # type: ignore[union-attr]
+    assert all(p.grad.isfinite().all() for p in tiny.parameters() if p.grad is not None)
+
+
+def test_a_bf16_module_takes_float32_images(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+    maps = tiny.to(torch.bfloat16).eval()(images)
+    assert all(x.dtype == torch.bfloat16 and x.isfinite().all() for x in maps)
+
+
+def test_frozen_parts_stay_as_they_are_through_train(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+    tiny.set_trainable(semantic=False, spatial=1, text=False)
+    tiny.train()
+    before = copy.deepcopy(tiny.state_dict())
+    optimizer = torch.optim.SGD(tiny.parameter_groups(0.1))
+    sum(x.square().mean() for x in tiny(images)).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    changed = {name for name, value in tiny.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(
+        name.startswith(("fusion.", "prompts.tokens", "spatial.model.blocks.3.")) for name in changed
+    ), sorted(changed)[:3]
+    assert "prompts.tokens" in changed
+    # ... and what trains is in training mode.
+    tiny.set_trainable(semantic=True)
+    tiny(images)
+    name = "semantic.visual.bn1.running_mean"
+    assert not torch.equal(tiny.state_dict()[name], before[name])
+
+
+def test_the_published_trainable_set() -> None:
+    """CLIP's image tower, DINO's last block, prompts and fusion train; the text tower does not."""
+    config = HybridEncoderConfig.preset("paper")
+    small = HybridEncoderConfig.preset("tiny")
+    encoder = HybridDepthEncoder(
+        config.replace(
+            semantic=replace(config.semantic, pretrained=None, overrides=small.semantic.overrides),
+            spatial=replace(config.spatial, pretrained=False, overrides={"embed_dim": 48, "num_heads": 3}),
+        )
+    )
+    trains = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert {n for n in trains if n.startswith("spatial.")} == {
+        n for n, _ in encoder.named_parameters() if n.startswith("spatial.model.blocks.11.")
+    }
+    assert {n for n in trains if n.startswith("prompts.")} == {"prompts.tokens"}
+    assert "semantic.visual.conv1.weight" in trains
+
+
+def test_parameter_groups_hold_each_trainable_parameter_once(tiny: HybridDepthEncoder) -> None:
+    tiny.set_trainable(spatial=False, text=False)
+    groups = tiny.parameter_groups(1e-3, lr_scale={"semantic": 0.1}, weight_decay=0.2)
+    assert [group["name"] for group in groups] == ["semantic", "prompts", "fusion"]
+    assert [group["lr"] for group in groups] == pytest.approx([1e-4, 1e-3, 1e-3])
+    assert all(group["weight_decay"] == 0.2 for group in groups)
+    held = [id(p) for group in groups for p in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(p) for p in tiny.parameters() if p.requires_grad}
+    torch.optim.AdamW(groups)
+    with pytest.raises(ConfigError, match="lr_scale names 'clip'"):
+        tiny.parameter_groups(1e-3, lr_scale={"clip": 0.1})
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+    twin = copy.deepcopy(tiny)
+    twin.set_grad_checkpointing(True)
+    for encoder in (tiny, twin):
+        sum(x.square().mean() for x in encoder.train()(images)).backward()  # type: ignore[union-attr]
+    for (name, a), b in zip(tiny.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    for name, value in tiny.state_dict().items():  # batch-norm statistics move once, not twice
+        torch.testing.assert_close(value, twin.state_dict()[name], msg=name)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (torch.rand(1, 3, 8, 64), "images are 8 x 64; height and width must be at least 32"),
+        (torch.rand(1, 2, 64, 64), r"shape \(1, 2, 64, 64\); \(B, 3, H, W\) is needed"),
+        (torch.rand(3, 64, 64), r"\(B, 3, H, W\) is needed"),
+        (torch.rand(0, 3, 64, 64), "empty batch"),
+        (torch.rand(1, 3, 64, 64) * 255, r"RGB in \[0, 1\] is needed: divide bytes by 255"),
+        (torch.randn(1, 3, 64, 64) * 2, "leave normalisation to the encoder"),
+        (torch.full((1, 3, 64, 64), float("nan")), "values from nan"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "type torch.uint8; floats"),
+        ([[1.0]], "a tensor"),
+    ],
+)
+def test_bad_images_are_named(tiny: HybridDepthEncoder, images, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=says):
+        tiny(images)
+
+
+def test_an_encoder_is_the_same_for_the_same_seed() -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        states.append(HybridDepthEncoder("tiny", pretrained=False).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
