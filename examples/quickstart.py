@@ -1,0 +1,31 @@
+"""Features and depth of one picture, on a CPU, offline.
+
+    python examples/quickstart.py picture.jpg
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hybrid_encoder import HybridDepthModel
+from hybrid_encoder.pictures import colour, read_image, write_png
+
+
+def main(path: Path) -> None:
+    model = HybridDepthModel.from_pretrained("tiny")
+    image = read_image(path)  # (3, H, W), RGB in [0, 1]
+
+    features = model.encoder.forward_features(image[None])
+    for fused, logits in zip(features.fused, features.logits or [], strict=True):
+        print(f"fused {tuple(fused.shape)}, likeness to each depth prompt {tuple(logits.shape)}")
+
+    prediction = model.infer(image)
+    write_png(path.with_name(f"{path.stem}_depth.png"), colour(prediction.disparity[0]))
+    print(f"disparity from {prediction.disparity.min():.3f} (far) to {prediction.disparity.max():.3f} (near)")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python quickstart.py PICTURE")
+    main(Path(sys.argv[1]))

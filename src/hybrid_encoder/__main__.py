@@ -1,0 +1,5 @@
+"""``python -m hybrid_encoder``."""
+
+from hybrid_encoder.cli import main
+
+main()

@@ -1,0 +1,166 @@
+"""The KITTI protocol for monocular depth: which pixels count, and the seven usual numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+CROPS = {  # top, bottom, left, right as shares of height and width
+    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+    "eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
+}
+
+
+@dataclass(frozen=True)
+class DepthMetrics:
+    """Errors of depth d against ground truth g, in metres, over the valid pixels of an image.
+
+    Averages over images are averages of these numbers, each image weighing the same (Eigen et al. 2014,
+    "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network").
+
+    Args:
+        abs_rel: mean |d - g| / g.
+        sq_rel: mean (d - g)^2 / g, in metres.
+        rmse: root of mean (d - g)^2, in metres.
+        rmse_log: root of mean (ln d - ln g)^2.
+        a1, a2, a3: share of pixels with max(d / g, g / d) below 1.25, 1.25^2 and 1.25^3.
+    """
+
+    abs_rel: float
+    sq_rel: float
+    rmse: float
+    rmse_log: float
+    a1: float
+    a2: float
+    a3: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The numbers by name, in the usual order."""
+        return asdict(self)
+
+    @classmethod
+    def mean(cls, metrics: Sequence[DepthMetrics]) -> DepthMetrics:
+        """The average over images (or over batches of one size).
+
+        Raises:
+            ValueError: no metrics to average.
+        """
+        if not metrics:
+            raise ValueError("there are 0 metrics to average; evaluate at least one image.")
+        return cls(*(sum(getattr(m, f.name) for m in metrics) / len(metrics) for f in fields(cls)))
+
+
+def depth_metrics(
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    median_scaling: bool = False,
+    min_depth: float = 1e-3,
+    max_depth: float = 80.0,
+    crop: Literal["garg", "eigen"] | None = None,
+) -> DepthMetrics:
+    """Compare depth with ground truth, image by image, and average over the images.
+
+    A pixel counts where min_depth < target < max_depth, the mask is True and the crop holds it. If asked for,
+    predictions are scaled by median(target) / median(pred) over those pixels; then they are clamped to
+    [min_depth, max_depth]. The median of an even count is the mean of the middle two, as in numpy.
+
+    Args:
+        pred: depth (not disparity), (B, 1, H, W) or (H, W), in metres unless ``median_scaling`` finds the
+            scale. Resize it to the ground truth's size first; that is where the protocol compares.
+        target: ground truth in metres, same shape; 0, infinite or NaN where there is none.
+        mask: bool, same shape; False leaves a pixel out.
+        crop: "garg" (Garg et al. 2016, "Unsupervised CNN for Single View Depth Estimation: Geometry to the
+            Rescue"; usual on the Eigen split) or "eigen" (Eigen et al. 2014); None takes the whole image.
+
+    Raises:
+        ValueError: shapes that differ, an unknown crop, an empty range of depth, an image without a pixel
+            that counts, or predictions that, where they count, are not finite or (to be scaled) have no
+            positive median.
+    """
+    if pred.shape != target.shape or not (pred.ndim == 2 or (pred.ndim == 4 and pred.shape[1] == 1)):
+        raise ValueError(
+            f"pred is {_size(pred)} and target is {_size(target)}; both must be (B, 1, H, W) or both "
+            "(H, W), of one size: resize the prediction to the ground truth."
+        )
+    if mask is not None and (mask.shape != target.shape or mask.dtype != torch.bool):
+        raise ValueError(
+            f"mask is {_size(mask)} of {mask.dtype}; it must be {_size(target)} of torch.bool: compare to "
+            "get one."
+        )
+    if crop is not None and crop not in CROPS:
+        raise ValueError(f"crop is {crop!r}; it must be one of {', '.join(map(repr, CROPS))} or None.")
+    if not 0 < min_depth < max_depth:
+        raise ValueError(
+            f"depth ranges from {min_depth} to {max_depth}; it must be 0 < min_depth < max_depth."
+        )
+    counts = (target > min_depth) & (target < max_depth)
+    if mask is not None:
+        counts &= mask
+    if crop is not None:
+        counts &= _crop_mask(crop, *target.shape[-2:]).to(counts.device)
+    height, width = target.shape[-2:]
+    images = (tensor.detach().reshape(-1, height, width) for tensor in (pred, target, counts))
+    return DepthMetrics.mean(
+        [
+            _one_image(index, d[valid], g[valid], median_scaling, min_depth, max_depth)
+            for index, (d, g, valid) in enumerate(zip(*images, strict=True))
+        ]
+    )
+
+
+def _one_image(
+    index: int, pred: Tensor, target: Tensor, scale: bool, min_depth: float, max_depth: float
+) -> DepthMetrics:
+    """Metrics of one image from the pixels that count, (N,) each."""
+    if target.numel() == 0:
+        raise ValueError(
+            f"image {index} of the batch has 0 valid pixels; each needs one with ground truth between "
+            f"{min_depth} and {max_depth} inside mask and crop: leave the image out."
+        )
+    d, g = pred.cpu().double(), target.cpu().double()  # not every device has float64
+    wrong = int((~d.isfinite()).sum())
+    if wrong:
+        raise ValueError(
+            f"image {index} of the batch has {wrong} predictions that are not finite; all must be."
+        )
+    if scale:
+        middle = _median(d)
+        if middle <= 0:
+            raise ValueError(
+                f"image {index} of the batch has a median prediction of {middle:g}; median scaling needs a "
+                "positive one: give depth, which is positive."
+            )
+        d = d * (_median(g) / middle)
+    d = d.clamp(min_depth, max_depth)
+    error, ratio = d - g, torch.maximum(d / g, g / d)
+    numbers = (
+        (error.abs() / g).mean(),
+        (error**2 / g).mean(),
+        (error**2).mean().sqrt(),
+        ((d.log() - g.log()) ** 2).mean().sqrt(),
+        *((ratio < 1.25**k).double().mean() for k in (1, 2, 3)),
+    )
+    return DepthMetrics(*(float(number) for number in numbers))
+
+
+def _median(values: Tensor) -> float:
+    """As numpy has it; ``torch.median`` returns the lower of the middle two."""
+    ordered, n = values.sort().values, values.numel()
+    return float((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
+
+
+def _crop_mask(crop: str, height: int, width: int) -> Tensor:
+    top, bottom, left, right = CROPS[crop]
+    inside = torch.zeros(height, width, dtype=torch.bool)
+    inside[int(top * height) : int(bottom * height), int(left * width) : int(right * width)] = True
+    return inside
+
+
+def _size(tensor: Tensor) -> str:
+    return "(" + ", ".join(map(str, tensor.shape)) + ")"
