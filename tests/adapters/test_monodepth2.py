@@ -1,0 +1,507 @@
+"""The Monodepth2 adapter against a small repository of our own with the same interface."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
+from hybrid_encoder.adapters import legacy, monodepth2
+from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder
+from hybrid_encoder.adapters.repository import HOOK
+from hybrid_encoder.config import DecoderConfig, HybridDepthConfig
+from hybrid_encoder.errors import AdapterError, ConfigError, HybridEncoderError
+
+TINY = HybridEncoderConfig.preset("tiny")
+
+RESNET = """
+    import numpy as np
+    import torch.nn as nn
+
+    class ResnetEncoder(nn.Module):
+        \"\"\"Strided convolutions in a ResNet's place.\"\"\"
+        def __init__(self, num_layers, pretrained, num_input_images=1):
+            super(ResnetEncoder, self).__init__()
+            self.num_ch_enc = np.array([2, 2, 4, 4, 8])
+            channels = [3 * num_input_images, *self.num_ch_enc]
+            self.convs = nn.ModuleList(
+                nn.Conv2d(int(a), int(b), 3, 2, 1) for a, b in zip(channels, channels[1:])
+            )
+
+        def forward(self, images):
+            features = []
+            for conv in self.convs:
+                images = conv(images)
+                features.append(images)
+            return features
+"""
+DECODER = """
+    import torch
+    import torch.nn as nn
+    import torch.nn.functional as F
+
+    class DepthDecoder(nn.Module):
+        def __init__(self, num_ch_enc, scales=range(4), num_output_channels=1, use_skips=True):
+            super(DepthDecoder, self).__init__()
+            self.scales = scales
+            self.heads = nn.ModuleList(nn.Conv2d(int(c), num_output_channels, 1) for c in num_ch_enc)
+
+        def forward(self, features):
+            return {
+                ("disp", s): torch.sigmoid(F.interpolate(self.heads[s](features[s]), scale_factor=2))
+                for s in self.scales
+            }
+"""
+FILES = {
+    "networks/__init__.py": """
+        from .resnet_encoder import ResnetEncoder
+        from .depth_decoder import DepthDecoder
+    """,
+    "networks/resnet_encoder.py": RESNET,
+    "networks/depth_decoder.py": DECODER,
+    "trainer.py": """
+        import torch
+        import networks
+        from networks import ResnetEncoder
+
+        class Trainer:
+            def __init__(self, scales=(0, 1, 2, 3), pretrained=False):
+                self.encoder = networks.ResnetEncoder(18, pretrained)
+                self.depth = networks.DepthDecoder(self.encoder.num_ch_enc, scales)
+                self.mask = networks.DepthDecoder(self.encoder.num_ch_enc, scales, num_output_channels=2)
+                self.pose_encoder = networks.ResnetEncoder(18, pretrained, num_input_images=2)
+                parameters = list(self.encoder.parameters()) + list(self.depth.parameters())
+                self.optimizer = torch.optim.Adam(parameters, 1e-4)
+
+        def direct():
+            return ResnetEncoder(18, False)
+    """,
+}
+
+
+class Repo:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.write(FILES)
+
+    def write(self, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            file = self.root / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(textwrap.dedent(text))
+        importlib.invalidate_caches()
+
+    def load(self, name: str = "trainer") -> ModuleType:
+        return importlib.import_module(name)
+
+    def names(self) -> dict[str, dict[str, Any]]:
+        """Every name of every imported module of the repository."""
+        root = str(self.root)
+        found = {
+            n: m
+            for n, m in sys.modules.items()
+            if str(vars(m).get("__file__", "")).startswith(root)
+        }
+        return {name: dict(vars(module)) for name, module in found.items()}
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
+    root = tmp_path / "checkout"
+    monkeypatch.syspath_prepend(str(root))
+    repo = Repo(root)
+    yield repo
+    for handle in list(monodepth2._ACTIVE.values()):
+        handle.undo()
+    assert HOOK not in sys.meta_path and not HOOK.patches
+    assert legacy.active(root) is None
+    for name in repo.names():
+        del sys.modules[name]
+
+
+def _images() -> torch.Tensor:
+    return torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+# -- what is built ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["patch", "trainer"])
+def test_single_images_go_to_the_hybrid_encoder_and_pairs_to_the_repository(
+    repo: Repo, first: str
+) -> None:
+    if first == "trainer":
+        repo.load()
+    monodepth2.patch("tiny")
+    module = repo.load()
+    trainer = module.Trainer()
+    networks = sys.modules["networks"]
+    assert isinstance(trainer.encoder, DepthEncoder) and isinstance(
+        trainer.depth, DepthDecoder
+    )
+    assert isinstance(module.direct(), DepthEncoder)
+    own = sys.modules["networks.resnet_encoder"].ResnetEncoder
+    assert type(trainer.pose_encoder) is own
+    assert type(networks.ResnetEncoder(18, False, 2)) is own
+    for encoder in (trainer.encoder, trainer.pose_encoder):
+        assert isinstance(encoder, networks.ResnetEncoder)
+    assert not isinstance(trainer.depth, networks.ResnetEncoder)
+    assert networks.ResnetEncoder.__name__ == "ResnetEncoder"
+    assert networks.ResnetEncoder.__doc__ == own.__doc__
+
+
+def test_dpt_gives_sigmoid_disparity_at_every_scale(repo: Repo) -> None:
+    monodepth2.patch("tiny")
+    trainer = repo.load().Trainer(scales=[0, 1, 2, 3])
+    images = _images()
+    features = trainer.encoder(images)
+    channels = trainer.encoder.num_ch_enc
+    assert isinstance(channels, np.ndarray) and channels.dtype.kind == "i"
+    assert [f.shape[1] for f in features] == list(channels)
+    for outputs, count in ((trainer.depth(features), 1), (trainer.mask(features), 2)):
+        assert list(outputs) == [("disp", scale) for scale in range(4)]
+        for (_, scale), output in outputs.items():
+            assert output.shape == (2, count, 64 // 2**scale, 96 // 2**scale)
+            assert output.min() > 0 and output.max() < 1
+    sum(output.mean() for output in trainer.depth(features).values()).backward()
+    assert all(p.grad is not None for p in trainer.depth.parameters())
+
+
+def test_features_can_be_split_along_the_batch(repo: Repo) -> None:
+    # A shared pose encoder feeds all frames at once and splits every feature.
+    monodepth2.patch("tiny")
+    trainer = repo.load().Trainer()
+    trainer.encoder.eval(), trainer.depth.eval()
+    images = _images()
+    with torch.no_grad():
+        halves = [torch.split(feature, 1) for feature in trainer.encoder(images)]
+        second = trainer.depth([half[1] for half in halves])
+        alone = trainer.depth(trainer.encoder(images[1:]))
+    for key, disparity in alone.items():
+        torch.testing.assert_close(second[key], disparity, rtol=0, atol=1e-5)
+
+
+def test_sizes_may_change_between_calls(repo: Repo) -> None:
+    monodepth2.patch("tiny")
+    trainer = repo.load().Trainer()
+    small, large = (
+        trainer.encoder(_images()),
+        trainer.encoder(torch.rand(1, 3, 96, 128)),
+    )
+    assert trainer.depth(small)["disp", 0].shape[-2:] == (64, 96)
+    assert trainer.depth(large)["disp", 0].shape[-2:] == (96, 128)
+
+
+def test_the_repositorys_decoder_gets_a_pyramid(repo: Repo) -> None:
+    monodepth2.patch("tiny", decoder="monodepth2")
+    trainer = repo.load().Trainer()
+    assert type(trainer.depth) is sys.modules["networks.depth_decoder"].DepthDecoder
+    features = trainer.encoder(_images())
+    assert [tuple(f.shape[-2:]) for f in features] == [
+        (64 >> i, 96 >> i) for i in range(1, 6)
+    ]
+    assert [f.shape[1] for f in features] == list(trainer.encoder.num_ch_enc)
+    assert trainer.depth(features)["disp", 0].shape == (2, 1, 64, 96)
+
+
+def test_a_pyramid_of_another_encoder_goes_to_the_repositorys_decoder(
+    repo: Repo,
+) -> None:
+    monodepth2.patch("tiny")
+    networks = repo.load().networks
+    decoder = networks.DepthDecoder(np.array([2, 2, 4, 4, 8]), [0])
+    assert type(decoder) is sys.modules["networks.depth_decoder"].DepthDecoder
+
+
+def test_subclasses_of_the_repositorys_classes_stay_their_own(repo: Repo) -> None:
+    monodepth2.patch("tiny")
+    networks = repo.load().networks
+
+    class Bigger(networks.ResnetEncoder):  # type: ignore[misc,name-defined]
+        pass
+
+    made = Bigger(18, False)
+    assert type(made) is Bigger and len(made(_images())) == 5
+    assert not isinstance(networks.ResnetEncoder(18, False), Bigger)
+
+
+# -- what it is built from -------------------------------------------------------------------------------
+
+
+def test_pretrained_is_the_repositorys_to_say(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Recorder(HybridDepthEncoder):
+        def __init__(
+            self, config: HybridEncoderConfig, *, pretrained: bool = True
+        ) -> None:
+            asked.append((config, pretrained))
+            super().__init__(config, pretrained=False)
+
+    monkeypatch.setattr(monodepth2, "HybridDepthEncoder", Recorder)
+    monodepth2.patch("tiny")
+    networks = repo.load().networks
+    networks.ResnetEncoder(18, True)
+    networks.ResnetEncoder(num_layers=18, pretrained=False)
+    assert asked == [(TINY, True), (TINY, False)]
+
+
+def test_a_configuration_is_built_anew_and_a_ready_encoder_used_itself(
+    repo: Repo,
+) -> None:
+    networks = repo.load().networks
+    with monodepth2.patch(TINY.replace(prompts=None)):
+        one, two = networks.ResnetEncoder(18, False), networks.ResnetEncoder(18, False)
+        assert one.encoder is not two.encoder and one.encoder.prompts is None
+    ready = HybridDepthEncoder("tiny", pretrained=False)
+    with monodepth2.patch(ready):
+        assert networks.ResnetEncoder(18, True).encoder is ready
+
+
+def test_a_folder_brings_its_weights(repo: Repo, tmp_path: Path) -> None:
+    trained = HybridDepthEncoder("tiny", pretrained=False)
+    trained.save_pretrained(tmp_path / "weights")
+    networks = repo.load().networks
+    for source in (tmp_path / "weights", str(tmp_path / "weights")):
+        with monodepth2.patch(source):
+            loaded = networks.ResnetEncoder(18, False).encoder.state_dict()
+        for key, value in trained.state_dict().items():
+            assert torch.equal(loaded[key], value)
+
+
+def test_decoder_widths_follow_the_preset_unless_given(repo: Repo) -> None:
+    networks = repo.load().networks
+
+    def widths() -> tuple[int, int]:
+        encoder = networks.ResnetEncoder(18, False)
+        decoder = networks.DepthDecoder(encoder.num_ch_enc, [0])
+        return decoder.dpt.project[0].out_channels, decoder.dpt.fuse[0].out.out_channels
+
+    tiny = HybridDepthConfig.preset("tiny").decoder
+    with monodepth2.patch("tiny"):
+        assert widths() == (tiny.channels[0], tiny.features)
+    with monodepth2.patch(TINY):
+        assert widths() == (tiny.channels[0], tiny.features)
+    with monodepth2.patch(TINY.replace(towers="spatial")):
+        assert widths() == (256, 256)
+    with monodepth2.patch(
+        "tiny", decoder_config=DecoderConfig(features=8, channels=(4, 4, 8, 8))
+    ):
+        assert widths() == (4, 8)
+
+
+def test_the_default_is_the_paper(repo: Repo) -> None:
+    handle = monodepth2.patch()
+    assert monodepth2.patch("paper") is handle
+    assert handle.settings.encoder == HybridEncoderConfig.preset("paper")
+
+
+# -- training and loading --------------------------------------------------------------------------------
+
+
+def test_optimizers_get_no_frozen_parameter(repo: Repo) -> None:
+    encoder = HybridDepthEncoder("tiny", pretrained=False)
+    encoder.set_trainable(semantic=False, spatial=1)
+    monodepth2.patch(encoder)
+    trainer = repo.load().Trainer()
+    held = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert held and all(p.requires_grad for p in held)
+    wanted = {id(p) for p in encoder.parameters() if p.requires_grad}
+    assert wanted <= {id(p) for p in held}
+    frozen = [
+        name for name, p in trainer.encoder.named_parameters() if not p.requires_grad
+    ]
+    assert frozen and set(frozen) <= set(trainer.encoder.state_dict())
+    trainer.encoder.to(torch.float64)
+    assert {p.dtype for _, p in trainer.encoder.named_parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("decoder", ["dpt", "monodepth2"])
+def test_weights_are_loaded_back_with_the_trainers_extra_keys(
+    repo: Repo, decoder: Any
+) -> None:
+    monodepth2.patch("tiny", decoder=decoder)
+    make = repo.load().Trainer
+    trained, fresh = make(), make()
+    saved = trained.encoder.state_dict()
+    saved.update(height=64, width=96, use_stereo=False)
+    known = fresh.encoder.state_dict()
+    fresh.encoder.load_state_dict({k: v for k, v in saved.items() if k in known})
+    fresh.depth.load_state_dict(trained.depth.state_dict())
+    for module in (trained.encoder, trained.depth, fresh.encoder, fresh.depth):
+        module.eval()
+    with torch.no_grad():
+        one, two = (t.depth(t.encoder(_images()))["disp", 0] for t in (trained, fresh))
+    assert torch.equal(one, two)
+
+
+# -- the handle ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decoder", ["dpt", "monodepth2"])
+def test_undo_restores_every_name(repo: Repo, decoder: Any) -> None:
+    repo.load()
+    before = repo.names()
+    handle = monodepth2.patch("tiny", decoder=decoder)
+    assert ("networks.DepthDecoder" in handle.replaced) is (decoder == "dpt")
+    for name in (
+        "networks.ResnetEncoder",
+        "trainer.ResnetEncoder",
+        "networks.depth_decoder.F",
+    ):
+        assert name in handle.replaced and name in str(handle)
+    assert "networks.resnet_encoder.ResnetEncoder" not in handle.replaced
+    handle.undo()
+    after = repo.names()
+    assert list(after) == list(before)
+    for name, names in before.items():
+        assert list(after[name]) == list(names)
+        assert all(after[name][key] is value for key, value in names.items())
+    assert handle.replaced == [] and not handle.active
+    handle.undo()
+    assert type(repo.load().direct()) is repo.load().networks.ResnetEncoder
+
+
+def test_undo_reaches_a_trainer_imported_meanwhile(repo: Repo) -> None:
+    with monodepth2.patch("tiny"):
+        trainer = repo.load()
+    assert (
+        trainer.networks.ResnetEncoder
+        is sys.modules["networks.resnet_encoder"].ResnetEncoder
+    )
+    assert trainer.ResnetEncoder is trainer.networks.ResnetEncoder
+
+
+def test_a_with_block_undoes_after_an_error(repo: Repo) -> None:
+    networks = repo.load().networks
+    own = networks.ResnetEncoder
+    with pytest.raises(KeyError), monodepth2.patch("tiny"):
+        assert networks.ResnetEncoder is not own
+        raise KeyError
+    assert networks.ResnetEncoder is own
+
+
+def test_the_same_again_is_the_same_handle_and_another_is_refused(repo: Repo) -> None:
+    handle = monodepth2.patch("tiny")
+    before = repo.names()
+    assert monodepth2.patch("tiny") is handle and monodepth2.patch(TINY) is handle
+    with pytest.raises(AdapterError, match=r"another decoder; call undo\(\)"):
+        monodepth2.patch("tiny", decoder="monodepth2")
+    with pytest.raises(AdapterError, match="another encoder"):
+        monodepth2.patch(
+            HybridDepthEncoder("tiny", pretrained=False),
+            decoder_config=handle.settings.decoder_config,
+        )
+    assert {n: {**v} for n, v in before.items()} == repo.names() and handle.active
+    handle.undo()
+    assert monodepth2.patch("tiny", decoder="monodepth2") is not handle
+
+
+def test_legacy_shims_come_along_unless_declined(repo: Repo) -> None:
+    layers = repo.load("networks.depth_decoder")
+    with monodepth2.patch("tiny", legacy=False):
+        assert layers.F is torch.nn.functional
+    with monodepth2.patch("tiny"):
+        assert layers.F is not torch.nn.functional
+    shims = legacy.apply(repo.root)
+    with monodepth2.patch("tiny"):
+        pass
+    assert shims.active, "shims that were there before stay"
+    shims.undo()
+
+
+# -- other repositories ----------------------------------------------------------------------------------
+
+
+def test_another_package_by_name_or_module(repo: Repo) -> None:
+    repo.write(
+        {
+            f"fork/{name}": text
+            for name, text in FILES.items()
+            if name.startswith("networks")
+        }
+    )
+    repo.write({"fork/__init__.py": ""})
+    with monodepth2.patch("tiny", networks="fork.networks") as handle:
+        package = repo.load("fork.networks")
+        assert isinstance(package.ResnetEncoder(18, False), DepthEncoder)
+        assert monodepth2.patch("tiny", networks=package) is handle
+        assert handle.legacy is not None and handle.legacy.repository.root == str(
+            repo.root / "fork"
+        )
+
+
+def test_a_package_that_was_loaded_by_hand(repo: Repo) -> None:
+    package = repo.load("networks")
+    del sys.modules["networks"]
+    own = package.ResnetEncoder
+    with monodepth2.patch("tiny", networks=package):
+        assert isinstance(package.ResnetEncoder(18, False), DepthEncoder)
+    assert package.ResnetEncoder is own
+
+
+REFUSED = {
+    "lacks the attribute 'DepthDecoder'": {
+        "networks/__init__.py": "from .resnet_encoder import ResnetEncoder\n"
+    },
+    "does not hold as a class the attribute 'ResnetEncoder'": {
+        "networks/__init__.py": "from .depth_decoder import DepthDecoder\ndef ResnetEncoder(): ...\n"
+    },
+    "ResnetEncoder takes no argument 'num_input_images'": {
+        "networks/resnet_encoder.py": RESNET.replace(
+            ", num_input_images=1", ""
+        ).replace("num_input_images", "1")
+    },
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_repository_that_lacks_something_is_refused_unchanged(
+    repo: Repo, message: str
+) -> None:
+    repo.write(REFUSED[message])
+    networks = repo.load("networks")
+    before, finders = repo.names(), list(sys.meta_path)
+    with pytest.raises(AdapterError, match=message) as error:
+        monodepth2.patch("tiny")
+    assert str(repo.root) in str(error.value)
+    assert repo.names() == before and sys.meta_path == finders
+    assert networks not in monodepth2._ACTIVE and legacy.active(repo.root) is None
+
+
+def test_no_networks_module_is_refused(repo: Repo) -> None:
+    with pytest.raises(
+        AdapterError, match=r"no module 'elsewhere\.networks'.*networks="
+    ):
+        monodepth2.patch("tiny", networks="elsewhere.networks")
+    with pytest.raises(AdapterError, match="has no file"):
+        monodepth2.patch("tiny", networks=ModuleType("made_up"))
+
+
+def test_a_missing_requirement_of_the_repository_is_said_as_it_is(repo: Repo) -> None:
+    repo.write({"networks/__init__.py": "import a_package_that_is_not_there\n"})
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        monodepth2.patch("tiny")
+
+
+def test_arguments_that_do_not_exist_are_refused(repo: Repo) -> None:
+    with pytest.raises(ConfigError, match="'dpt' or 'monodepth2'"):
+        monodepth2.patch("tiny", decoder="cnn")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"'huge'.*'paper', 'tiny'"):
+        monodepth2.patch("huge")
+    with pytest.raises(HybridEncoderError, match="encoder is a Conv2d"):
+        monodepth2.patch(torch.nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="encoder is a HybridDepthConfig"):
+        monodepth2.patch(HybridDepthConfig.preset("tiny"))  # type: ignore[arg-type]
+    assert "networks" not in sys.modules

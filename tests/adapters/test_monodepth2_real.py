@@ -1,0 +1,250 @@
+"""Training and prediction with the real Monodepth2 code on real KITTI frames.
+
+The licence of that code is non-commercial: it is read from the user's own checkout, never kept here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+CHECKOUT = os.environ.get("HYBRID_ENCODER_MONODEPTH2", "")
+DATA = (
+    Path(os.environ.get("HYBRID_ENCODER_DATA", REPO.parent / "shared" / "data"))
+    / "kitti_mini"
+)
+DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"
+HEIGHT, WIDTH, EPOCHS = 96, 320, 12
+MODEL = "mono_640x192"  # test_simple.py takes the names of the published models only
+
+pytestmark = [
+    pytest.mark.monodepth2,
+    pytest.mark.skipif(
+        not Path(CHECKOUT, "trainer.py").is_file(),
+        reason="HYBRID_ENCODER_MONODEPTH2 names no Monodepth2 checkout",
+    ),
+    pytest.mark.skipif(
+        not DATA.is_dir(), reason=f"no KITTI frames at {DATA} (HYBRID_ENCODER_DATA)"
+    ),
+]
+
+# Where the two lines go: before the trainer is imported, or after.
+PLACES = {
+    "dpt": "from trainer import Trainer\n",
+    "monodepth2": "options = MonodepthOptions()\n",
+}
+PLACE_IN_TEST = "def parse_args():\n"
+
+
+def _lines(decoder: str) -> str:
+    return f'from hybrid_encoder import adapters\nadapters.monodepth2.patch("tiny", decoder="{decoder}")\n'
+
+
+def _insert(file: Path, place: str, lines: str) -> None:
+    text = file.read_text()
+    assert text.count(place) == 1
+    file.write_text(text.replace(place, lines + place))
+
+
+def _run(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=3600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkout"
+    code = shutil.ignore_patterns(
+        ".git", "models", "assets", "*.pyc", "__pycache__", "*.ipynb"
+    )
+    shutil.copytree(CHECKOUT, folder, ignore=code)
+    items = [f"{DRIVE} {frame} {side}" for frame in (1, 2, 3, 4) for side in "lr"]
+    for name in ("train_files.txt", "val_files.txt"):
+        (folder / "splits" / "eigen_zhou" / name).write_text("\n".join(items))
+    return folder
+
+
+def _assert_unmodified(folder: Path, changed: set[str]) -> None:
+    """Every Python file is the checkout's, and the commit's where it is a git checkout."""
+    committed = {}
+    if Path(CHECKOUT, ".git").exists():
+        command = [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "-C",
+            CHECKOUT,
+            "ls-tree",
+            "-r",
+            "HEAD",
+        ]
+        listing = subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout
+        committed = {
+            line.split("\t")[1]: line.split()[2] for line in listing.splitlines()
+        }
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*.py")}
+    assert {
+        "train.py",
+        "trainer.py",
+        "layers.py",
+        "networks/resnet_encoder.py",
+    } <= files
+    for name in files - changed:
+        content = (folder / name).read_bytes()
+        assert content == Path(CHECKOUT, name).read_bytes(), name
+        if committed:
+            blob = b"blob %d\0" % len(content) + content
+            assert hashlib.sha1(blob).hexdigest() == committed[name], (
+                f"{name} differs from the commit"
+            )
+
+
+@pytest.mark.parametrize("decoder", ["dpt", "monodepth2"])
+def test_training_and_prediction_with_two_lines_added(
+    checkout: Path, tmp_path: Path, decoder: str
+) -> None:
+    lines = _lines(decoder)
+    _insert(checkout / "train.py", PLACES[decoder], lines)
+    _insert(checkout / "test_simple.py", PLACE_IN_TEST, lines)
+    _assert_unmodified(checkout, {"train.py", "test_simple.py"})
+    for name in ("train.py", "test_simple.py"):
+        assert (checkout / name).read_text().replace(lines, "") == Path(
+            CHECKOUT, name
+        ).read_text()
+
+    options = f"--no_cuda --num_workers 0 --weights_init scratch --png --height {HEIGHT} --width {WIDTH}"
+    options += f" --batch_size 2 --num_epochs {EPOCHS} --log_frequency 1"
+    folders = ["--data_path", str(DATA), "--log_dir", str(tmp_path / "log")]
+    output = _run(checkout, "train.py", *folders, *options.split())
+
+    found = re.findall(r"epoch +(\d+) \| batch +\d+ .*\| loss: ([\d.]+)", output)
+    epochs = [
+        [float(loss) for epoch, loss in found if int(epoch) == i] for i in range(EPOCHS)
+    ]
+    assert [len(losses) for losses in epochs] == [4] * EPOCHS
+    means = [float(np.mean(losses)) for losses in epochs]
+    print(
+        f"\n{decoder}: loss of epoch 1 {means[0]:.4f}, of epoch {EPOCHS} {means[-1]:.4f}"
+    )
+    print("  by epoch: " + " ".join(f"{mean:.4f}" for mean in means))
+    assert means[-1] < means[0]
+
+    weights = tmp_path / "log" / "mdp" / "models" / f"weights_{EPOCHS - 1}"
+    saved = {file.name for file in weights.iterdir()}
+    assert saved == {
+        "encoder.pth",
+        "depth.pth",
+        "pose_encoder.pth",
+        "pose.pth",
+        "adam.pth",
+    }
+    shutil.copytree(weights, checkout / "models" / MODEL)
+
+    frame = checkout / "frame.png"
+    shutil.copy(DATA / DRIVE / "image_02" / "data" / "0000000005.png", frame)
+    _run(
+        checkout,
+        "test_simple.py",
+        "--image_path",
+        str(frame),
+        "--model_name",
+        MODEL,
+        "--no_cuda",
+    )
+    disparity = np.load(checkout / "frame_disp.npy")
+    assert disparity.shape == (1, 1, HEIGHT, WIDTH)
+    assert np.isfinite(disparity).all()
+    assert disparity.std() > 0
+    with (
+        PIL.Image.open(frame) as image,
+        PIL.Image.open(checkout / "frame_disp.jpeg") as picture,
+    ):
+        assert picture.size == image.size
+
+
+def test_the_unmodified_code_runs_on_shims_alone(
+    checkout: Path, tmp_path: Path
+) -> None:
+    # Frames with lidar depth, the stereo pair and worker processes take further paths through old idioms.
+    items = [f"{DRIVE} {frame} {side}" for frame in (2, 3) for side in "lr"]
+    for name in ("train_files.txt", "val_files.txt"):
+        (checkout / "splits" / "eigen_zhou" / name).write_text("\n".join(items))
+    runner = tmp_path / "runner.py"
+    runner.write_text(
+        textwrap.dedent(
+            f"""
+            import runpy, sys
+            from hybrid_encoder.adapters import legacy
+
+            sys.path.insert(0, {str(checkout)!r})
+            sys.argv[0] = {str(checkout / "train.py")!r}
+            with legacy.apply({str(checkout)!r}):
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            """
+        )
+    )
+    options = f"--no_cuda --num_workers 2 --weights_init scratch --png --height {HEIGHT} --width {WIDTH}"
+    options += " --batch_size 2 --num_epochs 1 --log_frequency 1 --use_stereo"
+    folders = ["--data_path", str(DATA), "--log_dir", str(tmp_path / "log")]
+    output = _run(checkout, str(runner), *folders, *options.split())
+    _assert_unmodified(checkout, set())
+    assert len(re.findall(r"\| loss: [\d.]+", output)) == 2
+
+
+@pytest.mark.parametrize("order", ["import trainer", ""])
+def test_undo_restores_every_module_of_the_checkout(
+    checkout: Path, tmp_path: Path, order: str
+) -> None:
+    script = tmp_path / "undo.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            sys.path.insert(0, {str(checkout)!r})
+            {order}
+            from hybrid_encoder.adapters import monodepth2
+
+            def names():
+                files = {{name: str(vars(module).get("__file__")) for name, module in sys.modules.items()}}
+                own = [name for name, file in files.items() if file.startswith({str(checkout)!r})]
+                return {{name: dict(vars(sys.modules[name])) for name in own}}
+
+            before = names()
+            handle = monodepth2.patch("tiny")
+            import trainer
+            assert trainer.networks.ResnetEncoder.__name__ == "ResnetEncoder"
+            assert "trainer.DataLoader" in handle.replaced and "networks.ResnetEncoder" in handle.replaced
+            handle.undo()
+            after = names()
+            for name, module in before.items():
+                assert list(after[name]) == list(module), name
+                assert all(after[name][key] is value for key, value in module.items()), name
+            for name, module in after.items():
+                for key, value in module.items():
+                    assert not type(value).__module__.startswith("hybrid_encoder"), (name, key)
+                    assert not getattr(value, "__module__", "").startswith("hybrid_encoder"), (name, key)
+            """
+        )
+    )
+    _run(checkout, str(script))
