@@ -1,6 +1,6 @@
 """Features and depth of one picture, on a CPU, offline.
 
-python examples/quickstart.py picture.jpg
+    python examples/quickstart.py picture.jpg
 """
 
 from __future__ import annotations
@@ -18,15 +18,11 @@ def main(path: Path) -> None:
 
     features = model.encoder.forward_features(image[None])
     for fused, logits in zip(features.fused, features.logits or [], strict=True):
-        print(
-            f"fused {tuple(fused.shape)}, likeness to each depth prompt {tuple(logits.shape)}"
-        )
+        print(f"fused {tuple(fused.shape)}, likeness to each depth prompt {tuple(logits.shape)}")
 
     prediction = model.infer(image)
     write_png(path.with_name(f"{path.stem}_depth.png"), colour(prediction.disparity[0]))
-    print(
-        f"disparity from {prediction.disparity.min():.3f} (far) to {prediction.disparity.max():.3f} (near)"
-    )
+    print(f"disparity from {prediction.disparity.min():.3f} (far) to {prediction.disparity.max():.3f} (near)")
 
 
 if __name__ == "__main__":

@@ -39,13 +39,7 @@ def tiny_config() -> HybridEncoderConfig:
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder with real pictures (KITTI frames and others), which is not part of the project."""
-    folder = Path(
-        os.environ.get(
-            "HYBRID_ENCODER_DATA", Path(__file__).parents[2] / "shared" / "data"
-        )
-    )
+    folder = Path(os.environ.get("HYBRID_ENCODER_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(
-            f"real data: {folder} is absent; HYBRID_ENCODER_DATA can name another folder"
-        )
+        pytest.skip(f"real data: {folder} is absent; HYBRID_ENCODER_DATA can name another folder")
     return folder

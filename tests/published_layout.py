@@ -24,10 +24,7 @@ VOCABULARY = 49408
 
 
 def small_config(
-    towers: Any = "both",
-    method: Any = "interp_conv1x1",
-    prompts: PromptConfig | None = None,
-    **normalisation: Any,
+    towers: Any = "both", method: Any = "interp_conv1x1", prompts: PromptConfig | None = None, **normalisation: Any
 ) -> HybridDepthConfig:
     """The published architecture with 64-wide transformers and a 16-wide ResNet."""
     semantic = SemanticConfig(
@@ -36,13 +33,7 @@ def small_config(
         overrides={
             "embed_dim": 96,
             "vision_cfg": {"layers": [1, 2, 1, 1], "width": 16},
-            "text_cfg": {
-                "context_length": 77,
-                "vocab_size": VOCABULARY,
-                "width": 64,
-                "heads": 1,
-                "layers": 2,
-            },
+            "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 64, "heads": 1, "layers": 2},
         },
         **normalisation,
     )
@@ -54,36 +45,22 @@ def small_config(
         **normalisation,
     )
     return HybridDepthConfig(
-        encoder=HybridEncoderConfig(
-            semantic, spatial, towers, FusionConfig(method, 64), prompts
-        ),
+        encoder=HybridEncoderConfig(semantic, spatial, towers, FusionConfig(method, 64), prompts),
         decoder=DecoderConfig(features=8, channels=(8, 12, 16, 16), head_channels=4),
     )
 
 
 def stage1_config() -> HybridDepthConfig:
     """What a stage-1 checkpoint becomes: worded prompts, ImageNet normalisation."""
-    words = (
-        "very close",
-        "close",
-        "slightly close",
-        "neither close nor distant",
-        "slightly distant",
-        "distant",
-    )
+    words = ("very close", "close", "slightly close", "neither close nor distant", "slightly distant", "distant")
     return small_config(
-        prompts=PromptConfig(words=(*words, "very distant")),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        prompts=PromptConfig(words=(*words, "very distant")), mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
 
 
 def as_published(model: HybridDepthModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The encoder's and the decoder's tensors under published names, with all that a published file carries."""
-    full = HybridDepthModel(
-        model.config.replace(encoder=model.config.encoder.replace(towers="both")),
-        pretrained=False,
-    )
+    full = HybridDepthModel(model.config.replace(encoder=model.config.encoder.replace(towers="both")), pretrained=False)
     state = {**full.state_dict(), **model.state_dict()}
     encoder: dict[str, Any] = {
         "dinov2.mask_token": torch.zeros(1, 128),
@@ -100,9 +77,7 @@ def as_published(model: HybridDepthModel) -> tuple[dict[str, Any], dict[str, Ten
             encoder.update(_encoder_entry(rest, value, model))
         else:
             depth[_decoder_name(rest)] = value
-    if (
-        model.encoder.prompts is None
-    ):  # the text tower is in the file even where nothing reads it
+    if model.encoder.prompts is None:  # the text tower is in the file even where nothing reads it
         encoder["clip.text_projection"] = torch.zeros(64, 96)
         encoder["clip.positional_embedding"] = torch.zeros(77, 64)
         encoder["clip.token_embedding.weight"] = torch.zeros(VOCABULARY, 64)
@@ -114,9 +89,7 @@ def as_published(model: HybridDepthModel) -> tuple[dict[str, Any], dict[str, Ten
     return encoder, depth
 
 
-def _encoder_entry(
-    name: str, value: Tensor, model: HybridDepthModel
-) -> dict[str, Tensor]:
+def _encoder_entry(name: str, value: Tensor, model: HybridDepthModel) -> dict[str, Tensor]:
     if name.startswith("spatial.model."):
         return {"dinov2." + name.removeprefix("spatial.model."): value}
     if name.startswith("semantic."):
@@ -125,20 +98,14 @@ def _encoder_entry(
         return {"clip_align_conv." + name.removeprefix("fusion.align."): value}
     name = name.removeprefix("prompts.")
     if name == "tokens":
-        return {
-            f"extra_tkns_learnables_depth.{i}": row[None] for i, row in enumerate(value)
-        }
+        return {f"extra_tkns_learnables_depth.{i}": row[None] for i, row in enumerate(value)}
     if name == "token_embedding":
         table = torch.randn(VOCABULARY, value.shape[1])
         assert model.encoder.prompts is not None
         table[list(model.encoder.prompts.word_ids)] = value
         return {"clip.token_embedding.weight": table}
     if name == "positional_embedding":
-        return {
-            "clip." + name: torch.cat(
-                [value, torch.randn(77 - len(value), value.shape[1])]
-            )
-        }
+        return {"clip." + name: torch.cat([value, torch.randn(77 - len(value), value.shape[1])])}
     return {"clip." + name: value}
 
 
@@ -165,10 +132,7 @@ def write_published(model: HybridDepthModel, folder: Path) -> Path:
     """``encoder.pth`` and ``depth.pth`` in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     encoder, depth = as_published(model)
-    torch.save(
-        {**encoder, "height": 70, "width": 98, "use_stereo": False},
-        folder / "encoder.pth",
-    )
+    torch.save({**encoder, "height": 70, "width": 98, "use_stereo": False}, folder / "encoder.pth")
     torch.save(depth, folder / "depth.pth")
     return folder
 

@@ -7,25 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_encoder import ConfigError, HybridDepthConfig, HybridEncoderConfig
-from hybrid_encoder.config import (
-    DEPTH_WORDS,
-    DecoderConfig,
-    FusionConfig,
-    PromptConfig,
-    SpatialConfig,
-)
+from hybrid_encoder.config import DEPTH_WORDS, DecoderConfig, FusionConfig, PromptConfig, SpatialConfig
 
 
 @pytest.mark.parametrize("name", ["paper", "tiny"])
 def test_presets_go_to_json_and_back(name: str) -> None:
     config = HybridDepthConfig.preset(name)
-    assert (
-        HybridDepthConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    )
-    assert (
-        HybridEncoderConfig.from_dict(json.loads(json.dumps(config.encoder.to_dict())))
-        == config.encoder
-    )
+    assert HybridDepthConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert HybridEncoderConfig.from_dict(json.loads(json.dumps(config.encoder.to_dict()))) == config.encoder
 
 
 @given(
@@ -37,9 +26,7 @@ def test_presets_go_to_json_and_back(name: str) -> None:
     blocks=st.none() | st.just((0, 1, 2, 3)),
     trainable=st.integers(0, 12) | st.just("all"),
 )
-def test_any_config_goes_to_json_and_back(
-    towers, method, count, words, size, blocks, trainable
-) -> None:  # type: ignore[no-untyped-def]
+def test_any_config_goes_to_json_and_back(towers, method, count, words, size, blocks, trainable) -> None:  # type: ignore[no-untyped-def]
     config = HybridDepthConfig(
         encoder=HybridEncoderConfig(
             towers=towers,
@@ -59,10 +46,7 @@ def test_any_config_goes_to_json_and_back(
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (
-            lambda: HybridEncoderConfig.preset("huge"),
-            "unknown preset 'huge'; the presets are 'paper', 'tiny'",
-        ),
+        (lambda: HybridEncoderConfig.preset("huge"), "unknown preset 'huge'; the presets are 'paper', 'tiny'"),
         (lambda: HybridEncoderConfig(towers="none"), "towers is 'none'"),  # type: ignore[arg-type]
         (lambda: FusionConfig(method="sum"), "fusion.method is 'sum'"),  # type: ignore[arg-type]
         (lambda: FusionConfig(channels=0), "fusion.channels is 0"),
@@ -72,22 +56,10 @@ def test_any_config_goes_to_json_and_back(
         (lambda: SpatialConfig(trainable_blocks=-1), "trainable_blocks is -1"),
         (lambda: DecoderConfig(scales=(4,)), "one or more of 0, 1, 2, 3"),
         (lambda: HybridDepthConfig(min_depth=2, max_depth=1), "min_depth < max_depth"),
-        (
-            lambda: HybridDepthConfig.from_dict({"encodre": {}}),
-            "unknown field 'encodre'",
-        ),
-        (
-            lambda: HybridDepthConfig.from_dict({"encoder": {"fusion": {"method": 3}}}),
-            "fusion.method is 3",
-        ),
-        (
-            lambda: HybridDepthConfig.from_dict({"encoder": 3}),
-            "a JSON object is needed",
-        ),
-        (
-            lambda: HybridDepthConfig.from_dict({"decoder": {"channels": 4}}),
-            "a list is needed",
-        ),
+        (lambda: HybridDepthConfig.from_dict({"encodre": {}}), "unknown field 'encodre'"),
+        (lambda: HybridDepthConfig.from_dict({"encoder": {"fusion": {"method": 3}}}), "fusion.method is 3"),
+        (lambda: HybridDepthConfig.from_dict({"encoder": 3}), "a JSON object is needed"),
+        (lambda: HybridDepthConfig.from_dict({"decoder": {"channels": 4}}), "a list is needed"),
     ],
 )
 def test_a_wrong_setting_is_named(make, says: str) -> None:  # type: ignore[no-untyped-def]

@@ -24,16 +24,8 @@ def _maps(channels=(5, 6, 7, 8), grid=(4, 7), batch=2) -> list[torch.Tensor]:  #
     width=st.integers(2, 9),
     extra=st.integers(-6, 7),
 )
-def test_every_scale_has_its_size_and_range(
-    scales: set[int], height: int, width: int, extra: int
-) -> None:
-    decoder = DPTDecoder(
-        (5, 6, 7, 8),
-        **WIDTHS,
-        scales=sorted(scales),
-        activation="sigmoid",
-        out_channels=2,
-    )
+def test_every_scale_has_its_size_and_range(scales: set[int], height: int, width: int, extra: int) -> None:
+    decoder = DPTDecoder((5, 6, 7, 8), **WIDTHS, scales=sorted(scales), activation="sigmoid", out_channels=2)
     size = (height * 14 + extra, width * 14 + extra)
     outputs = decoder(_maps(grid=(height, width)), size)
     assert {s: tuple(x.shape) for s, x in outputs.items()} == {
@@ -47,9 +39,7 @@ def test_relu_disparity_is_never_negative_and_gradients_reach_everything() -> No
     decoder = DPTDecoder((5, 6, 7, 8), **WIDTHS, scales=(0, 1, 2, 3))
     outputs = decoder(_maps(), (56, 98))
     assert all((x >= 0).all() for x in outputs.values())
-    sum(
-        x.sum() for x in DPTDecoder.forward(decoder, _maps(), (56, 98)).values()
-    ).backward()  # type: ignore[union-attr]
+    sum(x.sum() for x in DPTDecoder.forward(decoder, _maps(), (56, 98)).values()).backward()  # type: ignore[union-attr]
     assert all(parameter.grad is not None for parameter in decoder.parameters())
 
 
@@ -59,14 +49,9 @@ def test_a_fusion_block_convolves_before_it_resizes_and_it_is_the_same() -> None
     path, skip = torch.randn(1, 6, 5, 7), torch.randn(1, 6, 5, 7)
     assert block.skip is not None
     after = F.interpolate(
-        block.refine(path + block.skip(skip)),
-        size=(10, 14),
-        mode="bilinear",
-        align_corners=True,
+        block.refine(path + block.skip(skip)), size=(10, 14), mode="bilinear", align_corners=True
     )
-    torch.testing.assert_close(
-        block(path, skip, (10, 14)), block.out(after), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(block(path, skip, (10, 14)), block.out(after), atol=1e-5, rtol=1e-5)
 
 
 def test_the_head_follows_its_formula() -> None:

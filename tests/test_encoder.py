@@ -28,9 +28,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("changes", SETTINGS, ids=str)
-def test_every_variant_gives_what_it_declares(
-    changes, tiny_config: HybridEncoderConfig, images
-) -> None:  # type: ignore[no-untyped-def]
+def test_every_variant_gives_what_it_declares(changes, tiny_config: HybridEncoderConfig, images) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     encoder = HybridDepthEncoder(tiny_config.replace(**changes), pretrained=False)
     result = encoder.forward_features(images)
@@ -48,14 +46,10 @@ def test_every_variant_gives_what_it_declares(
         assert [x.shape[1] for x in result.logits] == [config.number] * 4
         whole = result.logits if config.align == "logits" else None
         for i, maps in enumerate(result.maps):
-            expected = (
-                whole[i] if whole else torch.cat([result.logits[i], result.fused[i]], 1)
-            )
+            expected = whole[i] if whole else torch.cat([result.logits[i], result.fused[i]], 1)
             torch.testing.assert_close(maps, expected)
     sum(x.square().mean() for x in result.maps).backward()  # type: ignore[union-attr]
-    silent = [
-        n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None
-    ]
+    silent = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
     # DINO's register and class token always matter; only the unused 'first' of nothing may be silent.
     assert not silent, f"no gradient reaches {silent[:3]}"
 
@@ -66,9 +60,7 @@ def test_any_size(batch: int, height: int, width: int) -> None:
     encoder = _shared()
     with torch.no_grad():
         maps = encoder(torch.rand(batch, 3, height, width))
-    assert {tuple(x.shape[2:]) for x in maps} == {
-        (round(height / 14), round(width / 14))
-    }
+    assert {tuple(x.shape[2:]) for x in maps} == {(round(height / 14), round(width / 14))}
     assert all(x.shape[0] == batch and x.isfinite().all() for x in maps)
 
 
@@ -82,9 +74,7 @@ def _shared() -> HybridDepthEncoder:
     return _encoders[0]
 
 
-def test_images_of_a_batch_do_not_see_each_other(
-    tiny: HybridDepthEncoder, images
-) -> None:  # type: ignore[no-untyped-def]
+def test_images_of_a_batch_do_not_see_each_other(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
     tiny.eval()
     with torch.no_grad():
         together, alone = tiny(images), tiny(images[1:])
@@ -111,24 +101,17 @@ def test_a_bf16_module_takes_float32_images(tiny: HybridDepthEncoder, images) ->
     assert all(x.dtype == torch.bfloat16 and x.isfinite().all() for x in maps)
 
 
-def test_frozen_parts_stay_as_they_are_through_train(
-    tiny: HybridDepthEncoder, images
-) -> None:  # type: ignore[no-untyped-def]
+def test_frozen_parts_stay_as_they_are_through_train(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
     tiny.set_trainable(semantic=False, spatial=1, text=False)
     tiny.train()
     before = copy.deepcopy(tiny.state_dict())
     optimizer = torch.optim.SGD(tiny.parameter_groups(0.1))
     sum(x.square().mean() for x in tiny(images)).backward()  # type: ignore[union-attr]
     optimizer.step()
-    changed = {
-        name
-        for name, value in tiny.state_dict().items()
-        if not torch.equal(value, before[name])
-    }
+    changed = {name for name, value in tiny.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(
-        name.startswith(("fusion.", "prompts.tokens", "spatial.model.blocks.3."))
-        for name in changed
+        name.startswith(("fusion.", "prompts.tokens", "spatial.model.blocks.3.")) for name in changed
     ), sorted(changed)[:3]
     assert "prompts.tokens" in changed
     # ... and what trains is in training mode.
@@ -144,33 +127,19 @@ def test_the_published_trainable_set() -> None:
     small = HybridEncoderConfig.preset("tiny")
     encoder = HybridDepthEncoder(
         config.replace(
-            semantic=replace(
-                config.semantic, pretrained=None, overrides=small.semantic.overrides
-            ),
-            spatial=replace(
-                config.spatial,
-                pretrained=False,
-                overrides={"embed_dim": 48, "num_heads": 3},
-            ),
+            semantic=replace(config.semantic, pretrained=None, overrides=small.semantic.overrides),
+            spatial=replace(config.spatial, pretrained=False, overrides={"embed_dim": 48, "num_heads": 3}),
         )
     )
-    trains = {
-        name
-        for name, parameter in encoder.named_parameters()
-        if parameter.requires_grad
-    }
+    trains = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     assert {n for n in trains if n.startswith("spatial.")} == {
-        n
-        for n, _ in encoder.named_parameters()
-        if n.startswith("spatial.model.blocks.11.")
+        n for n, _ in encoder.named_parameters() if n.startswith("spatial.model.blocks.11.")
     }
     assert {n for n in trains if n.startswith("prompts.")} == {"prompts.tokens"}
     assert "semantic.visual.conv1.weight" in trains
 
 
-def test_parameter_groups_hold_each_trainable_parameter_once(
-    tiny: HybridDepthEncoder,
-) -> None:
+def test_parameter_groups_hold_each_trainable_parameter_once(tiny: HybridDepthEncoder) -> None:
     tiny.set_trainable(spatial=False, text=False)
     groups = tiny.parameter_groups(1e-3, lr_scale={"semantic": 0.1}, weight_decay=0.2)
     assert [group["name"] for group in groups] == ["semantic", "prompts", "fusion"]
@@ -184,36 +153,25 @@ def test_parameter_groups_hold_each_trainable_parameter_once(
         tiny.parameter_groups(1e-3, lr_scale={"clip": 0.1})
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(
-    tiny: HybridDepthEncoder, images
-) -> None:  # type: ignore[no-untyped-def]
+def test_gradient_checkpointing_changes_nothing_but_memory(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
     twin = copy.deepcopy(tiny)
     twin.set_grad_checkpointing(True)
     for encoder in (tiny, twin):
         sum(x.square().mean() for x in encoder.train()(images)).backward()  # type: ignore[union-attr]
     for (name, a), b in zip(tiny.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
-    for (
-        name,
-        value,
-    ) in tiny.state_dict().items():  # batch-norm statistics move once, not twice
+    for name, value in tiny.state_dict().items():  # batch-norm statistics move once, not twice
         torch.testing.assert_close(value, twin.state_dict()[name], msg=name)
 
 
 @pytest.mark.parametrize(
     ("images", "says"),
     [
-        (
-            torch.rand(1, 3, 8, 64),
-            "images are 8 x 64; height and width must be at least 32",
-        ),
+        (torch.rand(1, 3, 8, 64), "images are 8 x 64; height and width must be at least 32"),
         (torch.rand(1, 2, 64, 64), r"shape \(1, 2, 64, 64\); \(B, 3, H, W\) is needed"),
         (torch.rand(3, 64, 64), r"\(B, 3, H, W\) is needed"),
         (torch.rand(0, 3, 64, 64), "empty batch"),
-        (
-            torch.rand(1, 3, 64, 64) * 255,
-            r"RGB in \[0, 1\] is needed: divide bytes by 255",
-        ),
+        (torch.rand(1, 3, 64, 64) * 255, r"RGB in \[0, 1\] is needed: divide bytes by 255"),
         (torch.randn(1, 3, 64, 64) * 2, "leave normalisation to the encoder"),
         (torch.full((1, 3, 64, 64), float("nan")), "values from nan"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "type torch.uint8; floats"),

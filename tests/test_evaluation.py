@@ -18,9 +18,7 @@ from hybrid_encoder.evaluation import DepthMetrics, depth_metrics
 NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"]
 
 
-def scene(
-    seed: int, batch: int = 2, height: int = 37, width: int = 61
-) -> tuple[torch.Tensor, torch.Tensor]:
+def scene(seed: int, batch: int = 2, height: int = 37, width: int = 61) -> tuple[torch.Tensor, torch.Tensor]:
     """A prediction of unknown scale and sparse ground truth, some of it out of range."""
     rng = np.random.default_rng(seed)
     target = rng.uniform(1, 100, (batch, 1, height, width)).astype(np.float32)
@@ -34,18 +32,14 @@ def reference(
     crop: tuple[float, float, float, float] | None = None,
 ) -> list[float]:  # fmt: skip
     rows = []
-    for d, g, m in zip(
-        pred, target, [None] * len(pred) if mask is None else mask, strict=True
-    ):
+    for d, g, m in zip(pred, target, [None] * len(pred) if mask is None else mask, strict=True):
         d, g = np.asarray(d[0], dtype=np.float64), np.asarray(g[0], dtype=np.float64)
         keep = np.logical_and(g > low, g < high)
         if m is not None:
             keep = np.logical_and(keep, np.asarray(m[0]))
         if crop is not None:
             h, w = g.shape
-            edges = np.array(
-                [crop[0] * h, crop[1] * h, crop[2] * w, crop[3] * w]
-            ).astype(np.int32)
+            edges = np.array([crop[0] * h, crop[1] * h, crop[2] * w, crop[3] * w]).astype(np.int32)
             window = np.zeros(g.shape)
             window[edges[0] : edges[1], edges[2] : edges[3]] = 1
             keep = np.logical_and(keep, window)
@@ -76,15 +70,9 @@ def numbers(metrics: DepthMetrics) -> list[float]:
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_equals_the_protocol_in_numpy(
-    scaled: bool, crop: Any, shares: Any, masked: bool
-) -> None:
+def test_equals_the_protocol_in_numpy(scaled: bool, crop: Any, shares: Any, masked: bool) -> None:
     pred, target = scene(3)
-    mask = (
-        torch.from_numpy(np.random.default_rng(9).random(target.shape) < 0.7)
-        if masked
-        else None
-    )
+    mask = torch.from_numpy(np.random.default_rng(9).random(target.shape) < 0.7) if masked else None
     found = depth_metrics(pred, target, mask, median_scaling=scaled, crop=crop)
     expected = reference(pred.numpy(), target.numpy(), mask, scaled, crop=shares)
     assert numbers(found) == pytest.approx(expected, rel=1e-9)
@@ -100,9 +88,7 @@ def test_equals_numpy_for_any_size_and_range(
 ) -> None:
     pred, target = scene(seed, 3, height, width)
     target[:, 0, 0, 0] = 10.0  # one valid pixel at least
-    found = depth_metrics(
-        pred, target, median_scaling=scaled, min_depth=low, max_depth=high
-    )
+    found = depth_metrics(pred, target, median_scaling=scaled, min_depth=low, max_depth=high)
     expected = reference(pred.numpy(), target.numpy(), None, scaled, low, high)
     assert numbers(found) == pytest.approx(expected, rel=1e-6)
 
@@ -161,10 +147,7 @@ def test_images_weigh_the_same_however_many_pixels_they_have() -> None:
 
 def test_the_mean_over_images_is_that_of_the_batch() -> None:
     pred, target = scene(5, 3)
-    singles = [
-        depth_metrics(d[0], g[0], crop="garg")
-        for d, g in zip(pred, target, strict=True)
-    ]
+    singles = [depth_metrics(d[0], g[0], crop="garg") for d, g in zip(pred, target, strict=True)]
     assert numbers(DepthMetrics.mean(singles)) == pytest.approx(
         numbers(depth_metrics(pred, target, crop="garg"))
     )
@@ -204,52 +187,20 @@ EMPTY = torch.cat([ONES[:1], torch.zeros(1, 1, 4, 4)])
     ("pred", "target", "options", "message"),
     [
         (ONES, EMPTY, {}, r"image 1 of the batch has 0 valid pixels"),
-        (
-            ONES,
-            ONES,
-            {"mask": EMPTY > 0},
-            r"image 1 of the batch has 0 valid pixels.*leave the image out",
-        ),
-        (
-            bad(float("nan")),
-            ONES,
-            {},
-            r"image 1 of the batch has 1 predictions that are not finite",
-        ),
+        (ONES, ONES, {"mask": EMPTY > 0}, r"image 1 of the batch has 0 valid pixels.*leave the image out"),
+        (bad(float("nan")), ONES, {}, r"image 1 of the batch has 1 predictions that are not finite"),
         (bad(float("inf")), ONES, {}, r"not finite"),
         (-ONES, ONES, {"median_scaling": True}, r"median prediction of -1"),
-        (
-            ONES,
-            torch.ones(2, 1, 4, 5),
-            {},
-            r"pred is \(2, 1, 4, 4\) and target is \(2, 1, 4, 5\).*resize",
-        ),
+        (ONES, torch.ones(2, 1, 4, 5), {}, r"pred is \(2, 1, 4, 4\) and target is \(2, 1, 4, 5\).*resize"),
         (torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4), {}, r"must be \(B, 1, H, W\)"),
-        (
-            ONES,
-            ONES,
-            {"mask": ONES},
-            r"mask is .* of torch.float32; it must be .* torch.bool",
-        ),
+        (ONES, ONES, {"mask": ONES}, r"mask is .* of torch.float32; it must be .* torch.bool"),
         (ONES, ONES, {"mask": torch.ones(4, 4, dtype=torch.bool)}, r"mask is \(4, 4\)"),
-        (
-            ONES,
-            ONES,
-            {"crop": "kitti"},
-            r"crop is 'kitti'; it must be one of 'garg', 'eigen' or None",
-        ),
-        (
-            ONES,
-            ONES,
-            {"min_depth": 5.0, "max_depth": 2.0},
-            r"depth ranges from 5.0 to 2.0",
-        ),
+        (ONES, ONES, {"crop": "kitti"}, r"crop is 'kitti'; it must be one of 'garg', 'eigen' or None"),
+        (ONES, ONES, {"min_depth": 5.0, "max_depth": 2.0}, r"depth ranges from 5.0 to 2.0"),
         (ONES, ONES, {"min_depth": 0.0}, r"0 < min_depth"),
     ],
 )
-def test_bad_input_is_named(
-    pred: torch.Tensor, target: torch.Tensor, options: Any, message: str
-) -> None:
+def test_bad_input_is_named(pred: torch.Tensor, target: torch.Tensor, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         depth_metrics(pred, target, **options)
 
@@ -261,7 +212,5 @@ def test_nothing_to_average() -> None:
 
 def test_it_stands_alone() -> None:
     code = "import sys, hybrid_encoder.evaluation; print(*[m for m in sys.modules if 'hybrid_encoder' in m])"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.split() == ["hybrid_encoder", "hybrid_encoder.evaluation"]

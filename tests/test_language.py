@@ -20,18 +20,13 @@ from hybrid_encoder.towers import build_clip
 @pytest.fixture(scope="module")
 def clip() -> torch.nn.Module:
     torch.manual_seed(3)
-    return build_clip(
-        small_clip("RN50-quickgelu", layers=[1, 1, 1, 1], width=16), False
-    )
+    return build_clip(small_clip("RN50-quickgelu", layers=[1, 1, 1, 1], width=16), False)
 
 
 def _full_length(clip, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
     """All 77 positions through the text tower, as CLIP does it, read at the end of the text."""
     x = clip.transformer(x + clip.positional_embedding, attn_mask=clip.attn_mask)
-    x = (
-        clip.ln_final(x)[torch.arange(len(ids)), (ids == 49407).int().argmax(1)]
-        @ clip.text_projection
-    )
+    x = clip.ln_final(x)[torch.arange(len(ids)), (ids == 49407).int().argmax(1)] @ clip.text_projection
     x = x / x.norm(dim=-1, keepdim=True)
     return x / x.norm()
 
@@ -40,9 +35,7 @@ def test_words_equal_the_full_text_tower(clip) -> None:  # type: ignore[no-untyp
     import open_clip
 
     config = PromptConfig(words=DEPTH_WORDS)
-    ids = open_clip.get_tokenizer("RN50")(
-        [config.template.format(word) for word in DEPTH_WORDS]
-    )
+    ids = open_clip.get_tokenizer("RN50")([config.template.format(word) for word in DEPTH_WORDS])
     with torch.no_grad():
         expected = _full_length(clip, ids, clip.token_embedding(ids))
         ours = DepthPrompts(clip, config)()
@@ -50,9 +43,7 @@ def test_words_equal_the_full_text_tower(clip) -> None:  # type: ignore[no-untyp
     assert ours.norm() == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "template", ["This patch appears to be {}", "{} it is", "a {} b c d e f"]
-)
+@pytest.mark.parametrize("template", ["This patch appears to be {}", "{} it is", "a {} b c d e f"])
 def test_learned_tokens_equal_the_full_text_tower(clip, template: str) -> None:  # type: ignore[no-untyped-def]
     import open_clip
 
@@ -78,22 +69,14 @@ def test_tokens_can_start_from_words(clip) -> None:  # type: ignore[no-untyped-d
     prompts = DepthPrompts(clip, PromptConfig(count=14, init="words"))
     assert prompts.tokens is not None
     tokens = prompts.tokens.detach()
-    torch.testing.assert_close(
-        tokens[0::2], tokens[1::2]
-    )  # seven words over fourteen tokens
+    torch.testing.assert_close(tokens[0::2], tokens[1::2])  # seven words over fourteen tokens
     assert (tokens[0] - tokens[-1]).abs().max() > 0
 
 
 def test_a_text_tower_of_another_kind_is_refused(clip) -> None:  # type: ignore[no-untyped-def]
-    with (
-        mock.patch.object(clip, "vocab_size", 32000),
-        pytest.raises(ConfigError, match="does not read CLIP's tokens"),
-    ):
+    with mock.patch.object(clip, "vocab_size", 32000), pytest.raises(ConfigError, match="does not read CLIP's tokens"):
         DepthPrompts(clip, PromptConfig())
-    with pytest.raises(
-        ConfigError,
-        match=r"the longest prompt has \d+ tokens; this text tower takes 77",
-    ):
+    with pytest.raises(ConfigError, match=r"the longest prompt has \d+ tokens; this text tower takes 77"):
         DepthPrompts(clip, PromptConfig(template="very " * 90 + "{}"))
 
 
@@ -102,9 +85,7 @@ class TestKept:
 
     @pytest.fixture
     def prompts(self, clip):  # type: ignore[no-untyped-def]
-        return DepthPrompts(copy.deepcopy(clip), PromptConfig(count=4)).requires_grad_(
-            False
-        )
+        return DepthPrompts(copy.deepcopy(clip), PromptConfig(count=4)).requires_grad_(False)
 
     @pytest.fixture
     def counted(self, prompts):  # type: ignore[no-untyped-def]
@@ -141,10 +122,7 @@ class TestKept:
     def test_a_loaded_state_dict(self, prompts, counted) -> None:  # type: ignore[no-untyped-def]
         for assign in (False, True):
             before = prompts()
-            state = {
-                k: v + 0.1 * torch.randn_like(v)
-                for k, v in prompts.state_dict().items()
-            }
+            state = {k: v + 0.1 * torch.randn_like(v) for k, v in prompts.state_dict().items()}
             prompts.load_state_dict(state, assign=assign)
             prompts.requires_grad_(False)
             assert (prompts() - before).abs().max() > 1e-6
@@ -155,9 +133,7 @@ class TestKept:
         assert prompts.to(torch.bfloat16)().dtype == torch.bfloat16
         after = prompts.float()()
         assert after.dtype == torch.float32
-        assert 0 < (after - before).abs().max() < 0.05, (
-            "the rounding of the weights must show"
-        )
+        assert 0 < (after - before).abs().max() < 0.05, "the rounding of the weights must show"
         assert counted.call_count == 3
 
     def test_an_inference_mode_result_serves_training(self, prompts) -> None:  # type: ignore[no-untyped-def]
@@ -184,23 +160,15 @@ class TestKept:
     height=st.integers(1, 4),
     width=st.integers(1, 4),
 )
-def test_logits_equal_the_formula(
-    channels: int, dim: int, count: int, height: int, width: int
-) -> None:
+def test_logits_equal_the_formula(channels: int, dim: int, count: int, height: int, width: int) -> None:
     """Normalise each pixel, resample its channel axis (nearest), 100 x scalar product."""
     generator = torch.Generator().manual_seed(channels * 41 + dim)
-    features = torch.randn(
-        2, channels, height, width, generator=generator, dtype=torch.float64
-    )
+    features = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float64)
     prompts = torch.randn(count, dim, generator=generator, dtype=torch.float64)
     pixels = features.flatten(2).transpose(1, 2)
     pixels = F.interpolate(pixels / pixels.norm(dim=-1, keepdim=True), size=dim)
-    expected = (
-        (100 * pixels @ prompts.T).transpose(1, 2).reshape(2, count, height, width)
-    )
-    torch.testing.assert_close(
-        pixel_prompt_logits(features, prompts), expected, atol=1e-4, rtol=1e-5
-    )
+    expected = (100 * pixels @ prompts.T).transpose(1, 2).reshape(2, count, height, width)
+    torch.testing.assert_close(pixel_prompt_logits(features, prompts), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_logits_of_a_black_pixel_are_finite_with_finite_gradients() -> None:

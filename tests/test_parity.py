@@ -24,12 +24,7 @@ _spec.loader.exec_module(fill)
 def test_the_published_forward_pass(case: str, tmp_path: Path) -> None:
     manifest = FOLDER / f"{case}.keys.json"
     torch.save(
-        {
-            **fill.state_dict(manifest, "encoder"),
-            "height": 224,
-            "width": 672,
-            "use_stereo": False,
-        },
+        {**fill.state_dict(manifest, "encoder"), "height": 224, "width": 672, "use_stereo": False},
         tmp_path / "encoder.pth",
     )
     torch.save(fill.state_dict(manifest, "depth"), tmp_path / "depth.pth")
@@ -45,17 +40,9 @@ def test_the_published_forward_pass(case: str, tmp_path: Path) -> None:
         assert list(fused.shape) == list(expected[f"fused{level}_shape"])
         assert np.abs(fused.numpy().ravel()[::997] - sample).max() < 1e-3 * sample.std()
     assert features.class_token is not None
-    assert (
-        np.abs(features.class_token.numpy() - expected["cls_token"]).max()
-        < 1e-3 * expected["cls_token"].std()
-    )
+    assert np.abs(features.class_token.numpy() - expected["cls_token"]).max() < 1e-3 * expected["cls_token"].std()
     if case == "stage2_default":
         assert features.prompt_embeddings is not None
         prompts = features.prompt_embeddings.T.contiguous().numpy()
         assert list(prompts.shape) == list(expected["prompt_embeddings_shape"])
-        assert (
-            np.abs(
-                prompts.ravel()[::131] - expected["prompt_embeddings_every131"]
-            ).max()
-            < 1e-6
-        )
+        assert np.abs(prompts.ravel()[::131] - expected["prompt_embeddings_every131"]).max() < 1e-6

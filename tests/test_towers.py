@@ -13,13 +13,7 @@ from small_models import small_clip, small_dino
 
 from hybrid_encoder import ConfigError, SpatialConfig, towers
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, SemanticConfig
-from hybrid_encoder.towers import (
-    SemanticTower,
-    SpatialTower,
-    build_clip,
-    build_spatial,
-    resample_positions,
-)
+from hybrid_encoder.towers import SemanticTower, SpatialTower, build_clip, build_spatial, resample_positions
 
 SEMANTIC = [
     ("RN50", {}, (256, 512, 1024, 2048), (4, 8, 16, 32)),
@@ -27,23 +21,11 @@ SEMANTIC = [
     ("ViT-B-16", {"layers": 4}, (768,) * 4, (16,) * 4),
     ("convnext_tiny", {}, (96, 192, 384, 768), (4, 8, 16, 32)),
 ]
-DINOV2 = [
-    f"vit_{size}_patch14{reg}_dinov2"
-    for size in ("small", "base", "large", "giant")
-    for reg in ("", "_reg4")
-]
-DINOV3 = [
-    "vit_small_patch16_dinov3",
-    "vit_base_patch16_dinov3",
-    "vit_small_plus_patch16_dinov3",
-]
+DINOV2 = [f"vit_{size}_patch14{reg}_dinov2" for size in ("small", "base", "large", "giant") for reg in ("", "_reg4")]
+DINOV3 = ["vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_small_plus_patch16_dinov3"]
 
 
-@pytest.mark.parametrize(
-    ("name", "vision", "channels", "strides"),
-    SEMANTIC,
-    ids=[row[0] for row in SEMANTIC],
-)
+@pytest.mark.parametrize(("name", "vision", "channels", "strides"), SEMANTIC, ids=[row[0] for row in SEMANTIC])
 def test_semantic_tower_gives_what_it_declares(name, vision, channels, strides) -> None:  # type: ignore[no-untyped-def]
     config = small_clip(name, **vision)
     tower = SemanticTower(build_clip(config, True).visual, config).eval()
@@ -58,17 +40,12 @@ def test_semantic_tower_gives_what_it_declares(name, vision, channels, strides) 
 
 
 def test_semantic_maps_equal_open_clips_own() -> None:
-    for name, vision, size in (
-        ("RN50", {"layers": [1, 1, 1, 1]}, 64),
-        ("ViT-B-16", {"layers": 4}, 224),
-    ):
+    for name, vision, size in (("RN50", {"layers": [1, 1, 1, 1]}, 64), ("ViT-B-16", {"layers": 4}, 224)):
         config = small_clip(name, **vision)
         clip = build_clip(config, True).eval()
         images = torch.rand(1, 3, size, size)
         with torch.no_grad():
-            own = clip.visual.forward_intermediates(images, intermediates_only=True)[
-                "image_intermediates"
-            ][-4:]
+            own = clip.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"][-4:]
             ours = SemanticTower(clip.visual, config).eval()(images)
         for a, b in zip(own, ours, strict=True):
             torch.testing.assert_close(a, b)
@@ -79,18 +56,14 @@ def test_spatial_tower_gives_what_it_declares(name: str) -> None:
     tower = build_spatial(small_dino(name), True).eval()
     patch = 16 if "dinov3" in name else 14
     assert (tower.channels, tower.strides) == ((48,) * 4, (patch,) * 4)
-    assert tower.position_rule == (
-        "rope" if "dinov3" in name else "size" if "reg4" in name else "dinov2"
-    )
+    assert tower.position_rule == ("rope" if "dinov3" in name else "size" if "reg4" in name else "dinov2")
     with torch.no_grad():
         maps, class_token = tower(torch.rand(2, 3, 3 * patch, 5 * patch))
     assert [tuple(x.shape) for x in maps] == [(2, 48, 3, 5)] * 4
     assert class_token.shape == (2, 48)
 
 
-@pytest.mark.parametrize(
-    "name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", DINOV3[0]]
-)
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", DINOV3[0]])
 def test_spatial_maps_equal_timms_own(name: str) -> None:
     """With timm's own resampling rule, for a size that needs resampling."""
     config = SpatialConfig(
@@ -105,11 +78,7 @@ def test_spatial_maps_equal_timms_own(name: str) -> None:
     images = torch.rand(1, 3, 4 * patch, 6 * patch)
     with torch.no_grad():
         own = tower.model.forward_intermediates(
-            images,
-            indices=[0, 1, 2, 3],
-            norm=True,
-            intermediates_only=True,
-            return_prefix_tokens=True,
+            images, indices=[0, 1, 2, 3], norm=True, intermediates_only=True, return_prefix_tokens=True
         )
         maps, class_token = tower(images)
     for (a, _), b in zip(own, maps, strict=True):
@@ -121,20 +90,11 @@ def test_spatial_maps_equal_timms_own(name: str) -> None:
 def _hf_folder(kind: str, folder: Path) -> Path:
     import transformers
 
-    sizes = {
-        "hidden_size": 48,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 3,
-        "image_size": 56,
-    }
+    sizes = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 56}
     config = {
         "dinov2": lambda: transformers.Dinov2Config(patch_size=14, **sizes),
-        "dinov2_with_registers": lambda: transformers.Dinov2WithRegistersConfig(
-            patch_size=14, **sizes
-        ),
-        "dinov3": lambda: transformers.DINOv3ViTConfig(
-            patch_size=16, intermediate_size=96, **sizes
-        ),
+        "dinov2_with_registers": lambda: transformers.Dinov2WithRegistersConfig(patch_size=14, **sizes),
+        "dinov3": lambda: transformers.DINOv3ViTConfig(patch_size=16, intermediate_size=96, **sizes),
     }[kind]()
     torch.manual_seed(1)
     transformers.AutoModel.from_config(config).save_pretrained(folder)
@@ -170,12 +130,7 @@ def test_a_transformers_model_from_a_folder(kind: str, tmp_path: Path) -> None:
 
 def test_positions_are_resampled_once_per_size() -> None:
     tower = build_spatial(small_dino("vit_small_patch14_dinov2"), False).eval()
-    with (
-        mock.patch.object(
-            towers, "resample_positions", wraps=resample_positions
-        ) as counted,
-        torch.no_grad(),
-    ):
+    with mock.patch.object(towers, "resample_positions", wraps=resample_positions) as counted, torch.no_grad():
         for size in ((42, 70), (42, 70), (56, 70), (42, 70), (56, 70)):
             tower(torch.rand(1, 3, *size))
         assert counted.call_count == 2
@@ -197,9 +152,7 @@ def test_the_two_resampling_rules() -> None:
     expected = F.interpolate(grid, scale_factor=(5.1 / 3, 2.1 / 3), mode="bicubic")
     ours = resample_positions(table, (3, 3), (5, 2), 1, "dinov2")
     assert ours.shape == (1, 11, 4)
-    torch.testing.assert_close(
-        ours[:, 1:], expected.permute(0, 2, 3, 1).reshape(1, 10, 4)
-    )
+    torch.testing.assert_close(ours[:, 1:], expected.permute(0, 2, 3, 1).reshape(1, 10, 4))
     torch.testing.assert_close(ours[:, :1], table[:, :1])
     sized = resample_positions(table, (3, 3), (5, 2), 1, "size")
     assert (sized - ours).abs().max() > 1e-3
@@ -213,9 +166,7 @@ def test_each_tower_normalises_for_itself() -> None:
     tower: SpatialTower = build_spatial(normed, False).eval()
     tower.load_state_dict(plain.state_dict())
     images = torch.rand(1, 3, 42, 42)
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
         torch.testing.assert_close(tower(images)[1], plain((images - mean) / std)[1])
 
@@ -223,30 +174,16 @@ def test_each_tower_normalises_for_itself() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (lambda: build_clip(SemanticConfig(name="RN5000"), False), "'RN5000', which open_clip does not know"),
+        (lambda: build_spatial(SpatialConfig(name="vit_nonsense"), False), "'vit_nonsense', which timm does not know"),
+        (lambda: build_spatial(SpatialConfig(name="resnet18"), False), "no vision transformer"),
         (
-            lambda: build_clip(SemanticConfig(name="RN5000"), False),
-            "'RN5000', which open_clip does not know",
-        ),
-        (
-            lambda: build_spatial(SpatialConfig(name="vit_nonsense"), False),
-            "'vit_nonsense', which timm does not know",
-        ),
-        (
-            lambda: build_spatial(SpatialConfig(name="resnet18"), False),
-            "no vision transformer",
-        ),
-        (
-            lambda: build_spatial(
-                small_dino("vit_small_patch14_dinov2", depth=3), False
-            ),
+            lambda: build_spatial(small_dino("vit_small_patch14_dinov2", depth=3), False),
             "3 blocks; at least 4",
         ),
         (
             lambda: build_spatial(
-                SpatialConfig(
-                    name=DINOV2[0], blocks=(0, 1, 2, 9), overrides={"depth": 4}
-                ),
-                False,
+                SpatialConfig(name=DINOV2[0], blocks=(0, 1, 2, 9), overrides={"depth": 4}), False
             ),
             "four rising numbers from 0 to 3",
         ),

@@ -45,13 +45,7 @@ _HOME = {
     ),
     "decoder": ("DPTDecoder", "PyramidNeck"),
     "encoder": ("HybridDepthEncoder", "HybridFeatures"),
-    "errors": (
-        "AdapterError",
-        "CheckpointError",
-        "ConfigError",
-        "HybridEncoderError",
-        "InputError",
-    ),
+    "errors": ("AdapterError", "CheckpointError", "ConfigError", "HybridEncoderError", "InputError"),
     "model": ("DepthPrediction", "HybridDepthModel"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -84,9 +78,7 @@ def __getattr__(name: str) -> Any:
     if name == "adapters":
         return importlib.import_module("hybrid_encoder.adapters")
     if name in _MODULE_OF:
-        return getattr(
-            importlib.import_module(f"hybrid_encoder.{_MODULE_OF[name]}"), name
-        )
+        return getattr(importlib.import_module(f"hybrid_encoder.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'hybrid_encoder' has no attribute {name!r}")
 
 

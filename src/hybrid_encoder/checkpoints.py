@@ -46,9 +46,7 @@ class HubModel(nn.Module, ModelHubMixin):
 
     def __init__(self) -> None:
         super().__init__()
-        self._hub_mixin_config = (
-            None  # the mixin would write the constructor's arguments; we write our own
-        )
+        self._hub_mixin_config = None  # the mixin would write the constructor's arguments; we write our own
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write ``config.json``, ``model.safetensors`` and a model card into a folder; each file whole or not
@@ -63,19 +61,10 @@ class HubModel(nn.Module, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         from safetensors.torch import save
 
-        content = {
-            "class": type(self).__name__,
-            "library": "hybrid-encoder",
-            "config": self.config.to_dict(),
-        }
-        tensors = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.state_dict().items()
-        }
+        content = {"class": type(self).__name__, "library": "hybrid-encoder", "config": self.config.to_dict()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         write_whole(save_directory / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-        write_whole(
-            save_directory / CONFIG, (json.dumps(content, indent=2) + "\n").encode()
-        )
+        write_whole(save_directory / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
 
     def generate_model_card(self, *args: Any, notes: str = "", **kwargs: Any) -> Any:
         from huggingface_hub import ModelCard
@@ -103,9 +92,7 @@ class Loaded:
     tensors: Mapping[str, Tensor]
     depth: Mapping[str, Tensor] | None = None
 
-    def build_encoder(
-        self, cls: type[E_], config: HybridEncoderConfig | None = None
-    ) -> E_:
+    def build_encoder(self, cls: type[E_], config: HybridEncoderConfig | None = None) -> E_:
         """The encoder with its weights, in evaluation mode."""
         encoder = cls(config or self.encoder_config, pretrained=False)
         if self.kind == "ours":
@@ -136,11 +123,7 @@ class Loaded:
 
     def _published_encoder(self, encoder: HybridDepthEncoder) -> dict[str, Tensor]:
         prompts = encoder.prompts
-        ids, length = (
-            ((), 0)
-            if prompts is None
-            else (prompts.word_ids, prompts.positional_embedding.shape[0])
-        )
+        ids, length = ((), 0) if prompts is None else (prompts.word_ids, prompts.positional_embedding.shape[0])
         return published.encoder_state(self.tensors, encoder.config, ids, length)
 
 
@@ -175,12 +158,7 @@ def locate(source: str | Path, **hub: Any) -> Path:
     if path.exists():
         return path
     name = str(source)
-    if (
-        isinstance(source, Path)
-        or name.startswith((".", "/", "~"))
-        or name.count("/") != 1
-        or path.suffix in FILES
-    ):
+    if isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in FILES:
         raise CheckpointError(
             f"{name} is no file or folder, and no Hub id of the form 'organisation/name'; check the path."
         )
@@ -202,27 +180,15 @@ def read_tensors(path: Path) -> dict[str, Any]:
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is no whole safetensors file ({error}); copy or download it again."
-            ) from error
+            raise CheckpointError(f"{path} is no whole safetensors file ({error}); copy or download it again.") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch warns of TorchScript archives, and then refuses them
+            warnings.simplefilter("ignore")  # torch warns of TorchScript archives, and then refuses them
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(_why_not(path, str(error))) from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}; a state dict (names to tensors) is needed."
-        )
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; a state dict (names to tensors) is needed.")
     return content
 
 
@@ -231,23 +197,13 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     own = module.state_dict()
     name = type(module).__name__
     if missing := sorted(set(own) - set(state)):
-        raise CheckpointError(
-            f"{path} has no key {missing[0]!r} ({len(missing)} missing), which this {name} needs."
-        )
+        raise CheckpointError(f"{path} has no key {missing[0]!r} ({len(missing)} missing), which this {name} needs.")
     if extra := sorted(set(state) - set(own)):
-        raise CheckpointError(
-            f"{path} has the key {extra[0]!r} ({len(extra)} in all), which this {name} has no place for."
-        )
+        raise CheckpointError(f"{path} has the key {extra[0]!r} ({len(extra)} in all), which this {name} has no place for.")
     for key, value in own.items():
         if not isinstance(state[key], Tensor) or state[key].shape != value.shape:
-            found = (
-                tuple(state[key].shape)
-                if isinstance(state[key], Tensor)
-                else type(state[key]).__name__
-            )
-            raise CheckpointError(
-                f"{path}: {key!r} is {found}, and this {name} needs {tuple(value.shape)}."
-            )
+            found = tuple(state[key].shape) if isinstance(state[key], Tensor) else type(state[key]).__name__
+            raise CheckpointError(f"{path}: {key!r} is {found}, and this {name} needs {tuple(value.shape)}.")
     module.load_state_dict(dict(state), strict=True)
 
 
@@ -269,9 +225,7 @@ def write_whole(path: Path, content: bytes) -> None:
 def _load_ours(folder: Path) -> Loaded:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} has no {name}; a checkpoint needs both {CONFIG} and {WEIGHTS}."
-            )
+            raise CheckpointError(f"{folder} has no {name}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     try:
         content = json.loads((folder / CONFIG).read_text())
         kind, config = content["class"], content["config"]
@@ -281,36 +235,20 @@ def _load_ours(folder: Path) -> Loaded:
             model = HybridDepthConfig.from_dict(config)
             encoder = model.encoder
         else:
-            raise CheckpointError(
-                f"{folder / CONFIG} describes a {kind!r}, which this version does not know."
-            )
-    except (
-        json.JSONDecodeError,
-        KeyError,
-        TypeError,
-        UnicodeDecodeError,
-        ConfigError,
-    ) as error:
-        raise CheckpointError(
-            f"{folder / CONFIG} is no configuration of this library: {error}"
-        ) from error
+            raise CheckpointError(f"{folder / CONFIG} describes a {kind!r}, which this version does not know.")
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is no configuration of this library: {error}") from error
     return Loaded(folder, "ours", encoder, model, read_tensors(folder / WEIGHTS))
 
 
 def _load_published(folder: Path) -> Loaded:
     content = read_tensors(folder / "encoder.pth")
     size = (content.get("height"), content.get("width"))
-    tensors = {
-        key: value
-        for key, value in content.items()
-        if key not in ("height", "width", "use_stereo")
-    }
+    tensors = {key: value for key, value in content.items() if key not in ("height", "width", "use_stereo")}
     _only_tensors(tensors, folder / "encoder.pth")
     known = (int(size[0]), int(size[1])) if size[0] and size[1] else None
     if not (folder / "depth.pth").is_file():
-        return Loaded(
-            folder, "published", published.encoder_config(tensors), None, tensors
-        )
+        return Loaded(folder, "published", published.encoder_config(tensors), None, tensors)
     depth = read_tensors(folder / "depth.pth")
     _only_tensors(depth, folder / "depth.pth")
     config = published.model_config(tensors, depth, known)
@@ -321,20 +259,12 @@ def _load_stage1(path: Path) -> Loaded:
     content = read_tensors(path)
     state = content.get("state_dict")
     if not isinstance(state, dict):
-        raise CheckpointError(
-            f"{path} has no 'state_dict'; a stage-1 checkpoint (Lightning) has one. {_FOLDER_HINT}"
-        )
+        raise CheckpointError(f"{path} has no 'state_dict'; a stage-1 checkpoint (Lightning) has one. {_FOLDER_HINT}")
     tensors = {key.removeprefix("model."): value for key, value in state.items()}
     # Stage 1 carries a decoder that it never trains.
-    tensors = {
-        key: value
-        for key, value in tensors.items()
-        if not key.startswith("depth_head.")
-    }
+    tensors = {key: value for key, value in tensors.items() if not key.startswith("depth_head.")}
     _only_tensors(tensors, path)
-    return Loaded(
-        path, "stage1", published.encoder_config(tensors, stage1=True), None, tensors
-    )
+    return Loaded(path, "stage1", published.encoder_config(tensors, stage1=True), None, tensors)
 
 
 _FOLDER_HINT = "For a folder with encoder.pth and depth.pth, name the folder."
@@ -343,9 +273,7 @@ _FOLDER_HINT = "For a folder with encoder.pth and depth.pth, name the folder."
 def _only_tensors(content: Mapping[str, Any], path: Path) -> None:
     for key, value in content.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: {key!r} is a {type(value).__name__}; a state dict holds tensors alone."
-            )
+            raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}; a state dict holds tensors alone.")
 
 
 def _why_not(path: Path, error: str) -> str:
@@ -354,11 +282,7 @@ def _why_not(path: Path, error: str) -> str:
             f"{path} is a TorchScript archive, not a state dict; save its weights with "
             "torch.save(torch.jit.load(path).state_dict(), new_path) and name that file."
         )
-    if (
-        "Unsupported global" in error
-        or "weights_only" in error
-        or "Unsupported operand" in error
-    ):
+    if "Unsupported global" in error or "weights_only" in error or "Unsupported operand" in error:
         return (
             f"{path} holds objects besides tensors and numbers, which are not read because a pickle can run code; if "
             "you trust it, save its tensors alone: torch.save({'state_dict': torch.load(path, "
@@ -380,9 +304,7 @@ def _download(repo: str, hub: Mapping[str, Any]) -> Path:
                 repo, revision=options.get("revision"), timeout=HUB_SECONDS / 2
             )
             answer["files"] = {sibling.rfilename for sibling in info.siblings or ()}
-        except (
-            Exception
-        ) as error:  # reported below, whatever the network library raised
+        except Exception as error:  # reported below, whatever the network library raised
             answer["error"] = error
 
     if not options.get("local_files_only"):
@@ -393,14 +315,9 @@ def _download(repo: str, hub: Mapping[str, Any]) -> Path:
     files = answer.get("files")
     if files is None:
         try:
-            return Path(
-                snapshot_download(repo, **{**options, "local_files_only": True})
-            )
+            return Path(snapshot_download(repo, **{**options, "local_files_only": True}))
         except Exception as error:
-            cause = answer.get(
-                "error",
-                "no answer in time" if not options.get("local_files_only") else error,
-            )
+            cause = answer.get("error", "no answer in time" if not options.get("local_files_only") else error)
             raise CheckpointError(
                 f"{repo!r} could not be reached on the Hugging Face Hub and is not in its cache "
                 f"({type(cause).__name__ if isinstance(cause, Exception) else cause}); check the name and the "
@@ -408,14 +325,9 @@ def _download(repo: str, hub: Mapping[str, Any]) -> Path:
             ) from (cause if isinstance(cause, Exception) else None)
     for needed, patterns in (
         (WEIGHTS, [CONFIG, WEIGHTS]),
-        (
-            "checkpoints/encoder.pth",
-            ["checkpoints/encoder.pth", "checkpoints/depth.pth"],
-        ),
+        ("checkpoints/encoder.pth", ["checkpoints/encoder.pth", "checkpoints/depth.pth"]),
         ("encoder.pth", ["encoder.pth", "depth.pth"]),
     ):
         if needed in files:
             return Path(snapshot_download(repo, allow_patterns=patterns, **options))
-    raise CheckpointError(
-        f"{repo!r} on the Hugging Face Hub holds neither {WEIGHTS} nor encoder.pth; check the name."
-    )
+    raise CheckpointError(f"{repo!r} on the Hugging Face Hub holds neither {WEIGHTS} nor encoder.pth; check the name.")

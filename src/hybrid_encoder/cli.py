@@ -29,15 +29,8 @@ app = typer.Typer(
 )
 console = Console()
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="'tiny', a checkpoint folder, a stage-1 .ckpt file, or a Hub id."
-    ),
-]
-Weights = Annotated[
-    str, typer.Option(help="'tiny' (ships inside), a checkpoint folder, or a Hub id.")
-]
+Source = Annotated[str, typer.Argument(help="'tiny', a checkpoint folder, a stage-1 .ckpt file, or a Hub id.")]
+Weights = Annotated[str, typer.Option(help="'tiny' (ships inside), a checkpoint folder, or a Hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 
 
@@ -52,18 +45,11 @@ class Numbers(str, Enum):
 def predict(
     images: Annotated[list[str], typer.Argument(help="Pictures, folders or globs.")],
     weights: Weights = "tiny",
-    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(
-        "predictions"
-    ),
-    size: Annotated[
-        str | None,
-        typer.Option(help="Work at HEIGHTxWIDTH, e.g. 224x672 (results keep theirs)."),
-    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
+    size: Annotated[str | None, typer.Option(help="Work at HEIGHTxWIDTH, e.g. 224x672 (results keep theirs).")] = None,
     numbers: Annotated[
         Numbers,
-        typer.Option(
-            help="npy: depth, float32. png16: depth in metres x 256 (KITTI), or else disparity x 65535."
-        ),
+        typer.Option(help="npy: depth, float32. png16: depth in metres x 256 (KITTI), or else disparity x 65535."),
     ] = Numbers.npy,
     device: Device = "auto",
 ) -> None:
@@ -71,13 +57,7 @@ def predict(
     from rich.progress import track
 
     from hybrid_encoder.model import HybridDepthModel
-    from hybrid_encoder.pictures import (
-        colour,
-        find_images,
-        open_image,
-        read_image,
-        write_png,
-    )
+    from hybrid_encoder.pictures import colour, find_images, open_image, read_image, write_png
 
     working = None if size is None else _parse_size(size)
     paths = find_images(images)
@@ -85,24 +65,17 @@ def predict(
     for path in paths:  # all are looked at before the first is predicted
         open_image(path)
         if path.stem in stems:
-            raise InputError(
-                f"{stems[path.stem]} and {path} would be written to the same files; give one at a time."
-            )
+            raise InputError(f"{stems[path.stem]} and {path} would be written to the same files; give one at a time.")
         stems[path.stem] = path
     target = _pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
     _make_folder(output)
-    for path in track(
-        paths, description="predicting", console=console, disable=len(paths) < 2
-    ):
+    for path in track(paths, description="predicting", console=console, disable=len(paths) < 2):
         prediction = model.infer(read_image(path), size=working)
         write_png(output / f"{path.stem}_depth.png", colour(prediction.disparity[0]))
         name = _write_numbers(output, path.stem, prediction, numbers)
     last = f" (numbers: *_{name})" if paths else ""
-    console.print(
-        f"{len(paths)} image{'s' if len(paths) > 1 else ''} -> {output}{last}",
-        highlight=False,
-    )
+    console.print(f"{len(paths)} image{'s' if len(paths) > 1 else ''} -> {output}{last}", highlight=False)
 
 
 @app.command()
@@ -117,12 +90,8 @@ def info(source: Source) -> None:
 @app.command()
 def convert(
     source: Source,
-    output: Annotated[
-        Path, typer.Argument(help="Folder to write (must not hold a checkpoint yet).")
-    ],
-    notes: Annotated[
-        str, typer.Option(help="How the weights were made, for the model card.")
-    ] = "",
+    output: Annotated[Path, typer.Argument(help="Folder to write (must not hold a checkpoint yet).")],
+    notes: Annotated[str, typer.Option(help="How the weights were made, for the model card.")] = "",
 ) -> None:
     """Write a checkpoint in this library's layout: config.json, model.safetensors and a model card."""
     from hybrid_encoder.checkpoints import CONFIG, WEIGHTS, load
@@ -139,25 +108,18 @@ def convert(
     else:
         model = loaded.build_model(HybridDepthModel)
     _make_folder(output)
-    model.save_pretrained(
-        output,
-        notes=notes or f"Converted from a checkpoint of the {loaded.kind} layout.",
-    )
+    model.save_pretrained(output, notes=notes or f"Converted from a checkpoint of the {loaded.kind} layout.")
     console.print(f"{type(model).__name__} -> {output}", highlight=False)
 
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="The picture to leave.")] = Path(
-        "demo.png"
-    ),
+    output: Annotated[Path, typer.Option(help="The picture to leave.")] = Path("demo.png"),
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 300,
     drives: Annotated[int, typer.Option(min=1, help="Synthetic drives to fit.")] = 40,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of weights, drives and order.")] = 0,
-    save: Annotated[
-        Path | None, typer.Option(help="Also save the fitted weights into this folder.")
-    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Also save the fitted weights into this folder.")] = None,
     device: Device = "auto",
 ) -> None:
     """Fit the tiny preset to the depth of synthetic drives, and show held-out drives before and after."""
@@ -165,18 +127,9 @@ def demo(
 
     target = _pick_device(device)
     if not output.parent.is_dir():
-        raise InputError(
-            f"{output.parent} is no folder; make it first, or give --output another one."
-        )
+        raise InputError(f"{output.parent} is no folder; make it first, or give --output another one.")
     run_demo(
-        output,
-        steps=steps,
-        drives=drives,
-        batch_size=batch_size,
-        seed=seed,
-        save=save,
-        device=target,
-        console=console,
+        output, steps=steps, drives=drives, batch_size=batch_size, seed=seed, save=save, device=target, console=console
     )
 
 
@@ -192,9 +145,7 @@ def main() -> None:
 def _parse_size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found or min(int(found[1]), int(found[2])) < 32:
-        raise InputError(
-            f"--size is {text!r}; give HEIGHTxWIDTH with both at least 32, for example 224x672."
-        )
+        raise InputError(f"--size is {text!r}; give HEIGHTxWIDTH with both at least 32, for example 224x672.")
     return int(found[1]), int(found[2])
 
 
@@ -202,21 +153,13 @@ def _pick_device(name: str) -> Any:
     import torch
 
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--device is {name!r}, which cannot be used here ({reason}); try auto or cpu."
-        ) from None
+        raise InputError(f"--device is {name!r}, which cannot be used here ({reason}); try auto or cpu.") from None
     return device
 
 
@@ -224,24 +167,16 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be made ({error.strerror}); give another folder."
-        ) from None
+        raise InputError(f"{path} cannot be made ({error.strerror}); give another folder.") from None
 
 
-def _write_numbers(
-    output: Path, stem: str, prediction: DepthPrediction, numbers: Numbers
-) -> str:
+def _write_numbers(output: Path, stem: str, prediction: DepthPrediction, numbers: Numbers) -> str:
     import numpy as np
 
     from hybrid_encoder.pictures import write_npy, write_png
 
     metric = prediction.depth_m is not None
-    depth = (
-        prediction.depth_m
-        if prediction.depth_m is not None
-        else prediction.relative_depth
-    )
+    depth = prediction.depth_m if prediction.depth_m is not None else prediction.relative_depth
     if depth is None:  # one of the two is always there
         raise AssertionError
     if numbers is Numbers.npy:
@@ -250,10 +185,7 @@ def _write_numbers(
         return name
     scaled = depth[0] * 256 if metric else prediction.disparity[0] * 65535
     name = "depth_m_x256.png" if metric else "disparity_x65535.png"
-    write_png(
-        output / f"{stem}_{name}",
-        scaled.clamp(0, 65535).round().cpu().numpy().astype(np.uint16),
-    )
+    write_png(output / f"{stem}_{name}", scaled.clamp(0, 65535).round().cpu().numpy().astype(np.uint16))
     return name
 
 
@@ -267,35 +199,19 @@ def _describe(loaded: Loaded) -> list[tuple[str, str]]:
         ("towers", encoder.towers),
     ]  # fmt: skip
     if encoder.uses_semantic or encoder.prompts:
-        rows.append(
-            ("semantic", f"{encoder.semantic.name}, input mean {encoder.semantic.mean}")
-        )
+        rows.append(("semantic", f"{encoder.semantic.name}, input mean {encoder.semantic.mean}"))
     if encoder.uses_spatial:
-        rows.append(
-            ("spatial", f"{encoder.spatial.name}, input mean {encoder.spatial.mean}")
-        )
+        rows.append(("spatial", f"{encoder.spatial.name}, input mean {encoder.spatial.mean}"))
     if encoder.uses_semantic:
-        rows.append(
-            ("fusion", f"{encoder.fusion.method}, {encoder.fusion.channels} channels")
-        )
+        rows.append(("fusion", f"{encoder.fusion.method}, {encoder.fusion.channels} channels"))
     if encoder.prompts is None:
         rows.append(("prompts", "none"))
     else:
         kind = "words" if encoder.prompts.words else "learned tokens"
-        rows.append(
-            (
-                "prompts",
-                f"{encoder.prompts.number} {kind}, decoder reads {encoder.prompts.align}",
-            )
-        )
+        rows.append(("prompts", f"{encoder.prompts.number} {kind}, decoder reads {encoder.prompts.align}"))
     if model is not None:
         decoder = model.decoder
-        rows.append(
-            (
-                "decoder",
-                f"dpt, {decoder.features} features, scales {decoder.scales}, {decoder.activation}",
-            )
-        )
+        rows.append(("decoder", f"dpt, {decoder.features} features, scales {decoder.scales}, {decoder.activation}"))
         scale = "metres" if model.metric else "unknown scale"
         rows.append(("depth", f"{model.min_depth} to {model.max_depth}, {scale}"))
         if model.size:

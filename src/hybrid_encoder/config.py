@@ -80,15 +80,9 @@ class SpatialConfig:
     trainable_blocks: int | Literal["all"] = 1
 
     def __post_init__(self) -> None:
-        _choice(
-            "spatial.position_embedding",
-            self.position_embedding,
-            ("auto", "dinov2", "size"),
-        )
+        _choice("spatial.position_embedding", self.position_embedding, ("auto", "dinov2", "size"))
         if self.blocks is not None and len(self.blocks) != 4:
-            raise ConfigError(
-                f"spatial.blocks is {self.blocks}; four block numbers are needed, or null for even ones."
-            )
+            raise ConfigError(f"spatial.blocks is {self.blocks}; four block numbers are needed, or null for even ones.")
         if self.trainable_blocks != "all" and self.trainable_blocks < 0:
             raise ConfigError(
                 f"spatial.trainable_blocks is {self.trainable_blocks}; give a number from 0 up, or 'all'."
@@ -140,13 +134,9 @@ class PromptConfig:
         _choice("prompts.init", self.init, ("random", "words"))
         _choice("prompts.align", self.align, ("concat", "logits"))
         if self.template.count("{}") != 1:
-            raise ConfigError(
-                f"prompts.template is {self.template!r}; it needs exactly one {{}} for the depth word."
-            )
+            raise ConfigError(f"prompts.template is {self.template!r}; it needs exactly one {{}} for the depth word.")
         if self.number < 2:
-            raise ConfigError(
-                f"prompts has {self.number} prompts; at least 2 are needed to tell near from far."
-            )
+            raise ConfigError(f"prompts has {self.number} prompts; at least 2 are needed to tell near from far.")
 
     @property
     def number(self) -> int:
@@ -225,13 +215,9 @@ class DecoderConfig:
         _positive("decoder.features", self.features)
         _positive("decoder.head_channels", self.head_channels)
         if len(self.channels) != 4:
-            raise ConfigError(
-                f"decoder.channels is {self.channels}; four numbers are needed, one for each map."
-            )
+            raise ConfigError(f"decoder.channels is {self.channels}; four numbers are needed, one for each map.")
         if not self.scales or not set(self.scales) <= {0, 1, 2, 3}:
-            raise ConfigError(
-                f"decoder.scales is {self.scales}; give one or more of 0, 1, 2, 3."
-            )
+            raise ConfigError(f"decoder.scales is {self.scales}; give one or more of 0, 1, 2, 3.")
 
 
 @dataclass(frozen=True)
@@ -261,9 +247,7 @@ class HybridDepthConfig:
     def preset(cls, name: str) -> HybridDepthConfig:
         """``"paper"``: DINOv2 ViT-B/14 and CLIP RN50, 256 prompts. ``"tiny"``: both towers built small."""
         if name not in PRESETS:
-            raise ConfigError(
-                f"unknown preset {name!r}; the presets are {', '.join(map(repr, PRESETS))}."
-            )
+            raise ConfigError(f"unknown preset {name!r}; the presets are {', '.join(map(repr, PRESETS))}.")
         return PRESETS[name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -280,9 +264,7 @@ class HybridDepthConfig:
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(
-            f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}."
-        )
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
 
 
 def _positive(name: str, value: int) -> None:
@@ -292,9 +274,7 @@ def _positive(name: str, value: int) -> None:
 
 def _to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
-        }
+        return {f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):
         return [_to_json(item) for item in value]
     if isinstance(value, dict):
@@ -308,20 +288,11 @@ def _from_json(cls: type[T], values: Any, where: str) -> T:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise ConfigError(
-            f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(sorted(hints))}."
-        )
+        raise ConfigError(f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(sorted(hints))}.")
     try:
-        return cls(
-            **{
-                name: _decode(hints[name], value, f"{where}.{name}")
-                for name, value in values.items()
-            }
-        )
+        return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in values.items()})
     except TypeError as error:
-        raise ConfigError(
-            f"{where} does not hold what {cls.__name__} needs: {error}."
-        ) from error
+        raise ConfigError(f"{where} does not hold what {cls.__name__} needs: {error}.") from error
 
 
 def _decode(hint: Any, value: Any, where: str) -> Any:
@@ -340,46 +311,24 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-_TINY_TEXT = {
-    "context_length": 77,
-    "vocab_size": 49408,
-    "width": 64,
-    "heads": 4,
-    "layers": 2,
-}
-_TINY_VISION = {
-    "image_size": 64,
-    "layers": [1, 1, 1, 1],
-    "width": 16,
-    "patch_size": None,
-}
+_TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
+_TINY_VISION = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
 
 PRESETS: dict[str, HybridDepthConfig] = {
-    "paper": HybridDepthConfig(
-        encoder=HybridEncoderConfig(spatial=SpatialConfig(blocks=(2, 5, 8, 11)))
-    ),
+    "paper": HybridDepthConfig(encoder=HybridEncoderConfig(spatial=SpatialConfig(blocks=(2, 5, 8, 11)))),
     "tiny": HybridDepthConfig(
         encoder=HybridEncoderConfig(
             semantic=SemanticConfig(
                 name="RN50-quickgelu",
                 pretrained=None,
-                overrides={
-                    "embed_dim": 128,
-                    "vision_cfg": _TINY_VISION,
-                    "text_cfg": _TINY_TEXT,
-                },
+                overrides={"embed_dim": 128, "vision_cfg": _TINY_VISION, "text_cfg": _TINY_TEXT},
                 mean=IMAGENET_MEAN,
                 std=IMAGENET_STD,
             ),
             spatial=SpatialConfig(
                 name="vit_small_patch14_dinov2",
                 pretrained=False,
-                overrides={
-                    "embed_dim": 96,
-                    "depth": 4,
-                    "num_heads": 3,
-                    "img_size": 224,
-                },
+                overrides={"embed_dim": 96, "depth": 4, "num_heads": 3, "img_size": 224},
                 blocks=(0, 1, 2, 3),
                 mean=IMAGENET_MEAN,
                 std=IMAGENET_STD,
@@ -389,11 +338,7 @@ PRESETS: dict[str, HybridDepthConfig] = {
             prompts=PromptConfig(count=16, train_text=True),
         ),
         decoder=DecoderConfig(
-            features=48,
-            channels=(32, 48, 64, 64),
-            head_channels=16,
-            scales=(0, 1, 2, 3),
-            activation="sigmoid",
+            features=48, channels=(32, 48, 64, 64), head_channels=16, scales=(0, 1, 2, 3), activation="sigmoid"
         ),
     ),
 }

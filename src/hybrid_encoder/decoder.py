@@ -83,14 +83,10 @@ class DPTDecoder(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        DecoderConfig(
-            features, tuple(channels), head_channels, tuple(scales), activation
-        )  # type: ignore[arg-type]
+        DecoderConfig(features, tuple(channels), head_channels, tuple(scales), activation)  # type: ignore[arg-type]
         self.scales = tuple(sorted(scales))
         self.activation = activation
-        self.project = nn.ModuleList(
-            nn.Conv2d(a, b, 1) for a, b in zip(in_channels, channels, strict=True)
-        )
+        self.project = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(in_channels, channels, strict=True))
         self.resize = nn.ModuleList(
             [
                 nn.ConvTranspose2d(channels[0], channels[0], 4, stride=4),
@@ -99,23 +95,14 @@ class DPTDecoder(nn.Module):
                 nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
             ]
         )
-        self.reassemble = nn.ModuleList(
-            nn.Conv2d(c, features, 3, padding=1, bias=False) for c in channels
-        )
-        self.fuse = nn.ModuleList(
-            FusionBlock(features, skip=level < 3) for level in range(4)
-        )
+        self.reassemble = nn.ModuleList(nn.Conv2d(c, features, 3, padding=1, bias=False) for c in channels)
+        self.fuse = nn.ModuleList(FusionBlock(features, skip=level < 3) for level in range(4))
         self.heads = nn.ModuleDict(
-            {
-                str(scale): DisparityHead(features, head_channels, out_channels)
-                for scale in self.scales
-            }
+            {str(scale): DisparityHead(features, head_channels, out_channels) for scale in self.scales}
         )
 
     @classmethod
-    def from_config(
-        cls, in_channels: Sequence[int], config: DecoderConfig, **changes: Any
-    ) -> DPTDecoder:
+    def from_config(cls, in_channels: Sequence[int], config: DecoderConfig, **changes: Any) -> DPTDecoder:
         """The decoder of a configuration; ``changes`` replace constructor arguments."""
         options: dict[str, Any] = {**vars(config), **changes}
         return cls(in_channels, **options)
@@ -131,25 +118,19 @@ class DPTDecoder(nn.Module):
         grid = (maps[0].shape[-2], maps[0].shape[-1])
         levels = [
             reassemble(resize(project(x)))
-            for x, project, resize, reassemble in zip(
-                maps, self.project, self.resize, self.reassemble, strict=True
-            )
+            for x, project, resize, reassemble in zip(maps, self.project, self.resize, self.reassemble, strict=True)
         ]
         sizes: list[Size] = [(x.shape[-2], x.shape[-1]) for x in levels]
         targets = [(sizes[0][0] * 2, sizes[0][1] * 2), *sizes[:3]]
         outputs: dict[int, Tensor] = {}
         path = levels[3]
         for level in (3, 2, 1, 0):
-            path = self.fuse[level](
-                path, None if level == 3 else levels[level], targets[level]
-            )
+            path = self.fuse[level](path, None if level == 3 else levels[level], targets[level])
             if level in self.scales:
                 # The published head works at 16 pixels a cell before the last resize.
                 working = (grid[0] * 16 // 2**level, grid[1] * 16 // 2**level)
                 x = self.heads[str(level)](path, working)
-                outputs[level] = self._activate(
-                    x, (max(1, height // 2**level), max(1, width // 2**level))
-                )
+                outputs[level] = self._activate(x, (max(1, height // 2**level), max(1, width // 2**level)))
         return {scale: outputs[scale] for scale in self.scales}
 
     def _activate(self, x: Tensor, size: Size) -> Tensor:
@@ -166,34 +147,23 @@ class PyramidNeck(nn.Module):
         channels: channels of the five outputs, fine to coarse; also ``num_ch_enc``.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        channels: Sequence[int] = (64, 64, 128, 256, 512),
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: Sequence[int] = (64, 64, 128, 256, 512)) -> None:
         super().__init__()
         self.num_ch_enc = tuple(channels)
         # The first map serves both of the finest levels.
         self.sources = (0, 0, 1, 2, 3)
         self.project = nn.ModuleList(
-            nn.Conv2d(in_channels[source], out, 1)
-            for source, out in zip(self.sources, channels, strict=True)
+            nn.Conv2d(in_channels[source], out, 1) for source, out in zip(self.sources, channels, strict=True)
         )
-        self.smooth = nn.ModuleList(
-            nn.Conv2d(out, out, 3, padding=1) for out in channels
-        )
+        self.smooth = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for out in channels)
 
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> list[Tensor]:
         """Four maps (B, C_i, h, w) to five (B, channels[i], ceil(H / 2**(i + 1)), ceil(W / 2**(i + 1)))."""
         outputs = []
-        for level, (source, project, smooth) in enumerate(
-            zip(self.sources, self.project, self.smooth, strict=True)
-        ):
+        for level, (source, project, smooth) in enumerate(zip(self.sources, self.project, self.smooth, strict=True)):
             stride = 2 ** (level + 1)
             size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
-            x = F.interpolate(
-                project(maps[source]), size=size, mode="bilinear", align_corners=False
-            )
+            x = F.interpolate(project(maps[source]), size=size, mode="bilinear", align_corners=False)
             outputs.append(F.elu(smooth(x)))
         return outputs
 

@@ -56,43 +56,25 @@ class HybridDepthEncoder(HubModel):
         True
     """
 
-    def __init__(
-        self, config: str | HybridEncoderConfig = "paper", *, pretrained: bool = True
-    ) -> None:
+    def __init__(self, config: str | HybridEncoderConfig = "paper", *, pretrained: bool = True) -> None:
         super().__init__()
-        config = (
-            HybridEncoderConfig.preset(config) if isinstance(config, str) else config
-        )
-        clip = (
-            build_clip(config.semantic, pretrained)
-            if config.uses_semantic or config.prompts
-            else None
-        )
-        self.semantic = (
-            SemanticTower(clip.visual, config.semantic)
-            if clip and config.uses_semantic
-            else None
-        )  # type: ignore[arg-type]
-        self.spatial: SpatialTower | None = (
-            build_spatial(config.spatial, pretrained) if config.uses_spatial else None
-        )
+        config = HybridEncoderConfig.preset(config) if isinstance(config, str) else config
+        clip = build_clip(config.semantic, pretrained) if config.uses_semantic or config.prompts else None
+        self.semantic = SemanticTower(clip.visual, config.semantic) if clip and config.uses_semantic else None  # type: ignore[arg-type]
+        self.spatial: SpatialTower | None = build_spatial(config.spatial, pretrained) if config.uses_spatial else None
         self.fusion = Fusion(
             self.semantic.channels if self.semantic else (),
             self.spatial.channels if self.spatial else (),
             config.fusion,
         )
-        self.prompts = (
-            DepthPrompts(clip, config.prompts) if clip and config.prompts else None
-        )
+        self.prompts = DepthPrompts(clip, config.prompts) if clip and config.prompts else None
         if self.spatial is not None:
             config = config.replace(spatial=self.spatial.config)
         self.config = config
         self._range_seen = False
         self.set_trainable(
             semantic=config.semantic.trainable,
-            spatial=True
-            if config.spatial.trainable_blocks == "all"
-            else config.spatial.trainable_blocks,
+            spatial=True if config.spatial.trainable_blocks == "all" else config.spatial.trainable_blocks,
             text=bool(config.prompts and config.prompts.train_text),
             prompts=True,
             fusion=True,
@@ -107,15 +89,9 @@ class HybridDepthEncoder(HubModel):
 
         fused = self.fusion.channels
         extra = 0 if self.prompts is None else self.prompts.count
-        alone = (
-            self.config.prompts is not None and self.config.prompts.align == "logits"
-        )
+        alone = self.config.prompts is not None and self.config.prompts.align == "logits"
         rows = [
-            {
-                "num_chs": extra if alone else extra + channels,
-                "reduction": self.stride,
-                "module": f"level{i}",
-            }
+            {"num_chs": extra if alone else extra + channels, "reduction": self.stride, "module": f"level{i}"}
             for i, channels in enumerate(fused)
         ]
         return FeatureInfo(rows, (0, 1, 2, 3))
@@ -123,11 +99,7 @@ class HybridDepthEncoder(HubModel):
     @property
     def stride(self) -> int:
         """Pixels per grid cell (sizes that are no multiple are rounded to the nearest grid)."""
-        return (
-            self.spatial.patch
-            if self.spatial is not None
-            else self.config.fusion.grid_stride
-        )
+        return self.spatial.patch if self.spatial is not None else self.config.fusion.grid_stride
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """RGB in [0, 1], (B, 3, H, W) with H and W from 32 up, to four decoder-ready maps (B, C_i, h, w)."""
@@ -140,16 +112,10 @@ class HybridDepthEncoder(HubModel):
             InputError: images of another shape, type or value range.
         """
         self._check(images)
-        spatial, class_token = (
-            self.spatial(images) if self.spatial is not None else ([], None)
-        )
+        spatial, class_token = self.spatial(images) if self.spatial is not None else ([], None)
         semantic = self.semantic(images) if self.semantic is not None else []
         height, width = images.shape[-2:]
-        grid = (
-            spatial[0].shape[-2:]
-            if spatial
-            else (round(height / self.stride), round(width / self.stride))
-        )
+        grid = spatial[0].shape[-2:] if spatial else (round(height / self.stride), round(width / self.stride))
         fused = self.fusion(semantic, spatial, tuple(grid))
         if self.prompts is None or self.config.prompts is None:
             return HybridFeatures(fused, fused, None, class_token, None)
@@ -157,21 +123,15 @@ class HybridDepthEncoder(HubModel):
         logits = [pixel_prompt_logits(x, prompts) for x in fused]
         maps = logits
         if self.config.prompts.align == "concat":
-            maps = [
-                torch.cat([a, b], dim=1) for a, b in zip(logits, fused, strict=True)
-            ]
+            maps = [torch.cat([a, b], dim=1) for a, b in zip(logits, fused, strict=True)]
         return HybridFeatures(maps, fused, logits, class_token, prompts)
 
     def _check(self, images: Tensor) -> None:
         check_images(images)
-        if torch.compiler.is_compiling() or (
-            self._range_seen and images.device.type != "cpu"
-        ):
+        if torch.compiler.is_compiling() or (self._range_seen and images.device.type != "cpu"):
             return  # looking at values stalls an accelerator: there the first batch speaks for the rest
         low, high = (float(x) for x in torch.aminmax(images.detach()))
-        if not (
-            low >= -0.25 and high <= 1.25
-        ):  # a little overshoot is what resampling leaves; NaN fails too
+        if not (low >= -0.25 and high <= 1.25):  # a little overshoot is what resampling leaves; NaN fails too
             raise InputError(
                 f"images hold values from {low:.4g} to {high:.4g}; RGB in [0, 1] is needed: "
                 "divide bytes by 255, and leave normalisation to the encoder."
@@ -203,9 +163,7 @@ class HybridDepthEncoder(HubModel):
         if spatial is not None and self.spatial is not None:
             self.spatial.requires_grad_(spatial is True)
             if not isinstance(spatial, bool):
-                for block in list(self.spatial.blocks)[
-                    max(0, len(self.spatial.blocks) - spatial) :
-                ]:
+                for block in list(self.spatial.blocks)[max(0, len(self.spatial.blocks) - spatial) :]:
                     block.requires_grad_(True)
         if self.prompts is not None:
             if text is not None:
@@ -234,9 +192,7 @@ class HybridDepthEncoder(HubModel):
             parts["spatial"] = list(self.spatial.parameters())
         if self.prompts is not None:
             parts["text"] = self.prompts.text_parameters()
-            parts["prompts"] = (
-                [] if self.prompts.tokens is None else [self.prompts.tokens]
-            )
+            parts["prompts"] = [] if self.prompts.tokens is None else [self.prompts.tokens]
         return parts
 
     def parameter_groups(
@@ -257,11 +213,7 @@ class HybridDepthEncoder(HubModel):
             if tower is not None:
                 tower.grad_checkpointing = enable
         if isinstance(inner := getattr(self.spatial, "model", None), nn.Module):
-            toggle = (
-                "gradient_checkpointing_enable"
-                if enable
-                else "gradient_checkpointing_disable"
-            )
+            toggle = "gradient_checkpointing_enable" if enable else "gradient_checkpointing_disable"
             if hasattr(inner, toggle):  # a transformers model runs its own blocks
                 getattr(inner, toggle)()
         if self.prompts is not None:
@@ -271,11 +223,7 @@ class HybridDepthEncoder(HubModel):
 
     @classmethod
     def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        config: HybridEncoderConfig | None = None,
-        **hub: Any,
+        cls, source: str | Path, *, config: HybridEncoderConfig | None = None, **hub: Any
     ) -> HybridDepthEncoder:
         """A trained encoder, in evaluation mode.
 
@@ -297,14 +245,10 @@ class HybridDepthEncoder(HubModel):
 def check_images(images: Tensor) -> None:
     """Raises InputError unless these are floating-point images (B, 3, H, W) of at least 32 x 32."""
     if not isinstance(images, Tensor):
-        raise InputError(
-            f"images is a {type(images).__name__}; a tensor (B, 3, H, W) is needed."
-        )
+        raise InputError(f"images is a {type(images).__name__}; a tensor (B, 3, H, W) is needed.")
     shape = tuple(images.shape)
     if images.ndim != 4 or shape[1] != 3:
-        raise InputError(
-            f"images has the shape {shape}; (B, 3, H, W) is needed, RGB with three channels."
-        )
+        raise InputError(f"images has the shape {shape}; (B, 3, H, W) is needed, RGB with three channels.")
     if min(shape[2:]) < MIN_SIZE:
         raise InputError(
             f"images are {shape[2]} x {shape[3]}; height and width must be at least {MIN_SIZE}: resize them up."
@@ -312,9 +256,7 @@ def check_images(images: Tensor) -> None:
     if shape[0] == 0:
         raise InputError("images is an empty batch; at least one image is needed.")
     if not images.is_floating_point():
-        raise InputError(
-            f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255."
-        )
+        raise InputError(f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255.")
 
 
 def build_groups(
@@ -327,21 +269,12 @@ def build_groups(
     scale = dict(lr_scale or {})
     unknown = sorted(set(scale) - set(parts))
     if unknown:
-        raise ConfigError(
-            f"lr_scale names {unknown[0]!r}; the parts are {', '.join(parts)}."
-        )
+        raise ConfigError(f"lr_scale names {unknown[0]!r}; the parts are {', '.join(parts)}.")
     groups = []
     for name, parameters in parts.items():
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
         if trainable:
-            groups.append(
-                {
-                    "name": name,
-                    "params": trainable,
-                    "lr": lr * scale.get(name, 1.0),
-                    **options,
-                }
-            )
+            groups.append({"name": name, "params": trainable, "lr": lr * scale.get(name, 1.0), **options})
     return groups
 
 

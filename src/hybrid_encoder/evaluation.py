@@ -50,15 +50,8 @@ class DepthMetrics:
             ValueError: no metrics to average.
         """
         if not metrics:
-            raise ValueError(
-                "there are 0 metrics to average; evaluate at least one image."
-            )
-        return cls(
-            *(
-                sum(getattr(m, f.name) for m in metrics) / len(metrics)
-                for f in fields(cls)
-            )
-        )
+            raise ValueError("there are 0 metrics to average; evaluate at least one image.")
+        return cls(*(sum(getattr(m, f.name) for m in metrics) / len(metrics) for f in fields(cls)))
 
 
 def depth_metrics(
@@ -90,9 +83,7 @@ def depth_metrics(
             that counts, or predictions that, where they count, are not finite or (to be scaled) have no
             positive median.
     """
-    if pred.shape != target.shape or not (
-        pred.ndim == 2 or (pred.ndim == 4 and pred.shape[1] == 1)
-    ):
+    if pred.shape != target.shape or not (pred.ndim == 2 or (pred.ndim == 4 and pred.shape[1] == 1)):
         raise ValueError(
             f"pred is {_size(pred)} and target is {_size(target)}; both must be (B, 1, H, W) or both "
             "(H, W), of one size: resize the prediction to the ground truth."
@@ -103,9 +94,7 @@ def depth_metrics(
             "get one."
         )
     if crop is not None and crop not in CROPS:
-        raise ValueError(
-            f"crop is {crop!r}; it must be one of {', '.join(map(repr, CROPS))} or None."
-        )
+        raise ValueError(f"crop is {crop!r}; it must be one of {', '.join(map(repr, CROPS))} or None.")
     if not 0 < min_depth < max_depth:
         raise ValueError(
             f"depth ranges from {min_depth} to {max_depth}; it must be 0 < min_depth < max_depth."
@@ -116,9 +105,7 @@ def depth_metrics(
     if crop is not None:
         counts &= _crop_mask(crop, *target.shape[-2:]).to(counts.device)
     height, width = target.shape[-2:]
-    images = (
-        tensor.detach().reshape(-1, height, width) for tensor in (pred, target, counts)
-    )
+    images = (tensor.detach().reshape(-1, height, width) for tensor in (pred, target, counts))
     return DepthMetrics.mean(
         [
             _one_image(index, d[valid], g[valid], median_scaling, min_depth, max_depth)
@@ -128,12 +115,7 @@ def depth_metrics(
 
 
 def _one_image(
-    index: int,
-    pred: Tensor,
-    target: Tensor,
-    scale: bool,
-    min_depth: float,
-    max_depth: float,
+    index: int, pred: Tensor, target: Tensor, scale: bool, min_depth: float, max_depth: float
 ) -> DepthMetrics:
     """Metrics of one image from the pixels that count, (N,) each."""
     if target.numel() == 0:
@@ -176,9 +158,7 @@ def _median(values: Tensor) -> float:
 def _crop_mask(crop: str, height: int, width: int) -> Tensor:
     top, bottom, left, right = CROPS[crop]
     inside = torch.zeros(height, width, dtype=torch.bool)
-    inside[
-        int(top * height) : int(bottom * height), int(left * width) : int(right * width)
-    ] = True
+    inside[int(top * height) : int(bottom * height), int(left * width) : int(right * width)] = True
     return inside
 
 

@@ -24,10 +24,7 @@ class Fusion(nn.Module):
     """
 
     def __init__(
-        self,
-        semantic_channels: Sequence[int],
-        spatial_channels: Sequence[int],
-        config: FusionConfig,
+        self, semantic_channels: Sequence[int], spatial_channels: Sequence[int], config: FusionConfig
     ) -> None:
         super().__init__()
         self.method = config.method
@@ -39,9 +36,7 @@ class Fusion(nn.Module):
         spatial = list(spatial_channels) or [0] * 4
         self.channels = tuple(a + b for a, b in zip(spatial, semantic, strict=True))
 
-    def forward(
-        self, semantic: Sequence[Tensor], spatial: Sequence[Tensor], grid: Grid
-    ) -> list[Tensor]:
+    def forward(self, semantic: Sequence[Tensor], spatial: Sequence[Tensor], grid: Grid) -> list[Tensor]:
         """Four maps (B, C_i, h, w); either sequence may be empty."""
         aligned = [self._to_grid(level, x, grid) for level, x in enumerate(semantic)]
         if not spatial:
@@ -61,11 +56,7 @@ class Fusion(nn.Module):
 
 def _align(method: str, level: int, channels: int, width: int) -> nn.Module:
     if method == "interp_conv1x1":
-        return (
-            nn.Identity()
-            if level == 0 and channels == width
-            else nn.Conv2d(channels, width, 1)
-        )
+        return nn.Identity() if level == 0 and channels == width else nn.Conv2d(channels, width, 1)
     if level < 2:
         return nn.Conv2d(channels, width, 3, stride=2, padding=1)
     if level == 2:

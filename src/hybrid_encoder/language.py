@@ -39,14 +39,8 @@ class DepthPrompts(nn.Module):
     def __init__(self, clip: nn.Module, config: PromptConfig) -> None:
         super().__init__()
         text: Any = getattr(clip, "text", clip)
-        pooled = getattr(text, "pool_type", None) or getattr(
-            text, "text_pool_type", None
-        )
-        if (
-            getattr(text, "vocab_size", None) != VOCABULARY
-            or pooled != "argmax"
-            or text.attn_mask is None
-        ):
+        pooled = getattr(text, "pool_type", None) or getattr(text, "text_pool_type", None)
+        if getattr(text, "vocab_size", None) != VOCABULARY or pooled != "argmax" or text.attn_mask is None:
             raise ConfigError(
                 "the text tower does not read CLIP's tokens causally up to the end of the text; choose an open_clip "
                 "model with OpenAI's text tower (RN50, ViT-B-16, convnext_base, ...)."
@@ -61,26 +55,14 @@ class DepthPrompts(nn.Module):
         rows = {token: row for row, token in enumerate(known)}
         index = torch.zeros(len(ids), length, dtype=torch.long)
         for i, row in enumerate(ids):
-            index[i, : len(row)] = torch.tensor(
-                [rows[t] if t >= 0 else len(known) + i for t in row]
-            )
+            index[i, : len(row)] = torch.tensor([rows[t] if t >= 0 else len(known) + i for t in row])
         self.register_buffer("index", index, persistent=False)
-        self.register_buffer(
-            "ends", torch.tensor([len(row) - 1 for row in ids]), persistent=False
-        )
-        self.register_buffer(
-            "mask",
-            torch.full((length, length), float("-inf")).triu(1),
-            persistent=False,
-        )
+        self.register_buffer("ends", torch.tensor([len(row) - 1 for row in ids]), persistent=False)
+        self.register_buffer("mask", torch.full((length, length), float("-inf")).triu(1), persistent=False)
 
         self.word_ids = tuple(known)
-        self.token_embedding = nn.Parameter(
-            text.token_embedding.weight.detach()[known].clone()
-        )
-        self.positional_embedding = nn.Parameter(
-            text.positional_embedding.detach()[:length].clone()
-        )
+        self.token_embedding = nn.Parameter(text.token_embedding.weight.detach()[known].clone())
+        self.positional_embedding = nn.Parameter(text.positional_embedding.detach()[:length].clone())
         self.transformer = text.transformer
         self.ln_final = text.ln_final
         projection = text.text_projection
@@ -96,12 +78,8 @@ class DepthPrompts(nn.Module):
             width = self.token_embedding.shape[1]
             start = 0.02 * torch.randn(config.count, width)
             if config.init == "words":
-                worded = DepthPrompts(
-                    clip, PromptConfig(template="{}", words=DEPTH_WORDS)
-                )
-                start = F.interpolate(
-                    worded().detach().T[None, None], (width, config.count)
-                )[0, 0].T.contiguous()
+                worded = DepthPrompts(clip, PromptConfig(template="{}", words=DEPTH_WORDS))
+                start = F.interpolate(worded().detach().T[None, None], (width, config.count))[0, 0].T.contiguous()
             self.tokens = nn.Parameter(start)
 
     def forward(self) -> Tensor:
@@ -122,9 +100,7 @@ class DepthPrompts(nn.Module):
 
     def text_parameters(self) -> list[nn.Parameter]:
         """The text tower's parameters: all but the learned tokens."""
-        return [
-            parameter for name, parameter in self.named_parameters() if name != "tokens"
-        ]
+        return [parameter for name, parameter in self.named_parameters() if name != "tokens"]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._kept.clear()  # a move to another dtype or device and back changes values, not versions
@@ -151,9 +127,7 @@ def pixel_prompt_logits(features: Tensor, prompts: Tensor) -> Tensor:
     channels, dim = features.shape[1], prompts.shape[1]
     if channels != dim:
         source = (torch.arange(dim, device=prompts.device) * channels) // dim
-        prompts = prompts.new_zeros(prompts.shape[0], channels).index_add(
-            1, source, prompts
-        )
+        prompts = prompts.new_zeros(prompts.shape[0], channels).index_add(1, source, prompts)
     precise = torch.promote_types(features.dtype, torch.float32)
     length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=precise)
     products = F.conv2d(features, prompts.to(features.dtype)[:, :, None, None])
@@ -170,10 +144,6 @@ def _token_ids(config: PromptConfig) -> list[list[int]]:
         return [int(token) for token in tokenizer.encode(text)]
 
     if config.words is not None:
-        return [
-            [START, *encode(config.template.format(word)), END] for word in config.words
-        ]
+        return [[START, *encode(config.template.format(word)), END] for word in config.words]
     before, after = config.template.split("{}")
-    return [
-        [START, *encode(before), -1, *encode(after), END] for _ in range(config.count)
-    ]
+    return [[START, *encode(before), -1, *encode(after), END] for _ in range(config.count)]

@@ -38,15 +38,11 @@ class HybridDepthModel(HubModel):
         pretrained: start the encoder from the public CLIP and DINO weights; the decoder starts from random ones.
     """
 
-    def __init__(
-        self, config: str | HybridDepthConfig = "paper", *, pretrained: bool = True
-    ) -> None:
+    def __init__(self, config: str | HybridDepthConfig = "paper", *, pretrained: bool = True) -> None:
         super().__init__()
         config = HybridDepthConfig.preset(config) if isinstance(config, str) else config
         self.encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained)
-        self.decoder = DPTDecoder.from_config(
-            self.encoder.feature_info.channels(), config.decoder
-        )
+        self.decoder = DPTDecoder.from_config(self.encoder.feature_info.channels(), config.decoder)
         self.config = config.replace(encoder=self.encoder.config)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -56,9 +52,7 @@ class HybridDepthModel(HubModel):
 
     def forward_scales(self, images: Tensor) -> dict[int, Tensor]:
         """The disparity of every scale of the decoder: {s: (B, 1, H // 2**s, W // 2**s)}."""
-        outputs: dict[int, Tensor] = self.decoder(
-            self.encoder(images), (images.shape[-2], images.shape[-1])
-        )
+        outputs: dict[int, Tensor] = self.decoder(self.encoder(images), (images.shape[-2], images.shape[-1]))
         return outputs
 
     def to_depth(self, disparity: Tensor) -> Tensor:
@@ -67,9 +61,7 @@ class HybridDepthModel(HubModel):
         return 1 / (low + (high - low) * disparity)
 
     @torch.inference_mode()
-    def infer(
-        self, images: Tensor, size: tuple[int, int] | None = None
-    ) -> DepthPrediction:
+    def infer(self, images: Tensor, size: tuple[int, int] | None = None) -> DepthPrediction:
         """Predict in evaluation mode, at the size of the images.
 
         Args:
@@ -79,17 +71,13 @@ class HybridDepthModel(HubModel):
         Raises:
             InputError: images of another shape, type or value range.
         """
-        batch = (
-            images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
-        )
+        batch = images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
         check_images(batch)
         own = (batch.shape[-2], batch.shape[-1])
         parameter = next(self.parameters())
         batch = batch.to(parameter.device, parameter.dtype)
         if size is not None and size != own:
-            batch = F.interpolate(
-                batch, size, mode="bilinear", align_corners=False, antialias=True
-            ).clamp(0, 1)
+            batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
         was_training = self.training
         self.eval()
         try:
@@ -97,16 +85,12 @@ class HybridDepthModel(HubModel):
         finally:
             self.train(was_training)
         if disparity.shape[-2:] != own:
-            disparity = F.interpolate(
-                disparity, own, mode="bilinear", align_corners=False
-            )
+            disparity = F.interpolate(disparity, own, mode="bilinear", align_corners=False)
         depth = self.to_depth(disparity)
         if images.ndim == 3:
             disparity, depth = disparity[0], depth[0]
         metric = self.config.metric
-        return DepthPrediction(
-            disparity, None if metric else depth, depth if metric else None
-        )
+        return DepthPrediction(disparity, None if metric else depth, depth if metric else None)
 
     def parameter_groups(
         self, lr: float, *, lr_scale: Mapping[str, float] | None = None, **options: Any

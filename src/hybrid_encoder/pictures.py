@@ -33,13 +33,9 @@ def open_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the path.") from None
     except UnidentifiedImageError:
-        raise InputError(
-            f"{path} is no picture that Pillow can read; give a JPEG, PNG or similar."
-        ) from None
+        raise InputError(f"{path} is no picture that Pillow can read; give a JPEG, PNG or similar.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path} cannot be read as a picture ({error}); save it again."
-        ) from None
+        raise InputError(f"{path} cannot be read as a picture ({error}); save it again.") from None
     if min(upright.size) < MIN_SIZE:
         raise InputError(
             f"{path} is {upright.height} x {upright.width}; height and width must be at least {MIN_SIZE}: resize it up."
@@ -64,9 +60,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
         if path.is_dir():
             hits = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not hits:
-                raise InputError(
-                    f"{path} holds no pictures ({', '.join(SUFFIXES)}); name another folder."
-                )
+                raise InputError(f"{path} holds no pictures ({', '.join(SUFFIXES)}); name another folder.")
         elif path.exists():
             hits = [path]
         elif any(sign in text for sign in "*?["):
@@ -75,19 +69,12 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             if not hits:
                 raise InputError(f"{text!r} matches no file; check the pattern.")
         else:
-            raise InputError(
-                f"{path} does not exist; give a picture, a folder or a glob."
-            )
+            raise InputError(f"{path} does not exist; give a picture, a folder or a glob.")
         found.update(dict.fromkeys(hits))
     return list(found)
 
 
-def colour(
-    values: Tensor,
-    low: float | None = None,
-    high: float | None = None,
-    name: str = "magma",
-) -> Pixels:
+def colour(values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma") -> Pixels:
     """A map (H, W) as colours (H, W, 3), bright for high values.
 
     Args:
@@ -107,9 +94,7 @@ def colour(
 
 def to_pixels(image: Tensor) -> Pixels:
     """RGB in [0, 1], (3, H, W), as bytes (H, W, 3)."""
-    array: Pixels = (
-        (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    )
+    array: Pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return array
 
 
@@ -140,8 +125,5 @@ def contact_sheet(rows: Sequence[Sequence[Pixels]], titles: Sequence[str]) -> Pi
     for column, title in enumerate(titles):
         draw.text((column * (width + gap) + 2, 3), title, fill="black")
         for row, pictures in enumerate(rows):
-            sheet.paste(
-                Image.fromarray(pictures[column]),
-                (column * (width + gap), head + row * (height + gap)),
-            )
+            sheet.paste(Image.fromarray(pictures[column]), (column * (width + gap), head + row * (height + gap)))
     return np.asarray(sheet)

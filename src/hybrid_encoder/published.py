@@ -32,12 +32,7 @@ from hybrid_encoder.errors import CheckpointError
 
 Tensors = Mapping[str, Tensor]
 TOKEN = "extra_tkns_learnables_depth."
-UNUSED = (
-    "dinov2.mask_token",
-    "clip.logit_scale",
-    "clip.visual.attnpool.",
-    "depth_head.projects.4.",
-)
+UNUSED = ("dinov2.mask_token", "clip.logit_scale", "clip.visual.attnpool.", "depth_head.projects.4.")
 DECODER_NAMES = (
     (r"^depth_head\.projects\.([0-3])\.", r"project.\1."),
     (r"^depth_head\.resize_layers\.([013])\.", r"resize.\1."),
@@ -47,32 +42,17 @@ DECODER_NAMES = (
 )
 
 
-def encoder_config(
-    tensors: Tensors, towers: str = "both", align: str = "concat", stage1: bool = False
-) -> Any:
+def encoder_config(tensors: Tensors, towers: str = "both", align: str = "concat", stage1: bool = False) -> Any:
     """The configuration of a published encoder; what its decoder alone can tell is passed in."""
     for key, reason in (
-        (
-            "layer0_clip.0.weight",
-            "it is a multi-frame (ManyDepth) encoder, not a single-frame one",
-        ),
-        (
-            "resnet50.conv1.weight",
-            "it holds an ImageNet ResNet-50 in CLIP's place, which is not supported",
-        ),
+        ("layer0_clip.0.weight", "it is a multi-frame (ManyDepth) encoder, not a single-frame one"),
+        ("resnet50.conv1.weight", "it holds an ImageNet ResNet-50 in CLIP's place, which is not supported"),
     ):
         if key in tensors:
             raise CheckpointError(f"the checkpoint has the key {key!r}: {reason}.")
-    for key in (
-        "dinov2.pos_embed",
-        "clip.visual.conv1.weight",
-        "clip_align_conv.1.weight",
-        "clip.text_projection",
-    ):
+    for key in ("dinov2.pos_embed", "clip.visual.conv1.weight", "clip_align_conv.1.weight", "clip.text_projection"):
         if key not in tensors:
-            raise CheckpointError(
-                f"the checkpoint has no key {key!r}; a published Hybrid-depth encoder has one."
-            )
+            raise CheckpointError(f"the checkpoint has no key {key!r}; a published Hybrid-depth encoder has one.")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if stage1 else (NO_MEAN, NO_STD)
     count = sum(key.startswith(TOKEN) for key in tensors)
     prompts = None
@@ -88,22 +68,16 @@ def encoder_config(
         semantic=_semantic(tensors, mean, std),
         spatial=_spatial(tensors, mean, std),
         towers=towers_,
-        fusion=FusionConfig(
-            method=method, channels=tensors["clip_align_conv.1.weight"].shape[0]
-        ),
+        fusion=FusionConfig(method=method, channels=tensors["clip_align_conv.1.weight"].shape[0]),
         prompts=prompts,
     )
 
 
-def model_config(
-    encoder: Tensors, depth: Tensors, size: tuple[int, int] | None
-) -> HybridDepthConfig:
+def model_config(encoder: Tensors, depth: Tensors, size: tuple[int, int] | None) -> HybridDepthConfig:
     """The configuration of a published encoder and decoder together."""
     first = depth.get("depth_head.projects.0.weight")
     if first is None:
-        raise CheckpointError(
-            "depth.pth has no key 'depth_head.projects.0.weight'; a published decoder has one."
-        )
+        raise CheckpointError("depth.pth has no key 'depth_head.projects.0.weight'; a published decoder has one.")
     base = encoder_config(encoder)
     spatial = encoder["dinov2.pos_embed"].shape[2]
     semantic = base.fusion.channels
@@ -133,12 +107,7 @@ def model_config(
     )
 
 
-def encoder_state(
-    tensors: Tensors,
-    config: HybridEncoderConfig,
-    word_ids: tuple[int, ...],
-    length: int,
-) -> dict[str, Tensor]:
+def encoder_state(tensors: Tensors, config: HybridEncoderConfig, word_ids: tuple[int, ...], length: int) -> dict[str, Tensor]:
     """A published encoder's tensors under our names.
 
     Args:
@@ -170,13 +139,8 @@ def encoder_state(
                     value = value[:length]
                 state["prompts." + name] = value
         else:
-            raise CheckpointError(
-                f"the key {key!r} has no place in a Hybrid-depth encoder."
-            )
-    tokens = [
-        tensors[f"{TOKEN}{i}"]
-        for i in range(sum(key.startswith(TOKEN) for key in tensors))
-    ]
+            raise CheckpointError(f"the key {key!r} has no place in a Hybrid-depth encoder.")
+    tokens = [tensors[f"{TOKEN}{i}"] for i in range(sum(key.startswith(TOKEN) for key in tensors))]
     if tokens:
         state["prompts.tokens"] = torch.cat(tokens)
     return state
@@ -201,13 +165,8 @@ def decoder_state(tensors: Tensors) -> dict[str, Tensor]:
 def _numbered(key: str) -> str:
     if found := re.match(r"depth_head\.scratch\.layer([1-4])_rn\.(\w+)$", key):
         return f"reassemble.{int(found[1]) - 1}.{found[2]}"
-    if found := re.match(
-        r"depth_head\.scratch\.refinenet([1-4])\.(out_conv|resConfUnit[12])\.([\w.]+)$",
-        key,
-    ):
-        part = {"out_conv": "out", "resConfUnit1": "skip", "resConfUnit2": "refine"}[
-            found[2]
-        ]
+    if found := re.match(r"depth_head\.scratch\.refinenet([1-4])\.(out_conv|resConfUnit[12])\.([\w.]+)$", key):
+        part = {"out_conv": "out", "resConfUnit1": "skip", "resConfUnit2": "refine"}[found[2]]
         return f"fuse.{int(found[1]) - 1}.{part}.{found[3]}"
     raise CheckpointError(f"the key {key!r} has no place in a Hybrid-depth decoder.")
 
@@ -217,9 +176,7 @@ def _align(value: str) -> Literal["concat", "logits"]:
 
 
 def _depth(tensors: Tensors, pattern: str) -> int:
-    return 1 + max(
-        (int(m[1]) for key in tensors if (m := re.match(pattern, key))), default=-1
-    )
+    return 1 + max((int(m[1]) for key in tensors if (m := re.match(pattern, key))), default=-1)
 
 
 def _spatial(tensors: Tensors, mean: Any, std: Any) -> SpatialConfig:
@@ -230,12 +187,7 @@ def _spatial(tensors: Tensors, mean: Any, std: Any) -> SpatialConfig:
     overrides: dict[str, Any] = {}
     name = names.get((width, depth), "small")
     if (width, depth) not in names or grid != 37:
-        overrides = {
-            "embed_dim": width,
-            "depth": depth,
-            "num_heads": max(1, width // 64),
-            "img_size": grid * 14,
-        }
+        overrides = {"embed_dim": width, "depth": depth, "num_heads": max(1, width // 64), "img_size": grid * 14}
     return SpatialConfig(
         name=f"vit_{name}_patch14_dinov2" + ("" if overrides else ".lvd142m"),
         pretrained=not overrides,  # no public weights have another shape
@@ -253,10 +205,7 @@ def _semantic(tensors: Tensors, mean: Any, std: Any) -> SemanticConfig:
     found = {
         "embed_dim": embed,
         "vision_cfg": {
-            "layers": [
-                _depth(tensors, rf"clip\.visual\.layer{i}\.(\d+)\.")
-                for i in (1, 2, 3, 4)
-            ],
+            "layers": [_depth(tensors, rf"clip\.visual\.layer{i}\.(\d+)\.") for i in (1, 2, 3, 4)],
             "width": 2 * int(tensors["clip.visual.conv1.weight"].shape[0]),
         },
         "text_cfg": {
@@ -270,13 +219,7 @@ def _semantic(tensors: Tensors, mean: Any, std: Any) -> SemanticConfig:
     rn50 = {
         "embed_dim": 1024,
         "vision_cfg": {"layers": [3, 4, 6, 3], "width": 64},
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": 512,
-            "heads": 8,
-            "layers": 12,
-        },
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
     }
     if found == rn50:
         return SemanticConfig(mean=mean, std=std)

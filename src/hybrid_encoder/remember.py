@@ -42,20 +42,11 @@ class Remembered:
         With a gradient to carry, under a compiler, or for inference tensors (which have no version
         counter) nothing is kept.
         """
-        trains = torch.is_grad_enabled() and any(
-            source.requires_grad for source in sources
-        )
-        if (
-            trains
-            or torch.compiler.is_compiling()
-            or any(source.is_inference() for source in sources)
-        ):
+        trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if trains or torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
             return make()
         steps = _steps if any(source.requires_grad for source in sources) else None
-        state = (
-            steps,
-            *((id(s), s._version, s.data_ptr(), s.dtype, s.device) for s in sources),
-        )
+        state = (steps, *((id(s), s._version, s.data_ptr(), s.dtype, s.device) for s in sources))
         kept = self._kept.get(key)
         if kept is not None and kept[0] == state:
             self._kept.move_to_end(key)

@@ -35,12 +35,8 @@ class Tower(nn.Module):
 
     def __init__(self, mean: Triple, std: Triple) -> None:
         super().__init__()
-        self.register_buffer(
-            "mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(std).view(1, 3, 1, 1), persistent=False
-        )
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.identity_norm = not any(mean) and all(value == 1 for value in std)
         self.grad_checkpointing = False
         self._positions = Remembered()
@@ -60,10 +56,7 @@ class Tower(nn.Module):
         modules = block.modules() if isinstance(block, nn.Module) else iter(())
         norms = [m for m in modules if isinstance(m, nn.BatchNorm2d)]
         result: Tensor = checkpoint(
-            block,
-            *args,
-            use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), _still(norms)),
+            block, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _still(norms))
         )
         return result
 
@@ -96,18 +89,12 @@ class SemanticTower(Tower):
         if hasattr(visual, "layer4"):
             self.kind = "resnet"
             visual.attnpool = nn.Identity()
-            self.channels = tuple(
-                _resnet_width(getattr(visual, f"layer{i}")) for i in (1, 2, 3, 4)
-            )
+            self.channels = tuple(_resnet_width(getattr(visual, f"layer{i}")) for i in (1, 2, 3, 4))
             self.strides = (4, 8, 16, 32)
         elif hasattr(visual, "trunk") and hasattr(visual.trunk, "stages"):
             self.kind = "convnext"
             trunk = visual.trunk
-            trunk.norm_pre, trunk.head, visual.head = (
-                nn.Identity(),
-                nn.Identity(),
-                nn.Identity(),
-            )
+            trunk.norm_pre, trunk.head, visual.head = nn.Identity(), nn.Identity(), nn.Identity()
             self.channels = tuple(info["num_chs"] for info in trunk.feature_info)
             self.strides = tuple(info["reduction"] for info in trunk.feature_info)
         elif hasattr(visual, "transformer") and hasattr(visual, "conv1"):
@@ -138,18 +125,12 @@ class SemanticTower(Tower):
             return self.run(self.visual.layer1, self.visual.stem(x))
         if self.kind == "convnext":
             return self.run(self.visual.trunk.stages[0], self.visual.trunk.stem(x))
-        raise ConfigError(
-            "a ViT has no first map to enter after; choose a ResNet or ConvNeXt CLIP."
-        )
+        raise ConfigError("a ViT has no first map to enter after; choose a ResNet or ConvNeXt CLIP.")
 
     def rest(self, first: Tensor) -> list[Tensor]:
         """The second to fourth map, from the first."""
         visual = self.visual
-        stages = (
-            [visual.layer2, visual.layer3, visual.layer4]
-            if self.kind == "resnet"
-            else visual.trunk.stages[1:]
-        )
+        stages = [visual.layer2, visual.layer3, visual.layer4] if self.kind == "resnet" else visual.trunk.stages[1:]
         maps, x = [], first
         for stage in stages:
             x = self.run(stage, x)
@@ -160,14 +141,10 @@ class SemanticTower(Tower):
         visual = self.visual
         images, grid = fit_to_patches(images, self.patch)
         x = visual.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat(
-            [visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1
-        )
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         table = visual.positional_embedding
         position = self._positions.get(
-            grid,
-            [table],
-            lambda: resample_positions(table[None], visual.grid_size, grid, 1, "size"),
+            grid, [table], lambda: resample_positions(table[None], visual.grid_size, grid, 1, "size")
         )
         x = visual.ln_pre(x + position.to(x.dtype))
         maps = []
@@ -199,11 +176,7 @@ class SpatialTower(Tower):
 
     def _declare(self, depth: int, width: int, patch: int, rule: str) -> None:
         self.taps = self.config.blocks or _even_taps(depth)
-        if (
-            max(self.taps) >= depth
-            or min(self.taps) < 0
-            or list(self.taps) != sorted(set(self.taps))
-        ):
+        if max(self.taps) >= depth or min(self.taps) < 0 or list(self.taps) != sorted(set(self.taps)):
             raise ConfigError(
                 f"spatial.blocks is {self.taps}; {self.config.name} has {depth} blocks: "
                 f"give four rising numbers from 0 to {depth - 1}."
@@ -216,9 +189,7 @@ class SpatialTower(Tower):
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         images, grid = fit_to_patches(self.normalise(images), self.patch)
         outputs, prefix = self.tokens(images, grid)
-        return [to_map(tokens[:, prefix:], grid) for tokens in outputs], outputs[-1][
-            :, 0
-        ]
+        return [to_map(tokens[:, prefix:], grid) for tokens in outputs], outputs[-1][:, 0]
 
     def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
         """Normed tokens (B, prefix + h * w, C) after each tapped block, and how many prefix tokens there are."""
@@ -234,9 +205,7 @@ class TimmTower(SpatialTower):
 
         if not timm.is_model(config.name):
             near = ", ".join(timm.list_models("*dinov2*")[:4])
-            raise ConfigError(
-                f"spatial.name is {config.name!r}, which timm does not know; some it knows: {near} ..."
-            )
+            raise ConfigError(f"spatial.name is {config.name!r}, which timm does not know; some it knows: {near} ...")
         options = {"num_classes": 0, "dynamic_img_size": True, **config.overrides}
         try:
             model = timm.create_model(config.name, pretrained=pretrained, **options)
@@ -246,25 +215,14 @@ class TimmTower(SpatialTower):
                 f"of this shape ({error}); choose a DINO one."
             ) from error
         if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
-            raise ConfigError(
-                f"spatial.name is {config.name!r}, which is no vision transformer; choose a DINO one."
-            )
+            raise ConfigError(f"spatial.name is {config.name!r}, which is no vision transformer; choose a DINO one.")
         rule: str = config.position_embedding
         if model.pos_embed is None:
             rule = "rope"
         elif rule == "auto":
             # DINOv2 with registers was made with antialiased resampling to the exact size; without, it was not.
-            rule = (
-                "dinov2"
-                if "dinov2" in config.name and model.reg_token is None
-                else "size"
-            )
-        self._declare(
-            len(model.blocks),
-            model.embed_dim,
-            int(model.patch_embed.patch_size[0]),
-            rule,
-        )
+            rule = "dinov2" if "dinov2" in config.name and model.reg_token is None else "size"
+        self._declare(len(model.blocks), model.embed_dim, int(model.patch_embed.patch_size[0]), rule)
         model.blocks = nn.ModuleList(model.blocks[: max(self.taps) + 1])
         self.model = model
 
@@ -275,15 +233,9 @@ class TimmTower(SpatialTower):
     def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
         model = self.model
         x = model.patch_embed(images).flatten(1, 2)
-        prefix = [
-            t.expand(x.shape[0], -1, -1)
-            for t in (model.cls_token, model.reg_token)
-            if t is not None
-        ]
+        prefix = [t.expand(x.shape[0], -1, -1) for t in (model.cls_token, model.reg_token) if t is not None]
         count = sum(tokens.shape[1] for tokens in prefix)
-        position = (
-            None if model.pos_embed is None else self._position(grid, count).to(x.dtype)
-        )
+        position = None if model.pos_embed is None else self._position(grid, count).to(x.dtype)
         if position is not None and model.no_embed_class:
             x, position = x + position, None
         x = torch.cat([*prefix, x], dim=1)
@@ -302,9 +254,7 @@ class TimmTower(SpatialTower):
         return self._positions.get(
             grid,
             [table],
-            lambda: resample_positions(
-                table, self.model.patch_embed.grid_size, grid, kept, self.position_rule
-            ),
+            lambda: resample_positions(table, self.model.patch_embed.grid_size, grid, kept, self.position_rule),
         )
 
     def _rotary(self, grid: Grid) -> Tensor | None:
@@ -313,9 +263,7 @@ class TimmTower(SpatialTower):
             return None
         if rope.training and getattr(rope, "aug_active", False):
             return rope.get_embed(shape=grid)  # type: ignore[no-any-return]
-        return self._positions.get(
-            grid, list(rope.buffers()), lambda: rope.get_embed(shape=grid)
-        )
+        return self._positions.get(grid, list(rope.buffers()), lambda: rope.get_embed(shape=grid))
 
 
 class TransformersTower(SpatialTower):
@@ -327,23 +275,10 @@ class TransformersTower(SpatialTower):
 
         source = config.name.removeprefix("hf:")
         stored = config.overrides.get("config")
-        hf_config = (
-            AutoConfig.for_model(**stored)
-            if stored
-            else AutoConfig.from_pretrained(source)
-        )
-        model = (
-            AutoModel.from_pretrained(source)
-            if pretrained
-            else AutoModel.from_config(hf_config)
-        )
-        self.layers_at = next(
-            (at for at in ("encoder.layer", "model.layer", "layer") if _has(model, at)),
-            "",
-        )
-        self.norm_name = next(
-            (name for name in ("layernorm", "norm") if hasattr(model, name)), ""
-        )
+        hf_config = AutoConfig.for_model(**stored) if stored else AutoConfig.from_pretrained(source)
+        model = AutoModel.from_pretrained(source) if pretrained else AutoModel.from_config(hf_config)
+        self.layers_at = next((at for at in ("encoder.layer", "model.layer", "layer") if _has(model, at)), "")
+        self.norm_name = next((name for name in ("layernorm", "norm") if hasattr(model, name)), "")
         if not self.layers_at or not self.norm_name or not hasattr(model, "embeddings"):
             raise ConfigError(
                 f"spatial.name is {config.name!r}, a {type(model).__name__}; a DINOv2 or DINOv3 vision model is needed."
@@ -354,14 +289,10 @@ class TransformersTower(SpatialTower):
                 "its own way: leave it at 'auto'."
             )
         # The architecture goes into our own configuration, so that loading never asks for the source again.
-        self.config = SpatialConfig(
-            **{**vars(config), "overrides": {"config": hf_config.to_dict()}}
-        )
+        self.config = SpatialConfig(**{**vars(config), "overrides": {"config": hf_config.to_dict()}})
         learned = hasattr(model.embeddings, "position_embeddings")
         if learned:
-            model.embeddings.interpolate_pos_encoding = _KeptPositions(
-                model.embeddings, self._positions
-            )
+            model.embeddings.interpolate_pos_encoding = _KeptPositions(model.embeddings, self._positions)
         patch = hf_config.patch_size
         self.prefix = 1 + int(getattr(hf_config, "num_register_tokens", 0) or 0)
         self._declare(
@@ -377,9 +308,7 @@ class TransformersTower(SpatialTower):
         return self.model.get_submodule(self.layers_at)  # type: ignore[return-value, no-any-return]
 
     def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
-        states = self.model(
-            pixel_values=images, output_hidden_states=True
-        ).hidden_states
+        states = self.model(pixel_values=images, output_hidden_states=True).hidden_states
         norm = getattr(self.model, self.norm_name)
         return [norm(states[tap + 1]) for tap in self.taps], self.prefix
 
@@ -396,9 +325,7 @@ class _KeptPositions:
         return self.kept.get(
             (tokens.shape[1], height, width),
             [self.embeddings.position_embeddings],  # type: ignore[list-item]
-            lambda: own.interpolate_pos_encoding(
-                self.embeddings, tokens, height, width
-            ),
+            lambda: own.interpolate_pos_encoding(self.embeddings, tokens, height, width),
         )
 
 
@@ -413,22 +340,15 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"some that it knows: {', '.join(open_clip.list_models()[:8])} ..."
         )
     options = {
-        name: {**base[name], **value}
-        if isinstance(value, dict) and isinstance(base.get(name), dict)
-        else value
+        name: {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
         for name, value in copy.deepcopy(config.overrides).items()
     }
     root = logging.getLogger()
     level = root.level
-    root.setLevel(
-        logging.ERROR
-    )  # open_clip reports on the root logger, and warns when no weights are asked for
+    root.setLevel(logging.ERROR)  # open_clip reports on the root logger, and warns when no weights are asked for
     try:
         return open_clip.create_model(  # type: ignore[no-any-return]
-            config.name,
-            pretrained=config.pretrained if pretrained else None,
-            precision="fp32",
-            **options,
+            config.name, pretrained=config.pretrained if pretrained else None, precision="fp32", **options
         )
     finally:
         root.setLevel(level)
@@ -450,9 +370,7 @@ def fit_to_patches(images: Tensor, patch: int) -> tuple[Tensor, Grid]:
     return images, grid
 
 
-def resample_positions(
-    table: Tensor, old: Sequence[int], new: Grid, prefix: int, rule: str
-) -> Tensor:
+def resample_positions(table: Tensor, old: Sequence[int], new: Grid, prefix: int, rule: str) -> Tensor:
     """Learned positions (1, prefix + h0 * w0, C) for another grid, (1, prefix + h * w, C)."""
     if tuple(old) == new:
         return table
@@ -461,13 +379,9 @@ def resample_positions(
     if rule == "dinov2":
         # The published weights were trained with this scale factor, and it moves the sampling points a little.
         scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
-        grid = F.interpolate(
-            grid, scale_factor=scale, mode="bicubic", align_corners=False
-        )
+        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
     else:
-        grid = F.interpolate(
-            grid, size=new, mode="bicubic", align_corners=False, antialias=True
-        )
+        grid = F.interpolate(grid, size=new, mode="bicubic", align_corners=False, antialias=True)
     grid = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1).to(table.dtype)
     return torch.cat([kept, grid], dim=1)
 
@@ -479,9 +393,7 @@ def to_map(tokens: Tensor, grid: Grid) -> Tensor:
 
 def _even_taps(depth: int) -> tuple[int, ...]:
     if depth < 4:
-        raise ConfigError(
-            f"the transformer has {depth} blocks; at least 4 are needed for four maps."
-        )
+        raise ConfigError(f"the transformer has {depth} blocks; at least 4 are needed for four maps.")
     return tuple((i + 1) * depth // 4 - 1 for i in range(4))
 
 

@@ -14,12 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_encoder.data import (
-    SyntheticDrive,
-    SyntheticFrame,
-    synthetic_batch,
-    write_tusimple,
-)
+from hybrid_encoder.data import SyntheticDrive, SyntheticFrame, synthetic_batch, write_tusimple
 
 SEEDS = range(8)
 
@@ -32,40 +27,27 @@ def frames(seed: int, *indices: int) -> list[SyntheticFrame]:
 def to_world(frame: SyntheticFrame) -> Any:
     """World points of all pixel centres, (3, H, W), float64."""
     v, u = np.indices(frame.depth.shape[1:], dtype=np.float64)
-    rays = np.linalg.inv(frame.K.astype(np.float64)) @ np.stack(
-        [u.ravel(), v.ravel(), np.ones(u.size)]
-    )
+    rays = np.linalg.inv(frame.K.astype(np.float64)) @ np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
     points = frame.world_T_cam[:3, :3].astype(np.float64) @ (rays * frame.depth.ravel())
     return (points + frame.world_T_cam[:3, 3:]).reshape(3, *u.shape)
 
 
-def warp(
-    source: SyntheticFrame, target: SyntheticFrame
-) -> tuple[torch.Tensor, torch.Tensor]:
+def warp(source: SyntheticFrame, target: SyntheticFrame) -> tuple[torch.Tensor, torch.Tensor]:
     """The source's image as the target's camera sees it, (3, H, W), and which pixels both see, (H, W)."""
     height, width = target.depth.shape[1:]
     cam_T_world = np.linalg.inv(source.world_T_cam.astype(np.float64))
     points = cam_T_world[:3, :3] @ to_world(target).reshape(3, -1) + cam_T_world[:3, 3:]
     u, v, w = source.K.astype(np.float64) @ points
-    grid = torch.from_numpy(
-        np.stack([2 * u / w / (width - 1) - 1, 2 * v / w / (height - 1) - 1], -1)
-    )
+    grid = torch.from_numpy(np.stack([2 * u / w / (width - 1) - 1, 2 * v / w / (height - 1) - 1], -1))
     grid = grid.reshape(1, height, width, 2).float()
 
     def sample(array: Any, mode: str) -> torch.Tensor:
-        return F.grid_sample(
-            torch.from_numpy(array)[None], grid, mode=mode, align_corners=True
-        )[0]
+        return F.grid_sample(torch.from_numpy(array)[None], grid, mode=mode, align_corners=True)[0]
 
     z = torch.from_numpy(points[2].reshape(height, width)).float()
-    same = [
-        (sample(source.depth, mode)[0] / z - 1).abs() < 0.02
-        for mode in ("bilinear", "nearest")
-    ]
+    same = [(sample(source.depth, mode)[0] / z - 1).abs() < 0.02 for mode in ("bilinear", "nearest")]
     inside = (grid[0].abs() <= 1).all(-1)
-    return sample(source.image, "bilinear"), torch.from_numpy(
-        target.valid[0]
-    ) & inside & same[0] & same[1]
+    return sample(source.image, "bilinear"), torch.from_numpy(target.valid[0]) & inside & same[0] & same[1]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -85,13 +67,8 @@ def test_a_wrong_depth_warps_worse() -> None:
     for seed in SEEDS:
         here, there = frames(seed, 4, 5)
         image, (warped, seen) = torch.from_numpy(here.image), warp(there, here)
-        wrong, _ = warp(
-            there, SyntheticFrame(**{**vars(here), "depth": here.depth * 1.25})
-        )
-        worse += int(
-            (wrong - image)[:, seen].abs().mean()
-            > 1.5 * (warped - image)[:, seen].abs().mean()
-        )
+        wrong, _ = warp(there, SyntheticFrame(**{**vars(here), "depth": here.depth * 1.25}))
+        worse += int((wrong - image)[:, seen].abs().mean() > 1.5 * (warped - image)[:, seen].abs().mean())
     assert worse == len(SEEDS)
 
 
@@ -101,17 +78,12 @@ def test_depth_is_that_of_the_ray_through_the_pixel_centre(seed: int) -> None:
     drive = SyntheticDrive(seed)
     frame, street, pose = drive[3], drive._street, drive.world_T_cam(3)
     rng = np.random.default_rng(seed)
-    for v, u in zip(
-        rng.integers(0, 96, 60).tolist(), rng.integers(0, 320, 60).tolist(), strict=True
-    ):
+    for v, u in zip(rng.integers(0, 96, 60).tolist(), rng.integers(0, 320, 60).tolist(), strict=True):
         f, cx, cy = (float(x) for x in (frame.K[0, 0], frame.K[0, 2], frame.K[1, 2]))
         ray = pose[:3, :3] @ np.array([(u - cx) / f, (v - cy) / f, 1])
         depths = [80.0] + ([-pose[1, 3] / ray[1]] if ray[1] > 0 else [])
         for low, high in zip(street.low, street.high, strict=True):
-            spans = [
-                sorted(((a - o) / r, (b - o) / r))
-                for a, b, o, r in zip(low, high, pose[:3, 3], ray)
-            ]  # noqa: B905
+            spans = [sorted(((a - o) / r, (b - o) / r)) for a, b, o, r in zip(low, high, pose[:3, 3], ray)]  # noqa: B905
             enter, leave = max(s[0] for s in spans), min(s[1] for s in spans)
             if 0 < enter <= leave:
                 depths.append(enter)
@@ -127,16 +99,8 @@ def test_whatever_the_camera_nothing_lies_below_the_ground(
     seed: int, index: int, height: int, width: int, focal: float
 ) -> None:
     frame = SyntheticDrive(seed, height=height, width=width, focal=focal)[index]
-    assert frame.image.shape == (3, height, width) and frame.depth.shape == (
-        1,
-        height,
-        width,
-    )
-    assert (
-        np.isfinite(frame.image).all()
-        and frame.image.min() >= 0
-        and frame.image.max() <= 1
-    )
+    assert frame.image.shape == (3, height, width) and frame.depth.shape == (1, height, width)
+    assert np.isfinite(frame.image).all() and frame.image.min() >= 0 and frame.image.max() <= 1
     assert frame.depth.min() > 0.3 and frame.depth.max() <= 80
     assert ((frame.depth < 80) == frame.valid).all()
     assert to_world(frame)[1][frame.valid[0]].max() < 1e-3
@@ -161,9 +125,7 @@ def test_types() -> None:
 def test_a_seed_gives_the_same_bytes() -> None:
     def digest(seed: int, index: int = 2) -> str:
         frame = SyntheticDrive(seed, num_frames=4)[index]
-        return hashlib.sha256(
-            b"".join(array.tobytes() for array in vars(frame).values())
-        ).hexdigest()
+        return hashlib.sha256(b"".join(array.tobytes() for array in vars(frame).values())).hexdigest()
 
     assert digest(0) == digest(0)
     assert len({digest(seed) for seed in range(5)} | {digest(0, 3)}) == 6
@@ -176,18 +138,13 @@ def test_frames_do_not_depend_on_the_order_of_rendering() -> None:
     drive = SyntheticDrive(1, num_frames=3)
     backwards = [drive[index] for index in (2, 1, 0)][::-1]
     for one, two in zip(drive, backwards, strict=True):
-        assert np.array_equal(one.image, two.image) and np.array_equal(
-            one.depth, two.depth
-        )
+        assert np.array_equal(one.image, two.image) and np.array_equal(one.depth, two.depth)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_camera_moves_smoothly_forward(seed: int) -> None:
     poses = np.stack([SyntheticDrive(seed).world_T_cam(index) for index in range(20)])
-    rotations, steps = (
-        poses[:, :3, :3],
-        np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1),
-    )
+    rotations, steps = poses[:, :3, :3], np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
     assert np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3), atol=1e-12)
     assert np.allclose(np.linalg.det(rotations), 1)
     assert ((steps >= 0.3) & (steps < 1.05)).all()
@@ -207,17 +164,12 @@ def test_streets_differ() -> None:
 
 def row_depth(frame: SyntheticFrame, row: int) -> float:
     """z-depth of the ground on a row (the camera does not roll)."""
-    ray = (
-        frame.world_T_cam[1, 1] * (row - frame.K[1, 2]) / frame.K[1, 1]
-        + frame.world_T_cam[1, 2]
-    )
+    ray = frame.world_T_cam[1, 1] * (row - frame.K[1, 2]) / frame.K[1, 1] + frame.world_T_cam[1, 2]
     return float(-frame.world_T_cam[1, 3] / ray)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_lane_points_lie_on_the_ground_from_far_to_near_and_left_to_right(
-    seed: int,
-) -> None:
+def test_lane_points_lie_on_the_ground_from_far_to_near_and_left_to_right(seed: int) -> None:
     (frame,) = frames(seed, 6)
     world, points = to_world(frame), 0
     for lane in frame.lanes:
@@ -226,9 +178,7 @@ def test_lane_points_lie_on_the_ground_from_far_to_near_and_left_to_right(
         depths = frame.depth[0, rows, columns]
         assert np.abs(world[1, rows, columns]).max(initial=0) < 1e-3
         assert (np.diff(depths) < 0).all()
-        assert depths == pytest.approx(
-            [row_depth(frame, row) for row in rows.tolist()], rel=1e-4
-        )
+        assert depths == pytest.approx([row_depth(frame, row) for row in rows.tolist()], rel=1e-4)
     assert points > 40
     for row in frame.lanes.T:
         assert (np.diff(row[row >= 0]) > 0).all()
@@ -273,24 +223,15 @@ def test_occluded_lane_points_are_absent() -> None:
 
 
 def test_rows_are_tusimples_at_tusimples_size() -> None:
-    assert SyntheticDrive(0, height=720, width=1280).h_samples.tolist() == list(
-        range(240, 720, 10)
-    )
+    assert SyntheticDrive(0, height=720, width=1280).h_samples.tolist() == list(range(240, 720, 10))
 
 
 def test_intrinsics() -> None:
     drive = SyntheticDrive(0, height=64, width=200)
     assert np.allclose(drive.K, np.array([[116, 0, 99.5], [0, 116, 31.5], [0, 0, 1]]))
     pixels = drive.normalized_K * np.array([[200], [64], [1], [1]])
-    assert (
-        np.allclose(pixels[:3, :3], drive.K)
-        and (drive.normalized_K[3] == [0, 0, 0, 1]).all()
-    )
-    assert (
-        SyntheticDrive(0, focal=70.0).K[0, 0]
-        == SyntheticDrive(0, focal=70.0).K[1, 1]
-        == 70
-    )
+    assert np.allclose(pixels[:3, :3], drive.K) and (drive.normalized_K[3] == [0, 0, 0, 1]).all()
+    assert SyntheticDrive(0, focal=70.0).K[0, 0] == SyntheticDrive(0, focal=70.0).K[1, 1] == 70
 
 
 def test_a_drive_is_a_sequence() -> None:
@@ -305,17 +246,8 @@ def test_batch() -> None:
     drives = [SyntheticDrive(seed, height=48, width=64) for seed in (3, 4)]
     batch = synthetic_batch(drives, frames=(0, 1, 2))
     sizes = [tuple(tensor.shape) for tensor in batch]
-    assert sizes == [
-        (6, 3, 48, 64),
-        (6, 1, 48, 64),
-        (6, 1, 48, 64),
-        (6, 3, 3),
-        (6, 4, 4),
-    ]
-    assert (
-        batch.valid.dtype == torch.bool
-        and batch.images.dtype == batch.depth.dtype == torch.float32
-    )
+    assert sizes == [(6, 3, 48, 64), (6, 1, 48, 64), (6, 1, 48, 64), (6, 3, 3), (6, 4, 4)]
+    assert batch.valid.dtype == torch.bool and batch.images.dtype == batch.depth.dtype == torch.float32
     assert torch.equal(batch.images[4], torch.from_numpy(drives[1][1].image))
     assert torch.equal(batch.world_T_cam[2], torch.from_numpy(drives[0][2].world_T_cam))
 
@@ -323,9 +255,7 @@ def test_batch() -> None:
 def test_tusimple_root(tmp_path: Path) -> None:
     from PIL import Image
 
-    drives = [
-        SyntheticDrive(seed, num_frames=2, height=48, width=96) for seed in (5, 6)
-    ]
+    drives = [SyntheticDrive(seed, num_frames=2, height=48, width=96) for seed in (5, 6)]
     labels = write_tusimple(tmp_path / "root", drives)
     lines = [json.loads(line) for line in labels.read_text().splitlines()]
     assert len(lines) == 4
@@ -335,13 +265,8 @@ def test_tusimple_root(tmp_path: Path) -> None:
     assert line["lanes"] == [lane for lane in frame.lanes.tolist() if max(lane) >= 0]
     with Image.open(tmp_path / "root" / line["raw_file"]) as image:
         pixels = np.asarray(image)
-    assert (
-        np.abs(pixels / 255 - frame.image.transpose(1, 2, 0)).max() <= 0.5 / 255 + 1e-6
-    )
-    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == [
-        "clips",
-        labels.name,
-    ]
+    assert np.abs(pixels / 255 - frame.image.transpose(1, 2, 0)).max() <= 0.5 / 255 + 1e-6
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["clips", labels.name]
 
 
 @pytest.mark.parametrize(

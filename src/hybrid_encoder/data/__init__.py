@@ -15,23 +15,11 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "synthetic": (
-        "SyntheticBatch",
-        "SyntheticDrive",
-        "SyntheticFrame",
-        "synthetic_batch",
-        "write_tusimple",
-    ),
+    "synthetic": ("SyntheticBatch", "SyntheticDrive", "SyntheticFrame", "synthetic_batch", "write_tusimple"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [
-    "SyntheticBatch",
-    "SyntheticDrive",
-    "SyntheticFrame",
-    "synthetic_batch",
-    "write_tusimple",
-]
+__all__ = ["SyntheticBatch", "SyntheticDrive", "SyntheticFrame", "synthetic_batch", "write_tusimple"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,19 +35,10 @@ KITTI_FOCAL = 0.58  # of the width
 NO_LANE = -2  # TuSimple's mark for "no point on this row"
 NEAR = 0.05  # metres; nothing is rendered before it
 HAZE = 140.0  # metres at which half of the colour is haze
-OCTAVES = (
-    (0.12, 0.34),
-    (0.35, 0.40),
-    (1.0, 0.42),
-    (2.9, 0.36),
-    (8.5, 0.30),
-)  # (cell in metres, amplitude)
+OCTAVES = ((0.12, 0.34), (0.35, 0.40), (1.0, 0.42), (2.9, 0.36), (8.5, 0.30))  # (cell in metres, amplitude)
 SKY, GROUND = -2, -1  # what a ray meets, else the index of a box
 GLASS, STEEL = (0.1, 0.13, 0.17), (0.35, 0.36, 0.38)
-BARK, LEAVES = (
-    ((0.3, 0.22, 0.15), (0.2, 0.15, 0.1)),
-    ((0.2, 0.36, 0.14), (0.12, 0.24, 0.08)),
-)
+BARK, LEAVES = ((0.3, 0.22, 0.15), (0.2, 0.15, 0.1)), ((0.2, 0.36, 0.14), (0.12, 0.24, 0.08))
 
 
 @dataclass(frozen=True)
@@ -101,29 +92,14 @@ class SyntheticDrive:
     max_depth: float = 80.0
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("seed", 0),
-            ("num_frames", 1),
-            ("height", 32),
-            ("width", 32),
-        ):
+        for name, low in (("seed", 0), ("num_frames", 1), ("height", 32), ("width", 32)):
             value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | np.integer)
-                or value < low
-            ):
-                raise InputError(
-                    f"{name} is {value!r}; it must be an integer of at least {low}: raise it."
-                )
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+                raise InputError(f"{name} is {value!r}; it must be an integer of at least {low}: raise it.")
         if self.focal is not None and not 0 < self.focal < float("inf"):
-            raise InputError(
-                f"focal is {self.focal!r}; it must be a positive number of pixels, or None."
-            )
+            raise InputError(f"focal is {self.focal!r}; it must be a positive number of pixels, or None.")
         if not 10 <= self.max_depth < float("inf"):
-            raise InputError(
-                f"max_depth is {self.max_depth!r}; it must be at least 10 metres, and finite."
-            )
+            raise InputError(f"max_depth is {self.max_depth!r}; it must be at least 10 metres, and finite.")
 
     @property
     def K(self) -> Array:
@@ -136,17 +112,13 @@ class SyntheticDrive:
     def normalized_K(self) -> Array:
         """Monodepth2's form, (4, 4), float32: first row divided by the width, second by the height."""
         K = np.eye(4, dtype=np.float32)
-        K[:3, :3] = self.K / np.array(
-            [[self.width], [self.height], [1]], dtype=np.float32
-        )
+        K[:3, :3] = self.K / np.array([[self.width], [self.height], [1]], dtype=np.float32)
         return K
 
     @property
     def h_samples(self) -> Array:
         """The labelled rows, int64, (R,): TuSimple's 240, 250, ... of 720, as far as whole rows allow."""
-        return np.arange(
-            self.height // 3, self.height, max(1, self.height // 72), dtype=np.int64
-        )
+        return np.arange(self.height // 3, self.height, max(1, self.height // 72), dtype=np.int64)
 
     def __len__(self) -> int:
         return self.num_frames
@@ -160,9 +132,7 @@ class SyntheticDrive:
         x = ((np.arange(self.width) - K[0, 2]) / K[0, 0])[None, :]
         y = ((np.arange(self.height) - K[1, 2]) / K[1, 1])[:, None]
         # Directions with z = 1 in the camera: the parameter along a ray is z-depth itself.
-        rays = np.stack(
-            [pose[k, 0] * x + pose[k, 1] * y + pose[k, 2] for k in range(3)]
-        )
+        rays = np.stack([pose[k, 0] * x + pose[k, 1] * y + pose[k, 2] for k in range(3)])
         rays[np.abs(rays) < 1e-9] = 1e-9
         depth, hit, axis = _cast(self._street, pose, K, rays)
         image = _shade(self._street, pose[:3, 3], rays, depth, hit, axis, K[0, 0])
@@ -173,9 +143,7 @@ class SyntheticDrive:
             valid=valid[None],
             K=self.K,
             world_T_cam=pose.astype(np.float32),
-            lanes=_label(
-                self._street, pose[:3, 3], rays, (hit == GROUND) & valid, self.h_samples
-            ),
+            lanes=_label(self._street, pose[:3, 3], rays, (hit == GROUND) & valid, self.h_samples),
             h_samples=self.h_samples,
         )
 
@@ -186,9 +154,7 @@ class SyntheticDrive:
             IndexError: no such frame.
         """
         if not -self.num_frames <= index < self.num_frames:
-            raise IndexError(
-                f"frame is {index}; this drive has {self.num_frames}: raise num_frames."
-            )
+            raise IndexError(f"frame is {index}; this drive has {self.num_frames}: raise num_frames.")
         street = self._street
         z = street.step * (index % self.num_frames)
         road, road_slope = street.centre(z)
@@ -249,9 +215,7 @@ def _build_street(seed: int, num_frames: int, max_depth: float) -> _Street:
     def between(low: float, high: float) -> float:
         return low + (high - low) * float(rng.random())
 
-    def pick(
-        count: int,
-    ) -> int:  # of plain uniforms: numpy may change how ``integers`` draws
+    def pick(count: int) -> int:  # of plain uniforms: numpy may change how ``integers`` draws
         return int(count * rng.random())
 
     step = between(0.3, 1.0)
@@ -281,71 +245,27 @@ def _build_street(seed: int, num_frames: int, max_depth: float) -> _Street:
         boxes.append([*corners, *(number for look in looks for number in look)])
 
     def car(s: float, z: float) -> None:
-        paint, gap, long = (
-            tint(0.15, 0.8, 0.2),
-            tint(0.05, 0.15, 0.02),
-            between(3.7, 4.7),
-        )
-        box(
-            s,
-            z,
-            (1.6, 0.28, long - 0.5),
-            0,
-            (0.05, 0.05, 0.05),
-            (0.12, 0.12, 0.12),
-            (0.9, 0.5, 9, 1, 0.2),
-        )
+        paint, gap, long = tint(0.15, 0.8, 0.2), tint(0.05, 0.15, 0.02), between(3.7, 4.7)
+        box(s, z, (1.6, 0.28, long - 0.5), 0, (0.05, 0.05, 0.05), (0.12, 0.12, 0.12), (0.9, 0.5, 9, 1, 0.2))
         box(s, z, (1.8, 0.62, long), 0.28, paint, gap, (1.3, 0.08, 9, 1, 0.25))
-        box(
-            s,
-            z + 0.2,
-            (1.55, 0.55, long / 2),
-            0.9,
-            paint,
-            GLASS,
-            (1.4, 0.85, 0.55, 0.75, 0.15),
-        )
+        box(s, z + 0.2, (1.55, 0.55, long / 2), 0.9, paint, GLASS, (1.4, 0.85, 0.55, 0.75, 0.15))
 
     def roadside(side: int) -> None:
         curb, grass = abs(edges[1 if side < 0 else 2]), abs(edges[0 if side < 0 else 3])
         style, z = pick(3), -12.0
-        wall, joint, tall = (
-            tint(0.35, 0.75, 0.12),
-            tint(0.2, 0.4, 0.05),
-            between(1.2, 3.2),
-        )
+        wall, joint, tall = tint(0.35, 0.75, 0.12), tint(0.2, 0.4, 0.05), between(1.2, 3.2)
         while z < end + max_depth:
             if style == 0:  # a wall of panels, in pieces that follow the road
                 deep = 4.0
-                box(
-                    side * (grass + 0.5),
-                    z + 2,
-                    (0.8, tall, deep),
-                    0,
-                    wall,
-                    joint,
-                    (2, 0.06, 0.8, 1, 0.9),
-                )
+                box(side * (grass + 0.5), z + 2, (0.8, tall, deep), 0, wall, joint, (2, 0.06, 0.8, 1, 0.9))
             elif style == 1:  # houses
                 deep, wide, s = between(7, 13), between(6, 9), grass + between(0.8, 3)
                 windows = between(1.8, 3), 0.45, 2.8, 0.5, 0.8
                 size = wide, between(3.5, 9), deep
-                box(
-                    side * (s + wide / 2),
-                    z + deep / 2,
-                    size,
-                    0,
-                    tint(0.35, 0.85, 0.15),
-                    GLASS,
-                    windows,
-                )
+                box(side * (s + wide / 2), z + deep / 2, size, 0, tint(0.35, 0.85, 0.15), GLASS, windows)
                 deep += between(0, 5)
             else:  # trees
-                deep, s, r = (
-                    between(5, 12),
-                    side * (grass + between(0.5, 3)),
-                    between(1.5, 3),
-                )
+                deep, s, r = between(5, 12), side * (grass + between(0.5, 3)), between(1.5, 3)
                 box(s, z, (0.3, 2.2, 0.3), 0, *BARK, (0.3, 0.3, 9, 1, 0.8))
                 box(s, z, (r, r * 1.2, r), 1.9, *LEAVES, (0.7, 0.5, 0.6, 1, 1.5))
             z += deep
@@ -354,15 +274,7 @@ def _build_street(seed: int, num_frames: int, max_depth: float) -> _Street:
             if rng.random() < 0.6:
                 car(side * (curb - 0.3 if curb - half > 2 else curb + 1.0), z)
             else:
-                box(
-                    side * (curb + 0.5),
-                    z,
-                    (0.16, 5, 0.16),
-                    0,
-                    STEEL,
-                    STEEL,
-                    (9, 0, 9, 1, 0.3),
-                )
+                box(side * (curb + 0.5), z, (0.16, 5, 0.16), 0, STEEL, STEEL, (9, 0, 9, 1, 0.3))
             z += between(7, 20)
 
     roadside(-1)
@@ -380,9 +292,7 @@ def _build_street(seed: int, num_frames: int, max_depth: float) -> _Street:
     meadow = [between(0.2, 0.42), between(0.36, 0.48), between(0.12, 0.22)]
     sky = [0.82 + warm, 0.85, 0.88 - warm], [zenith, zenith + 0.16, 0.9]
     sun, ambient = between(-1, 1), between(0.45, 0.6)
-    light = ambient + (1 - ambient) * np.array(
-        [max(0, -sun), max(0, sun), 1, 0, 0.55 - 0.3 * abs(sun), 0.1]
-    )
+    light = ambient + (1 - ambient) * np.array([max(0, -sun), max(0, sun), 1, 0, 0.55 - 0.3 * abs(sun), 0.1])
     table = np.array(boxes)
     return _Street(
         step=step,
@@ -403,9 +313,7 @@ def _build_street(seed: int, num_frames: int, max_depth: float) -> _Street:
     )
 
 
-def _cast(
-    street: _Street, pose: Array, K: Array, rays: Array
-) -> tuple[Array, Array, Array]:
+def _cast(street: _Street, pose: Array, K: Array, rays: Array) -> tuple[Array, Array, Array]:
     """Depth (sky: infinite), what was met, and the axis of its face, each (H, W), for rays (3, H, W)."""
     origin = pose[:3, 3]
     height, width = rays.shape[1:]
@@ -414,29 +322,14 @@ def _cast(
     hit = np.where(down, GROUND, SKY)
     axis = np.ones((height, width), dtype=np.int64)
     inverse = 1 / rays
-    corners = np.stack(
-        [
-            np.where([k & 1, k & 2, k & 4], street.high, street.low) - origin
-            for k in range(8)
-        ]
-    )
+    corners = np.stack([np.where([k & 1, k & 2, k & 4], street.high, street.low) - origin for k in range(8)])
     x, y, z = (sum(corners[..., k] * pose[k, j] for k in range(3)) for j in range(3))
     safe = np.maximum(z, NEAR)
-    crosses = (
-        z.min(0) < NEAR
-    )  # partly behind the camera: its outline says nothing, so every ray is tried
+    crosses = z.min(0) < NEAR  # partly behind the camera: its outline says nothing, so every ray is tried
     u, v = K[0, 0] * x / safe + K[0, 2], K[1, 1] * y / safe + K[1, 2]
-    left, right = (
-        np.where(crosses, whole, edge)
-        for whole, edge in ((0, u.min(0)), (width, u.max(0) + 1))
-    )
-    top, bottom = (
-        np.where(crosses, whole, edge)
-        for whole, edge in ((0, v.min(0)), (height, v.max(0) + 1))
-    )
-    seen = (
-        (z.max(0) > NEAR) & (right > 0) & (left < width) & (bottom > 0) & (top < height)
-    )
+    left, right = (np.where(crosses, whole, edge) for whole, edge in ((0, u.min(0)), (width, u.max(0) + 1)))
+    top, bottom = (np.where(crosses, whole, edge) for whole, edge in ((0, v.min(0)), (height, v.max(0) + 1)))
+    seen = (z.max(0) > NEAR) & (right > 0) & (left < width) & (bottom > 0) & (top < height)
     for n in np.flatnonzero(seen):
         rows = slice(max(int(top[n]), 0), min(int(np.ceil(bottom[n])), height))
         columns = slice(max(int(left[n]), 0), min(int(np.ceil(right[n])), width))
@@ -453,20 +346,12 @@ def _cast(
 
 
 def _shade(
-    street: _Street,
-    origin: Array,
-    rays: Array,
-    depth: Array,
-    hit: Array,
-    axis: Array,
-    focal: float,
+    street: _Street, origin: Array, rays: Array, depth: Array, hit: Array, axis: Array, focal: float
 ) -> Array:
     """RGB in [0, 1], float32, (3, H, W)."""
     norm = np.sqrt(rays[0] ** 2 + rays[1] ** 2 + rays[2] ** 2)
     climb = np.clip(-rays[1] / norm / 0.3, 0, 1)[..., None]
-    image = (
-        street.palette[4] + (street.palette[5] - street.palette[4]) * climb
-    ).astype(np.float32)
+    image = (street.palette[4] + (street.palette[5] - street.palette[4]) * climb).astype(np.float32)
     solid = hit != SKY
     ray = rays[:, solid].astype(np.float32)
     n, side = hit[solid], axis[solid]
@@ -476,31 +361,16 @@ def _shade(
     pixel = far / np.float32(focal)  # what one pixel spans at that depth, in metres
     slanted = pixel * norm[solid].astype(np.float32) / np.maximum(np.abs(through), 1e-3)
     along, across = np.where(side == 0, z, x), np.where(side == 1, z, y)
-    grain = _grain(
-        street.noise, along + np.float32(7.3) * n.astype(np.float32), across, slanted
-    )
+    grain = _grain(street.noise, along + np.float32(7.3) * n.astype(np.float32), across, slanted)
 
     colour = np.empty((len(n), 3), dtype=np.float32)
     ground = n == GROUND
     colour[ground] = _pave(
-        street,
-        x[ground],
-        z[ground],
-        ray[:, ground],
-        pixel[ground],
-        slanted[ground],
-        grain[ground],
+        street, x[ground], z[ground], ray[:, ground], pixel[ground], slanted[ground], grain[ground]
     )
     built = ~ground
     colour[built] = _build(
-        street,
-        n[built],
-        side[built],
-        along[built],
-        y[built],
-        pixel[built],
-        slanted[built],
-        grain[built],
+        street, n[built], side[built], along[built], y[built], pixel[built], slanted[built], grain[built]
     )
     colour *= street.light.astype(np.float32)[2 * side + (through < 0)][:, None]
     haze = (far * far / (far * far + HAZE**2))[:, None]
@@ -509,13 +379,7 @@ def _shade(
 
 
 def _pave(
-    street: _Street,
-    x: Array,
-    z: Array,
-    ray: Array,
-    pixel: Array,
-    slanted: Array,
-    grain: Array,
+    street: _Street, x: Array, z: Array, ray: Array, pixel: Array, slanted: Array, grain: Array
 ) -> Array:
     """Colours of ground points, (N, 3)."""
     middle, slope = street.centre(z)
@@ -526,24 +390,13 @@ def _pave(
     asphalt, grass = beyond[1] - beyond[2], 1 - beyond[0] + beyond[3]
     pavement = 1 - asphalt - grass
     palette = street.palette.astype(np.float32)
-    base: Array = (
-        asphalt[:, None] * palette[0]
-        + pavement[:, None] * palette[1]
-        + grass[:, None] * palette[2]
-    )
+    base: Array = asphalt[:, None] * palette[0] + pavement[:, None] * palette[1] + grass[:, None] * palette[2]
     base *= (1 + grain * (0.55 + 0.25 * grass))[:, None]
     for at, half, share, yellow in street.lines.tolist():
         # The share of the pixel that the line covers, across and along, so that it does not flicker far away.
-        low, high = (
-            np.maximum(s - wide / 2, at - half),
-            np.minimum(s + wide / 2, at + half),
-        )
-        cover = (
-            np.maximum(high - low, 0) / wide * _stripes(z / 7.5, share, slanted / 7.5)
-        )
-        paint = palette[3] * np.array(
-            [1, 0.8 if yellow else 1, 0.3 if yellow else 1], dtype=np.float32
-        )
+        low, high = np.maximum(s - wide / 2, at - half), np.minimum(s + wide / 2, at + half)
+        cover = np.maximum(high - low, 0) / wide * _stripes(z / 7.5, share, slanted / 7.5)
+        paint = palette[3] * np.array([1, 0.8 if yellow else 1, 0.3 if yellow else 1], dtype=np.float32)
         base += (cover * (1 + 0.1 * grain))[:, None] * paint - cover[:, None] * base
     return base
 
@@ -562,12 +415,8 @@ def _build(
     period, share, rise, part, rough = street.pattern.astype(np.float32)[n].T
     start = np.where(side == 0, street.low[n, 2], street.low[n, 0]).astype(np.float32)
     up = street.high[n, 1].astype(np.float32) - y
-    cover = _stripes(
-        (along - start) / period - (1 - share) / 2, share, slanted / period
-    )
-    cover = (
-        cover * _stripes(up / rise - (1 - part) / 2, part, pixel / rise) * (side != 1)
-    )
+    cover = _stripes((along - start) / period - (1 - share) / 2, share, slanted / period)
+    cover = cover * _stripes(up / rise - (1 - part) / 2, part, pixel / rise) * (side != 1)
     face, other = street.colours.astype(np.float32)[n].transpose(1, 0, 2)
     near_ground = 0.65 + 0.35 * np.minimum(-y / 0.7, 1)
     brightness = near_ground * (1 + rough * 0.45 * grain)
@@ -589,10 +438,7 @@ def _grain(noise: Array, a: Array, b: Array, pixel: Array) -> Array:
     """Value noise in octaves, about [-1, 1]; octaves finer than what one pixel spans fade out."""
     total = np.zeros_like(a)
     for cell, amplitude in OCTAVES:
-        a, b = (
-            0.8 * a - 0.6 * b + 17.3,
-            0.6 * a + 0.8 * b + 5.1,
-        )  # so that no octave's lattice shows
+        a, b = 0.8 * a - 0.6 * b + 17.3, 0.6 * a + 0.8 * b + 5.1  # so that no octave's lattice shows
         p, q = a / cell, b / cell
         i, j = np.floor(p), np.floor(q)
         p, q = p - i, q - j
@@ -602,17 +448,11 @@ def _grain(noise: Array, a: Array, b: Array, pixel: Array) -> Array:
         top <<= 8
         upper = noise[top + left] * (1 - p) + noise[top + right] * p
         lower = noise[bottom + left] * (1 - p) + noise[bottom + right] * p
-        total += (
-            amplitude
-            * np.clip(cell / pixel - 0.75, 0, 1)
-            * (upper + (lower - upper) * q)
-        )
+        total += amplitude * np.clip(cell / pixel - 0.75, 0, 1) * (upper + (lower - upper) * q)
     return total
 
 
-def _label(
-    street: _Street, origin: Array, rays: Array, road: Array, rows: Array
-) -> Array:
+def _label(street: _Street, origin: Array, rays: Array, road: Array, rows: Array) -> Array:
     """Columns of the lane lines (L, R) on the given rows, where ``road`` (H, W) says that it is seen."""
     lanes = np.full((len(street.lines), len(rows)), NO_LANE, dtype=np.int64)
     columns = np.arange(rays.shape[2])
@@ -620,14 +460,8 @@ def _label(
         if not road[row].any():
             continue
         far = -origin[1] / rays[1, row]
-        s = (
-            origin[0]
-            + far * rays[0, row]
-            - street.centre(origin[2] + far * rays[2, row])[0]
-        )
-        u = np.rint(
-            np.interp(street.lines[:, 0], s, columns, left=-1, right=-1)
-        ).astype(np.int64)
+        s = origin[0] + far * rays[0, row] - street.centre(origin[2] + far * rays[2, row])[0]
+        u = np.rint(np.interp(street.lines[:, 0], s, columns, left=-1, right=-1)).astype(np.int64)
         lanes[:, r] = np.where((u >= 0) & road[row, u], u, NO_LANE)
     return lanes
 
@@ -642,9 +476,7 @@ class SyntheticBatch(NamedTuple):
     world_T_cam: Tensor  # (B, 4, 4)
 
 
-def synthetic_batch(
-    drives: Sequence[SyntheticDrive], frames: Sequence[int] = (0,)
-) -> SyntheticBatch:
+def synthetic_batch(drives: Sequence[SyntheticDrive], frames: Sequence[int] = (0,)) -> SyntheticBatch:
     """The given frames of every drive as one batch, drive by drive.
 
     Raises:
@@ -656,19 +488,12 @@ def synthetic_batch(
         )
     sizes = sorted({(drive.height, drive.width) for drive in drives})
     if len(sizes) > 1:
-        raise InputError(
-            f"the drives have sizes {sizes}; a batch takes one: render them alike."
-        )
+        raise InputError(f"the drives have sizes {sizes}; a batch takes one: render them alike.")
     import torch
 
     made = [drive[index] for drive in drives for index in frames]
     fields = ("image", "depth", "valid", "K", "world_T_cam")
-    return SyntheticBatch(
-        *(
-            torch.from_numpy(np.stack([getattr(f, name) for f in made]))
-            for name in fields
-        )
-    )
+    return SyntheticBatch(*(torch.from_numpy(np.stack([getattr(f, name) for f in made])) for name in fields))
 
 
 def write_tusimple(root: str | Path, drives: Sequence[SyntheticDrive]) -> Path:
@@ -694,11 +519,7 @@ def write_tusimple(root: str | Path, drives: Sequence[SyntheticDrive]) -> Path:
             Image.fromarray(pixels).save(buffer, format="PNG")
             write_whole(root / name, buffer.getvalue())
             lanes = [lane.tolist() for lane in frame.lanes if (lane >= 0).any()]
-            label = {
-                "lanes": lanes,
-                "h_samples": frame.h_samples.tolist(),
-                "raw_file": name,
-            }
+            label = {"lanes": lanes, "h_samples": frame.h_samples.tolist(), "raw_file": name}
             lines.append(json.dumps(label) + "\n")
     labels = root / "label_data_synthetic.json"
     write_whole(labels, "".join(lines).encode())
