@@ -45,9 +45,7 @@ def grid_sample(
     )
 
 
-def affine_grid(
-    theta: torch.Tensor, size: list[int], align_corners: bool | None = None
-) -> torch.Tensor:
+def affine_grid(theta: torch.Tensor, size: list[int], align_corners: bool | None = None) -> torch.Tensor:
     """``F.affine_grid`` where align_corners left out means True."""
     return F.affine_grid(theta, size, True if align_corners is None else align_corners)
 
@@ -120,11 +118,7 @@ def resnet_urls() -> dict[str, str]:
     """``{"resnet18": URL, ...}`` of the ImageNet weights, as torchvision names them today."""
     models = torchvision.models
     resnet = models.resnet.__name__
-    names = [
-        name
-        for name in models.list_models()
-        if models.get_model_builder(name).__module__ == resnet
-    ]
+    names = [name for name in models.list_models() if models.get_model_builder(name).__module__ == resnet]
     return {name: models.get_model_weights(name)["IMAGENET1K_V1"].url for name in names}
 
 
@@ -285,15 +279,11 @@ def apply(repository: str | Path, *, shims: Iterable[str] | None = None) -> Lega
     wanted = tuple(known) if shims is None else tuple(shims)
     for name in wanted:
         if name not in known:
-            raise AdapterError(
-                f"unknown shim {name!r}; the shims are {', '.join(known)}."
-            )
+            raise AdapterError(f"unknown shim {name!r}; the shims are {', '.join(known)}.")
     chosen = tuple(shim for shim in SHIMS if shim.name in wanted)
     code = Repository(repository)
     if not Path(code.root).is_dir():
-        raise AdapterError(
-            f"{code.root} is not a folder; give the folder of the repository's code."
-        )
+        raise AdapterError(f"{code.root} is not a folder; give the folder of the repository's code.")
     if code.owns(torch.__file__):
         raise AdapterError(
             f"{code.root} holds torch itself; shims are for the folder of one repository: "
@@ -303,9 +293,7 @@ def apply(repository: str | Path, *, shims: Iterable[str] | None = None) -> Lega
     if active is None:
         return Legacy(code, chosen)
     if active.shims != chosen:
-        raise AdapterError(
-            f"{code.root} is served already with other shims; undo() that first."
-        )
+        raise AdapterError(f"{code.root} is served already with other shims; undo() that first.")
     return active
 
 

@@ -27,17 +27,11 @@ class DepthEncoder(nn.Module):
 
     num_ch_enc: np.ndarray[Any, np.dtype[np.int_]]
 
-    def __init__(
-        self, encoder: HybridDepthEncoder, neck: PyramidNeck | None = None
-    ) -> None:
+    def __init__(self, encoder: HybridDepthEncoder, neck: PyramidNeck | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.neck = neck
-        channels = (
-            neck.num_ch_enc
-            if neck is not None
-            else (0, *encoder.feature_info.channels())
-        )
+        channels = neck.num_ch_enc if neck is not None else (0, *encoder.feature_info.channels())
         self.num_ch_enc = np.array(channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -45,19 +39,13 @@ class DepthEncoder(nn.Module):
         maps: list[Tensor] = self.encoder(images)
         if self.neck is None:
             return [images[:, :0], *maps]
-        features: list[Tensor] = self.neck(
-            maps, image_size=(images.shape[-2], images.shape[-1])
-        )
+        features: list[Tensor] = self.neck(maps, image_size=(images.shape[-2], images.shape[-1]))
         return features
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Those that train. Trainers hand this list to an optimizer, where a frozen one has no place;
         ``state_dict``, ``to`` and ``named_parameters`` go other ways and see every parameter."""
-        return (
-            parameter
-            for parameter in super().parameters(recurse)
-            if parameter.requires_grad
-        )
+        return (parameter for parameter in super().parameters(recurse) if parameter.requires_grad)
 
 
 class DepthDecoder(nn.Module):

@@ -58,14 +58,8 @@ class Settings:
         if isinstance(encoder, str):
             encoder = HybridDepthEncoder.from_pretrained(encoder)
         elif isinstance(encoder, HybridEncoderConfig):
-            encoder = HybridDepthEncoder(
-                encoder, pretrained=bool(arguments["pretrained"])
-            )
-        neck = (
-            PyramidNeck(encoder.feature_info.channels())
-            if self.decoder == "monodepth2"
-            else None
-        )
+            encoder = HybridDepthEncoder(encoder, pretrained=bool(arguments["pretrained"]))
+        neck = PyramidNeck(encoder.feature_info.channels()) if self.decoder == "monodepth2" else None
         return DepthEncoder(encoder, neck)
 
     def make_decoder(self, arguments: dict[str, Any]) -> nn.Module | None:
@@ -97,9 +91,7 @@ class Patched(Patch):
         if settings.decoder == "dpt":
             real = networks.DepthDecoder
             self._replace(real, _dispatching(real, DepthDecoder, settings.make_decoder))
-        self.serve(
-            networks
-        )  # a module given as an object may be unknown to sys.modules
+        self.serve(networks)  # a module given as an object may be unknown to sys.modules
         self._start()
         _ACTIVE[networks] = self
 
@@ -165,11 +157,7 @@ def patch(
     if present is not None:
         if present.settings != settings:
             names = [field.name for field in dataclasses.fields(Settings)]
-            other = [
-                name
-                for name in names
-                if getattr(present.settings, name) != getattr(settings, name)
-            ]
+            other = [name for name in names if getattr(present.settings, name) != getattr(settings, name)]
             raise AdapterError(
                 f"{module.__name__} is patched already with another {', '.join(other)}; "
                 "call undo() on that handle first."
@@ -221,9 +209,7 @@ def _check(networks: ModuleType) -> None:
     """Raises AdapterError unless the package offers what is replaced."""
     where = f"{networks.__name__} ({getattr(networks, '__file__', None)})"
     if not getattr(networks, "__file__", None):
-        raise AdapterError(
-            f"{where} has no file; give the package of a Monodepth2 checkout."
-        )
+        raise AdapterError(f"{where} has no file; give the package of a Monodepth2 checkout.")
     for name, arguments in NEEDED.items():
         real = getattr(networks, name, None)
         if not isinstance(real, type):
@@ -258,9 +244,7 @@ def _dispatching(
     class Dispatch(StandsFor):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             if "stands_for" not in vars(cls):
-                return super().__call__(
-                    *args, **kwargs
-                )  # a subclass of the repository's own
+                return super().__call__(*args, **kwargs)  # a subclass of the repository's own
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             made = make(bound.arguments)

@@ -37,18 +37,12 @@ class Repository:
         if not path.startswith(self.root + os.sep):
             return False
         inside = path[len(self.root) :].split(os.sep)
-        return _INSTALLED.isdisjoint(inside) and not path.startswith(
-            _STANDARD_LIBRARY + os.sep
-        )
+        return _INSTALLED.isdisjoint(inside) and not path.startswith(_STANDARD_LIBRARY + os.sep)
 
     def loaded(self) -> list[ModuleType]:
         """Its modules that are imported already, the running script (``__main__``) among them."""
         # vars() instead of getattr: lazily filled modules would start importing.
-        modules = [
-            module
-            for module in list(sys.modules.values())
-            if isinstance(module, ModuleType)
-        ]
+        modules = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
         return [module for module in modules if self.owns(vars(module).get("__file__"))]
 
 
@@ -70,10 +64,7 @@ class Patch:
     @property
     def replaced(self) -> list[str]:
         """Every replaced name, as ``module.name``."""
-        return [
-            f"{module.__name__}.{name}"
-            for (_, name), (module, _, _) in self._replaced.items()
-        ]
+        return [f"{module.__name__}.{name}" for (_, name), (module, _, _) in self._replaced.items()]
 
     def undo(self) -> None:
         """Put every replaced name back and stop watching imports; a second call does nothing."""
@@ -132,9 +123,7 @@ class Patch:
     def __str__(self) -> str:
         if not self.active:
             return f"{self.title}: undone"
-        return "\n  ".join(
-            [f"{self.title}: {len(self.replaced)} names replaced", *self.replaced]
-        )
+        return "\n  ".join([f"{self.title}: {len(self.replaced)} names replaced", *self.replaced])
 
 
 class ImportHook(MetaPathFinder):
@@ -167,9 +156,7 @@ class ImportHook(MetaPathFinder):
         try:
             for finder in list(sys.meta_path):
                 find = getattr(finder, "find_spec", None)
-                spec = (
-                    None if finder is self or find is None else find(name, path, target)
-                )
+                spec = None if finder is self or find is None else find(name, path, target)
                 if spec is not None:
                     return self._watched(spec)
             return None
@@ -203,9 +190,7 @@ class ModuleProxy(ModuleType):
 
     def __init__(self, real: ModuleType, names: dict[str, Any]) -> None:
         super().__init__(real.__name__)
-        vars(
-            self
-        ).clear()  # the blank __doc__, __spec__, ... of a new module would hide the real ones
+        vars(self).clear()  # the blank __doc__, __spec__, ... of a new module would hide the real ones
         vars(self).update(names, __doc__=real.__doc__)
         vars(self)[_REAL] = real
 
@@ -233,12 +218,8 @@ class StandsFor(type):
 
     def __instancecheck__(cls, instance: Any) -> bool:
         real = vars(cls).get("stands_for")
-        return (
-            isinstance(instance, real) if real else super().__instancecheck__(instance)
-        )
+        return isinstance(instance, real) if real else super().__instancecheck__(instance)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
         real = vars(cls).get("stands_for")
-        return (
-            issubclass(subclass, real) if real else super().__subclasscheck__(subclass)
-        )
+        return issubclass(subclass, real) if real else super().__subclasscheck__(subclass)

@@ -1,6 +1,6 @@
 """Features and depth of one picture, on a CPU, offline.
 
-    python examples/quickstart.py picture.jpg
+python examples/quickstart.py picture.jpg
 """
 
 from __future__ import annotations

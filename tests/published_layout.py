@@ -24,7 +24,10 @@ VOCABULARY = 49408
 
 
 def small_config(
-    towers: Any = "both", method: Any = "interp_conv1x1", prompts: PromptConfig | None = None, **normalisation: Any
+    towers: Any = "both",
+    method: Any = "interp_conv1x1",
+    prompts: PromptConfig | None = None,
+    **normalisation: Any,
 ) -> HybridDepthConfig:
     """The published architecture with 64-wide transformers and a 16-wide ResNet."""
     semantic = SemanticConfig(
@@ -33,7 +36,13 @@ def small_config(
         overrides={
             "embed_dim": 96,
             "vision_cfg": {"layers": [1, 2, 1, 1], "width": 16},
-            "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 64, "heads": 1, "layers": 2},
+            "text_cfg": {
+                "context_length": 77,
+                "vocab_size": VOCABULARY,
+                "width": 64,
+                "heads": 1,
+                "layers": 2,
+            },
         },
         **normalisation,
     )
@@ -52,7 +61,14 @@ def small_config(
 
 def stage1_config() -> HybridDepthConfig:
     """What a stage-1 checkpoint becomes: worded prompts, ImageNet normalisation."""
-    words = ("very close", "close", "slightly close", "neither close nor distant", "slightly distant", "distant")
+    words = (
+        "very close",
+        "close",
+        "slightly close",
+        "neither close nor distant",
+        "slightly distant",
+        "distant",
+    )
     return small_config(
         prompts=PromptConfig(words=(*words, "very distant")), mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
@@ -60,7 +76,9 @@ def stage1_config() -> HybridDepthConfig:
 
 def as_published(model: HybridDepthModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The encoder's and the decoder's tensors under published names, with all that a published file carries."""
-    full = HybridDepthModel(model.config.replace(encoder=model.config.encoder.replace(towers="both")), pretrained=False)
+    full = HybridDepthModel(
+        model.config.replace(encoder=model.config.encoder.replace(towers="both")), pretrained=False
+    )
     state = {**full.state_dict(), **model.state_dict()}
     encoder: dict[str, Any] = {
         "dinov2.mask_token": torch.zeros(1, 128),

@@ -54,7 +54,11 @@ class TestOurs:
             torch.testing.assert_close(loaded(images), tiny_model.eval()(images), rtol=0, atol=0)
 
     def test_the_encoder_of_a_model_and_an_encoder_alone(
-        self, tiny_model: HybridDepthModel, saved: Path, tmp_path: Path, images  # type: ignore[no-untyped-def]
+        self,
+        tiny_model: HybridDepthModel,
+        saved: Path,
+        tmp_path: Path,
+        images,  # type: ignore[no-untyped-def]
     ) -> None:
         encoder = HybridDepthEncoder.from_pretrained(str(saved))
         encoder.save_pretrained(tmp_path / "alone")
@@ -62,10 +66,14 @@ class TestOurs:
         with torch.no_grad():
             for a, b in zip(alone(images), tiny_model.eval().encoder(images), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=0)
-        with pytest.raises(CheckpointError, match=r"an encoder without a decoder.*HybridDepthEncoder.from_pretrained"):
+        with pytest.raises(
+            CheckpointError, match=r"an encoder without a decoder.*HybridDepthEncoder.from_pretrained"
+        ):
             HybridDepthModel.from_pretrained(tmp_path / "alone")
 
-    def test_half_precision_files_become_float32_modules(self, tiny_model: HybridDepthModel, tmp_path: Path) -> None:
+    def test_half_precision_files_become_float32_modules(
+        self, tiny_model: HybridDepthModel, tmp_path: Path
+    ) -> None:
         tiny_model.half().save_pretrained(tmp_path / "half")
         loaded = HybridDepthModel.from_pretrained(tmp_path / "half")
         assert {p.dtype for p in loaded.parameters()} == {torch.float32}
@@ -73,7 +81,12 @@ class TestOurs:
     def test_the_card_says_what_and_how(self, tiny_model: HybridDepthModel, tmp_path: Path) -> None:
         tiny_model.save_pretrained(tmp_path / "noted", notes="Fitted to nothing at all.")
         card = (tmp_path / "noted" / "README.md").read_text()
-        for part in ("library_name: hybrid-encoder", "Fitted to nothing at all.", "Apache-2.0", "(0.485, 0.456, 0.406)"):
+        for part in (
+            "library_name: hybrid-encoder",
+            "Fitted to nothing at all.",
+            "Apache-2.0",
+            "(0.485, 0.456, 0.406)",
+        ):
             assert part in card
 
     def test_loading_never_asks_for_a_backbone(self, tiny_model: HybridDepthModel, saved: Path) -> None:
@@ -151,9 +164,21 @@ class TestPublished:
             ("encoder", lambda d: d.update({"layer0_clip.0.weight": torch.zeros(1)}), "multi-frame"),
             ("encoder", lambda d: d.update({"resnet50.conv1.weight": torch.zeros(1)}), "ResNet-50"),
             ("encoder", lambda d: d.update(notes="text"), "'notes' is a str"),
-            ("encoder", lambda d: d.update({"dinov2.norm.bias": torch.zeros(3)}), r"'spatial.model.norm.bias' is \(3,\)"),
-            ("depth", lambda d: d.pop("depth_head.projects.0.weight"), "no key 'depth_head.projects.0.weight'"),
-            ("depth", lambda d: d.update({"depth_head.new.weight": torch.zeros(1)}), "'depth_head.new.weight' has no"),
+            (
+                "encoder",
+                lambda d: d.update({"dinov2.norm.bias": torch.zeros(3)}),
+                r"'spatial.model.norm.bias' is \(3,\)",
+            ),
+            (
+                "depth",
+                lambda d: d.pop("depth_head.projects.0.weight"),
+                "no key 'depth_head.projects.0.weight'",
+            ),
+            (
+                "depth",
+                lambda d: d.update({"depth_head.new.weight": torch.zeros(1)}),
+                "'depth_head.new.weight' has no",
+            ),
             (
                 "depth",
                 lambda d: d.update({"depth_head.projects.0.weight": torch.zeros(8, 77, 1, 1)}),
@@ -161,7 +186,9 @@ class TestPublished:
             ),
         ],
     )
-    def test_what_does_not_fit_is_named(self, published, tmp_path: Path, file: str, change, says: str) -> None:  # type: ignore[no-untyped-def]
+    def test_what_does_not_fit_is_named(
+        self, published, tmp_path: Path, file: str, change, says: str
+    ) -> None:  # type: ignore[no-untyped-def]
         for name in ("encoder", "depth"):
             content = torch.load(published[1] / f"{name}.pth", weights_only=True)
             if name == file:
@@ -187,7 +214,9 @@ class TestUnreadable:
         with pytest.raises(CheckpointError, match=r"'encoder.fusion.align.1.bias' is \(5,\).*needs \(32,\)"):
             HybridDepthModel.from_pretrained(saved)
 
-    @pytest.mark.parametrize("content", ["{", "[]", '{"class": "HybridDepthModel"}', '{"class": "X", "config": {}}'])
+    @pytest.mark.parametrize(
+        "content", ["{", "[]", '{"class": "HybridDepthModel"}', '{"class": "X", "config": {}}']
+    )
     def test_a_config_that_is_none(self, saved: Path, content: str) -> None:
         (saved / "config.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"config\.json (is no configuration|describes a 'X')"):
@@ -227,7 +256,9 @@ class TestHub:
         start = time.monotonic()
         with (
             mock.patch("huggingface_hub.HfApi.model_info", hang),
-            pytest.raises(CheckpointError, match=r"'org/name' could not be reached.*from_pretrained\('path/to/folder'\)"),
+            pytest.raises(
+                CheckpointError, match=r"'org/name' could not be reached.*from_pretrained\('path/to/folder'\)"
+            ),
         ):
             HybridDepthModel.from_pretrained("org/name", cache_dir=tmp_path)
         assert time.monotonic() - start < 10
@@ -249,7 +280,9 @@ class TestHub:
         assert loaded.model_config is not None
         assert download.call_args.kwargs["revision"] == "abc"
         wanted = download.call_args.kwargs["allow_patterns"]
-        assert wanted == [name for name in files if name.endswith(("config.json", ".safetensors", "r.pth", "h.pth"))]
+        assert wanted == [
+            name for name in files if name.endswith(("config.json", ".safetensors", "r.pth", "h.pth"))
+        ]
 
     def test_a_repository_without_weights(self) -> None:
         listing = mock.Mock(siblings=[mock.Mock(rfilename="README.md")])
@@ -270,7 +303,9 @@ def test_infer_says_the_scale_and_keeps_the_size(tiny_model: HybridDepthModel) -
     assert one.depth_m is None
     assert one.relative_depth is not None
     torch.testing.assert_close(one.relative_depth, 1 / (0.01 + 9.99 * one.disparity))
-    metric = HybridDepthModel(tiny_model.config.replace(metric=True), pretrained=False).infer(torch.rand(3, 50, 75))
+    metric = HybridDepthModel(tiny_model.config.replace(metric=True), pretrained=False).infer(
+        torch.rand(3, 50, 75)
+    )
     assert metric.relative_depth is None
     assert metric.depth_m is not None
     assert ((metric.depth_m >= 0.1) & (metric.depth_m <= 100)).all()

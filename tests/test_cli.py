@@ -20,9 +20,7 @@ from hybrid_encoder.config import PromptConfig
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = HybridDepthModel(
-        small_config(prompts=PromptConfig(count=6)), pretrained=False
-    )
+    model = HybridDepthModel(small_config(prompts=PromptConfig(count=6)), pretrained=False)
     return write_published(model, tmp_path_factory.mktemp("published"))
 
 
@@ -69,9 +67,7 @@ def test_predict_writes_pictures_and_numbers_at_the_original_size(
     assert code == 0
     assert "3 images" in out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
-        f"{stem}_{end}"
-        for stem in ("a", "b", "grey")
-        for end in ("depth.png", "relative_depth.npy")
+        f"{stem}_{end}" for stem in ("a", "b", "grey") for end in ("depth.png", "relative_depth.npy")
     )
     for stem, size in (("a", (40, 64)), ("b", (64, 50)), ("grey", (48, 48))):
         depth = np.load(tmp_path / "out" / f"{stem}_relative_depth.npy")
@@ -83,9 +79,7 @@ def test_predict_writes_pictures_and_numbers_at_the_original_size(
         assert (picture.mode, picture.size) == ("RGB", size[::-1])
 
 
-def test_predict_writes_16_bit_pngs(
-    run, pictures: Path, tmp_path: Path, published: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_predict_writes_16_bit_pngs(run, pictures: Path, tmp_path: Path, published: Path) -> None:  # type: ignore[no-untyped-def]
     arguments = (
         "predict",
         pictures / "a.png",
@@ -96,19 +90,12 @@ def test_predict_writes_16_bit_pngs(
     )
     assert run(*arguments, "--output", tmp_path / "png", "--numbers", "png16")[0] == 0
     assert run(*arguments, "--output", tmp_path / "npy")[0] == 0
-    disparity = (
-        np.asarray(Image.open(tmp_path / "png" / "a_disparity_x65535.png")).astype(
-            np.float64
-        )
-        / 65535
-    )
+    disparity = np.asarray(Image.open(tmp_path / "png" / "a_disparity_x65535.png")).astype(np.float64) / 65535
     depth = np.load(tmp_path / "npy" / "a_relative_depth.npy")
     np.testing.assert_allclose(disparity, (1 / depth - 0.01) / 9.99, atol=1e-4)
 
 
-def test_predict_with_the_shipped_weights_and_a_glob(
-    run, pictures: Path, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_predict_with_the_shipped_weights_and_a_glob(run, pictures: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = run("predict", pictures / "*.png", "--output", tmp_path / "out")
     assert code == 0
     assert "2 images" in out
@@ -116,10 +103,7 @@ def test_predict_with_the_shipped_weights_and_a_glob(
 
 def test_convert_and_info(run, published: Path, tmp_path: Path, images) -> None:  # type: ignore[no-untyped-def]
     assert run("convert", published, tmp_path / "ours")[0] == 0
-    ours, theirs = (
-        HybridDepthModel.from_pretrained(path)
-        for path in (tmp_path / "ours", published)
-    )
+    ours, theirs = (HybridDepthModel.from_pretrained(path) for path in (tmp_path / "ours", published))
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=0)
     for source, layout in (
@@ -143,13 +127,9 @@ def test_convert_and_info(run, published: Path, tmp_path: Path, images) -> None:
 
 
 def test_convert_a_stage_1_checkpoint(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    path = write_stage1(
-        HybridDepthModel(stage1_config(), pretrained=False), tmp_path / "stage1.ckpt"
-    )
+    path = write_stage1(HybridDepthModel(stage1_config(), pretrained=False), tmp_path / "stage1.ckpt")
     assert run("convert", path, tmp_path / "ours")[0] == 0
-    assert (
-        HybridDepthEncoder.from_pretrained(tmp_path / "ours").config.prompts is not None
-    )
+    assert HybridDepthEncoder.from_pretrained(tmp_path / "ours").config.prompts is not None
     assert "7 words" in run("info", path)[1]
 
 
@@ -240,31 +220,22 @@ def test_bad_input_is_one_sentence_and_exit_status_2(
 
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys; import hybrid_encoder.cli; print([m for m in ('torch', 'timm', 'transformers') if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_a_real_frame_with_a_full_size_published_checkpoint(
-    run, data: Path, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_real_frame_with_a_full_size_published_checkpoint(run, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """At its original size and at 224 x 672 (weights drawn by name: the picture means nothing, the path does)."""
     from test_parity import FOLDER, fill
 
     manifest = FOLDER / "stage2_default.keys.json"
     torch.save(fill.state_dict(manifest, "encoder"), tmp_path / "encoder.pth")
     torch.save(fill.state_dict(manifest, "depth"), tmp_path / "depth.pth")
-    frame = (
-        data
-        / "kitti_mini/2011_09_26/2011_09_26_drive_0001_sync/image_02/data/0000000001.png"
-    )
+    frame = data / "kitti_mini/2011_09_26/2011_09_26_drive_0001_sync/image_02/data/0000000001.png"
     for size in ([], ["--size", "224x672"]):
-        code, _, err = run(
-            "predict", frame, "--weights", tmp_path, "--output", tmp_path / "out", *size
-        )
+        code, _, err = run("predict", frame, "--weights", tmp_path, "--output", tmp_path / "out", *size)
         assert code == 0, err
         depth = np.load(tmp_path / "out" / "0000000001_relative_depth.npy")
         assert depth.shape == Image.open(frame).size[::-1]

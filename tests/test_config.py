@@ -46,7 +46,10 @@ def test_any_config_goes_to_json_and_back(towers, method, count, words, size, bl
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: HybridEncoderConfig.preset("huge"), "unknown preset 'huge'; the presets are 'paper', 'tiny'"),
+        (
+            lambda: HybridEncoderConfig.preset("huge"),
+            "unknown preset 'huge'; the presets are 'paper', 'tiny'",
+        ),
         (lambda: HybridEncoderConfig(towers="none"), "towers is 'none'"),  # type: ignore[arg-type]
         (lambda: FusionConfig(method="sum"), "fusion.method is 'sum'"),  # type: ignore[arg-type]
         (lambda: FusionConfig(channels=0), "fusion.channels is 0"),

@@ -74,7 +74,10 @@ def test_tokens_can_start_from_words(clip) -> None:  # type: ignore[no-untyped-d
 
 
 def test_a_text_tower_of_another_kind_is_refused(clip) -> None:  # type: ignore[no-untyped-def]
-    with mock.patch.object(clip, "vocab_size", 32000), pytest.raises(ConfigError, match="does not read CLIP's tokens"):
+    with (
+        mock.patch.object(clip, "vocab_size", 32000),
+        pytest.raises(ConfigError, match="does not read CLIP's tokens"),
+    ):
         DepthPrompts(clip, PromptConfig())
     with pytest.raises(ConfigError, match=r"the longest prompt has \d+ tokens; this text tower takes 77"):
         DepthPrompts(clip, PromptConfig(template="very " * 90 + "{}"))

@@ -21,11 +21,15 @@ SEMANTIC = [
     ("ViT-B-16", {"layers": 4}, (768,) * 4, (16,) * 4),
     ("convnext_tiny", {}, (96, 192, 384, 768), (4, 8, 16, 32)),
 ]
-DINOV2 = [f"vit_{size}_patch14{reg}_dinov2" for size in ("small", "base", "large", "giant") for reg in ("", "_reg4")]
+DINOV2 = [
+    f"vit_{size}_patch14{reg}_dinov2" for size in ("small", "base", "large", "giant") for reg in ("", "_reg4")
+]
 DINOV3 = ["vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_small_plus_patch16_dinov3"]
 
 
-@pytest.mark.parametrize(("name", "vision", "channels", "strides"), SEMANTIC, ids=[row[0] for row in SEMANTIC])
+@pytest.mark.parametrize(
+    ("name", "vision", "channels", "strides"), SEMANTIC, ids=[row[0] for row in SEMANTIC]
+)
 def test_semantic_tower_gives_what_it_declares(name, vision, channels, strides) -> None:  # type: ignore[no-untyped-def]
     config = small_clip(name, **vision)
     tower = SemanticTower(build_clip(config, True).visual, config).eval()
@@ -45,7 +49,9 @@ def test_semantic_maps_equal_open_clips_own() -> None:
         clip = build_clip(config, True).eval()
         images = torch.rand(1, 3, size, size)
         with torch.no_grad():
-            own = clip.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"][-4:]
+            own = clip.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"][
+                -4:
+            ]
             ours = SemanticTower(clip.visual, config).eval()(images)
         for a, b in zip(own, ours, strict=True):
             torch.testing.assert_close(a, b)
@@ -130,7 +136,10 @@ def test_a_transformers_model_from_a_folder(kind: str, tmp_path: Path) -> None:
 
 def test_positions_are_resampled_once_per_size() -> None:
     tower = build_spatial(small_dino("vit_small_patch14_dinov2"), False).eval()
-    with mock.patch.object(towers, "resample_positions", wraps=resample_positions) as counted, torch.no_grad():
+    with (
+        mock.patch.object(towers, "resample_positions", wraps=resample_positions) as counted,
+        torch.no_grad(),
+    ):
         for size in ((42, 70), (42, 70), (56, 70), (42, 70), (56, 70)):
             tower(torch.rand(1, 3, *size))
         assert counted.call_count == 2
@@ -175,7 +184,10 @@ def test_each_tower_normalises_for_itself() -> None:
     ("make", "says"),
     [
         (lambda: build_clip(SemanticConfig(name="RN5000"), False), "'RN5000', which open_clip does not know"),
-        (lambda: build_spatial(SpatialConfig(name="vit_nonsense"), False), "'vit_nonsense', which timm does not know"),
+        (
+            lambda: build_spatial(SpatialConfig(name="vit_nonsense"), False),
+            "'vit_nonsense', which timm does not know",
+        ),
         (lambda: build_spatial(SpatialConfig(name="resnet18"), False), "no vision transformer"),
         (
             lambda: build_spatial(small_dino("vit_small_patch14_dinov2", depth=3), False),

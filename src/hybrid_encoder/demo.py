@@ -43,7 +43,9 @@ def run_demo(
         abs_rel (median-scaled) on held-out drives, before and after.
     """
     start = time.monotonic()
-    training = _render(range(seed * 10_000, seed * 10_000 + drives), (0, 2, 4), console, "rendering drives to fit")
+    training = _render(
+        range(seed * 10_000, seed * 10_000 + drives), (0, 2, 4), console, "rendering drives to fit"
+    )
     held_out = _render(range(HELD_OUT_SEED, HELD_OUT_SEED + 6), (0, 4), console, "rendering held-out drives")
 
     torch.manual_seed(seed)
@@ -126,7 +128,9 @@ def evaluate(model: HybridDepthModel, frames: SyntheticBatch, device: torch.devi
 
 def _render(seeds: range, frames: tuple[int, ...], console: Console, description: str) -> SyntheticBatch:
     parts = [
-        synthetic_batch([SyntheticDrive(seed=s, num_frames=max(frames) + 1, height=HEIGHT, width=WIDTH)], frames)
+        synthetic_batch(
+            [SyntheticDrive(seed=s, num_frames=max(frames) + 1, height=HEIGHT, width=WIDTH)], frames
+        )
         for s in track(seeds, description=description, console=console)
     ]
     return SyntheticBatch(*(torch.cat(fields) for fields in zip(*parts, strict=True)))

@@ -61,7 +61,9 @@ class HybridDepthEncoder(HubModel):
         config = HybridEncoderConfig.preset(config) if isinstance(config, str) else config
         clip = build_clip(config.semantic, pretrained) if config.uses_semantic or config.prompts else None
         self.semantic = SemanticTower(clip.visual, config.semantic) if clip and config.uses_semantic else None  # type: ignore[arg-type]
-        self.spatial: SpatialTower | None = build_spatial(config.spatial, pretrained) if config.uses_spatial else None
+        self.spatial: SpatialTower | None = (
+            build_spatial(config.spatial, pretrained) if config.uses_spatial else None
+        )
         self.fusion = Fusion(
             self.semantic.channels if self.semantic else (),
             self.spatial.channels if self.spatial else (),
@@ -256,7 +258,9 @@ def check_images(images: Tensor) -> None:
     if shape[0] == 0:
         raise InputError("images is an empty batch; at least one image is needed.")
     if not images.is_floating_point():
-        raise InputError(f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255.")
+        raise InputError(
+            f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255."
+        )
 
 
 def build_groups(

@@ -79,7 +79,9 @@ class DepthPrompts(nn.Module):
             start = 0.02 * torch.randn(config.count, width)
             if config.init == "words":
                 worded = DepthPrompts(clip, PromptConfig(template="{}", words=DEPTH_WORDS))
-                start = F.interpolate(worded().detach().T[None, None], (width, config.count))[0, 0].T.contiguous()
+                start = F.interpolate(worded().detach().T[None, None], (width, config.count))[
+                    0, 0
+                ].T.contiguous()
             self.tokens = nn.Parameter(start)
 
     def forward(self) -> Tensor:

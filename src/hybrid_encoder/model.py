@@ -77,7 +77,9 @@ class HybridDepthModel(HubModel):
         parameter = next(self.parameters())
         batch = batch.to(parameter.device, parameter.dtype)
         if size is not None and size != own:
-            batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+            batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(
+                0, 1
+            )
         was_training = self.training
         self.eval()
         try:

@@ -74,7 +74,9 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def colour(values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma") -> Pixels:
+def colour(
+    values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma"
+) -> Pixels:
     """A map (H, W) as colours (H, W, 3), bright for high values.
 
     Args:
@@ -125,5 +127,7 @@ def contact_sheet(rows: Sequence[Sequence[Pixels]], titles: Sequence[str]) -> Pi
     for column, title in enumerate(titles):
         draw.text((column * (width + gap) + 2, 3), title, fill="black")
         for row, pictures in enumerate(rows):
-            sheet.paste(Image.fromarray(pictures[column]), (column * (width + gap), head + row * (height + gap)))
+            sheet.paste(
+                Image.fromarray(pictures[column]), (column * (width + gap), head + row * (height + gap))
+            )
     return np.asarray(sheet)

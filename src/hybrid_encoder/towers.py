@@ -130,7 +130,11 @@ class SemanticTower(Tower):
     def rest(self, first: Tensor) -> list[Tensor]:
         """The second to fourth map, from the first."""
         visual = self.visual
-        stages = [visual.layer2, visual.layer3, visual.layer4] if self.kind == "resnet" else visual.trunk.stages[1:]
+        stages = (
+            [visual.layer2, visual.layer3, visual.layer4]
+            if self.kind == "resnet"
+            else visual.trunk.stages[1:]
+        )
         maps, x = [], first
         for stage in stages:
             x = self.run(stage, x)
@@ -205,7 +209,9 @@ class TimmTower(SpatialTower):
 
         if not timm.is_model(config.name):
             near = ", ".join(timm.list_models("*dinov2*")[:4])
-            raise ConfigError(f"spatial.name is {config.name!r}, which timm does not know; some it knows: {near} ...")
+            raise ConfigError(
+                f"spatial.name is {config.name!r}, which timm does not know; some it knows: {near} ..."
+            )
         options = {"num_classes": 0, "dynamic_img_size": True, **config.overrides}
         try:
             model = timm.create_model(config.name, pretrained=pretrained, **options)
@@ -215,7 +221,9 @@ class TimmTower(SpatialTower):
                 f"of this shape ({error}); choose a DINO one."
             ) from error
         if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
-            raise ConfigError(f"spatial.name is {config.name!r}, which is no vision transformer; choose a DINO one.")
+            raise ConfigError(
+                f"spatial.name is {config.name!r}, which is no vision transformer; choose a DINO one."
+            )
         rule: str = config.position_embedding
         if model.pos_embed is None:
             rule = "rope"
@@ -254,7 +262,9 @@ class TimmTower(SpatialTower):
         return self._positions.get(
             grid,
             [table],
-            lambda: resample_positions(table, self.model.patch_embed.grid_size, grid, kept, self.position_rule),
+            lambda: resample_positions(
+                table, self.model.patch_embed.grid_size, grid, kept, self.position_rule
+            ),
         )
 
     def _rotary(self, grid: Grid) -> Tensor | None:
@@ -340,12 +350,16 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"some that it knows: {', '.join(open_clip.list_models()[:8])} ..."
         )
     options = {
-        name: {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        name: {**base[name], **value}
+        if isinstance(value, dict) and isinstance(base.get(name), dict)
+        else value
         for name, value in copy.deepcopy(config.overrides).items()
     }
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # open_clip reports on the root logger, and warns when no weights are asked for
+    root.setLevel(
+        logging.ERROR
+    )  # open_clip reports on the root logger, and warns when no weights are asked for
     try:
         return open_clip.create_model(  # type: ignore[no-any-return]
             config.name, pretrained=config.pretrained if pretrained else None, precision="fp32", **options

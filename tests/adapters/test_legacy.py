@@ -155,8 +155,7 @@ def _names(*modules: ModuleType) -> list[dict[str, Any]]:
 
 def _same(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> bool:
     return all(
-        list(a) == list(b) and all(a[key] is b[key] for key in a)
-        for a, b in zip(before, after, strict=True)
+        list(a) == list(b) and all(a[key] is b[key] for key in a) for a, b in zip(before, after, strict=True)
     )
 
 
@@ -192,22 +191,16 @@ def test_removed_numpy_aliases(served: Repo) -> None:
     assert layers.infinity() == trainer.np.Inf == float("inf")
 
 
-def test_grid_sample_aligns_corners_unless_told(
-    served: Repo, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_grid_sample_aligns_corners_unless_told(served: Repo, recwarn: pytest.WarningsRecorder) -> None:
     layers, _, _ = served.load()
     images, grid = torch.rand(1, 3, 6, 8), torch.rand(1, 5, 5, 2) * 2 - 1
     expected = F.grid_sample(images, grid, padding_mode="border", align_corners=True)
     for sampled in layers.sample(images, grid):
         torch.testing.assert_close(sampled, expected, rtol=0, atol=0)
     other = F.grid_sample(images, grid, align_corners=False)
-    torch.testing.assert_close(
-        layers.sample_as_said(images, grid), other, rtol=0, atol=0
-    )
+    torch.testing.assert_close(layers.sample_as_said(images, grid), other, rtol=0, atol=0)
     theta = torch.rand(1, 2, 3)
-    torch.testing.assert_close(
-        layers.grid(theta), F.affine_grid(theta, [1, 1, 4, 4], align_corners=True)
-    )
+    torch.testing.assert_close(layers.grid(theta), F.affine_grid(theta, [1, 1, 4, 4], align_corners=True))
     assert not [w for w in recwarn if "align_corners" in str(w.message)]
 
 
@@ -240,16 +233,12 @@ def test_a_jitter_is_drawn_once_and_applied_in_its_order(served: Repo) -> None:
     assert len(orders) > 1
     whole = frames.whole_jitter()
     assert whole(image).size == image.size
-    assert isinstance(
-        pickle.loads(pickle.dumps(whole)), torchvision.transforms.ColorJitter
-    )
+    assert isinstance(pickle.loads(pickle.dumps(whole)), torchvision.transforms.ColorJitter)
 
 
 def test_a_jitter_leaves_out_what_is_not_asked_for() -> None:
     image = torch.rand(3, 4, 4)
-    assert torch.equal(
-        legacy.ColorJitter.get_params(None, None, None, None)(image), image
-    )
+    assert torch.equal(legacy.ColorJitter.get_params(None, None, None, None)(image), image)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -278,9 +267,7 @@ def test_weight_urls_come_from_torchvision(served: Repo) -> None:
 
 def test_stand_ins_pass_for_what_they_stand_for(served: Repo) -> None:
     layers, _, trainer = served.load()
-    assert trainer.is_loader(data.DataLoader(ITEMS)) and trainer.is_loader(
-        trainer.DataLoader(ITEMS)
-    )
+    assert trainer.is_loader(data.DataLoader(ITEMS)) and trainer.is_loader(trainer.DataLoader(ITEMS))
     assert not trainer.is_loader([1])
     assert isinstance(trainer.DataLoader(ITEMS), data.DataLoader)
     assert issubclass(data.DataLoader, trainer.DataLoader)
@@ -300,11 +287,7 @@ def test_stand_in_modules_pass_everything_through(served: Repo) -> None:
     layers, _, _ = served.load()
     proxy = layers.np
     assert isinstance(proxy, ModuleProxy)
-    assert (
-        proxy.__name__ == "numpy"
-        and proxy.__version__ == np.__version__
-        and proxy.__file__ == np.__file__
-    )
+    assert proxy.__name__ == "numpy" and proxy.__version__ == np.__version__ and proxy.__file__ == np.__file__
     assert proxy.__doc__ == np.__doc__ and "numpy" in repr(proxy)
     assert {"int", "linspace"} <= set(dir(proxy))
     assert proxy.linalg is np.linalg
@@ -337,25 +320,14 @@ def test_undo_restores_every_name(repo: Repo) -> None:
 def test_undo_reaches_modules_imported_meanwhile(repo: Repo) -> None:
     with legacy.apply(repo.root):
         layers, frames, trainer = repo.load()
-        assert isinstance(trainer.F, ModuleProxy) and isinstance(
-            frames.pil, ModuleProxy
-        )
+        assert isinstance(trainer.F, ModuleProxy) and isinstance(frames.pil, ModuleProxy)
     for module in (layers, trainer):
-        assert (
-            module.np is np
-            and module.F is F
-            and module.nn is torch.nn
-            and module.torch is torch
-        )
+        assert module.np is np and module.F is F and module.nn is torch.nn and module.torch is torch
         assert module.grid_sample is F.grid_sample
     assert frames.pil is PIL.Image and frames.transforms is torchvision.transforms
     assert frames.ColorJitter is torchvision.transforms.ColorJitter
-    assert (
-        trainer.DataLoader is data.DataLoader and trainer.models is torchvision.models
-    )
-    assert trainer.__spec__ is not None and "exec_module" not in vars(
-        trainer.__spec__.loader
-    )
+    assert trainer.DataLoader is data.DataLoader and trainer.models is torchvision.models
+    assert trainer.__spec__ is not None and "exec_module" not in vars(trainer.__spec__.loader)
     assert vars(importlib.reload(layers))["np"] is np
 
 
@@ -386,9 +358,7 @@ def test_the_libraries_stay_as_they_are(repo: Repo) -> None:
     assert _same(before, _names(*touched))
 
 
-def test_an_environment_inside_the_folder_is_not_served(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_environment_inside_the_folder_is_not_served(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = repo.root / ".venv" / "lib" / "python3" / "site-packages"
     packages.mkdir(parents=True)
     (packages / "old_installed.py").write_text("import numpy as np\n")
@@ -414,9 +384,7 @@ def test_a_script_that_goes_on_importing_is_served(repo: Repo) -> None:
     assert script.np is np
 
 
-def test_two_repositories_at_once(
-    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_repositories_at_once(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "other_layers.py").write_text("import numpy as np\n")
@@ -445,9 +413,7 @@ def test_two_repositories_at_once(
 
 def test_importing_the_package_loads_no_adapter() -> None:
     code = "import sys; from hybrid_encoder import adapters; print('torch' in sys.modules, dir(adapters))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("False [")
     assert "'legacy', " in done.stdout and "'monodepth2'" in done.stdout

@@ -106,11 +106,7 @@ class Repo:
     def names(self) -> dict[str, dict[str, Any]]:
         """Every name of every imported module of the repository."""
         root = str(self.root)
-        found = {
-            n: m
-            for n, m in sys.modules.items()
-            if str(vars(m).get("__file__", "")).startswith(root)
-        }
+        found = {n: m for n, m in sys.modules.items() if str(vars(m).get("__file__", "")).startswith(root)}
         return {name: dict(vars(module)) for name, module in found.items()}
 
 
@@ -136,18 +132,14 @@ def _images() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("first", ["patch", "trainer"])
-def test_single_images_go_to_the_hybrid_encoder_and_pairs_to_the_repository(
-    repo: Repo, first: str
-) -> None:
+def test_single_images_go_to_the_hybrid_encoder_and_pairs_to_the_repository(repo: Repo, first: str) -> None:
     if first == "trainer":
         repo.load()
     monodepth2.patch("tiny")
     module = repo.load()
     trainer = module.Trainer()
     networks = sys.modules["networks"]
-    assert isinstance(trainer.encoder, DepthEncoder) and isinstance(
-        trainer.depth, DepthDecoder
-    )
+    assert isinstance(trainer.encoder, DepthEncoder) and isinstance(trainer.depth, DepthDecoder)
     assert isinstance(module.direct(), DepthEncoder)
     own = sys.modules["networks.resnet_encoder"].ResnetEncoder
     assert type(trainer.pose_encoder) is own
@@ -206,9 +198,7 @@ def test_the_repositorys_decoder_gets_a_pyramid(repo: Repo) -> None:
     trainer = repo.load().Trainer()
     assert type(trainer.depth) is sys.modules["networks.depth_decoder"].DepthDecoder
     features = trainer.encoder(_images())
-    assert [tuple(f.shape[-2:]) for f in features] == [
-        (64 >> i, 96 >> i) for i in range(1, 6)
-    ]
+    assert [tuple(f.shape[-2:]) for f in features] == [(64 >> i, 96 >> i) for i in range(1, 6)]
     assert [f.shape[1] for f in features] == list(trainer.encoder.num_ch_enc)
     assert trainer.depth(features)["disp", 0].shape == (2, 1, 64, 96)
 
@@ -237,15 +227,11 @@ def test_subclasses_of_the_repositorys_classes_stay_their_own(repo: Repo) -> Non
 # -- what it is built from -------------------------------------------------------------------------------
 
 
-def test_pretrained_is_the_repositorys_to_say(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretrained_is_the_repositorys_to_say(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     class Recorder(HybridDepthEncoder):
-        def __init__(
-            self, config: HybridEncoderConfig, *, pretrained: bool = True
-        ) -> None:
+        def __init__(self, config: HybridEncoderConfig, *, pretrained: bool = True) -> None:
             asked.append((config, pretrained))
             super().__init__(config, pretrained=False)
 
@@ -295,9 +281,7 @@ def test_decoder_widths_follow_the_preset_unless_given(repo: Repo) -> None:
         assert widths() == (tiny.channels[0], tiny.features)
     with monodepth2.patch(TINY.replace(towers="spatial")):
         assert widths() == (256, 256)
-    with monodepth2.patch(
-        "tiny", decoder_config=DecoderConfig(features=8, channels=(4, 4, 8, 8))
-    ):
+    with monodepth2.patch("tiny", decoder_config=DecoderConfig(features=8, channels=(4, 4, 8, 8))):
         assert widths() == (4, 8)
 
 
@@ -319,18 +303,14 @@ def test_optimizers_get_no_frozen_parameter(repo: Repo) -> None:
     assert held and all(p.requires_grad for p in held)
     wanted = {id(p) for p in encoder.parameters() if p.requires_grad}
     assert wanted <= {id(p) for p in held}
-    frozen = [
-        name for name, p in trainer.encoder.named_parameters() if not p.requires_grad
-    ]
+    frozen = [name for name, p in trainer.encoder.named_parameters() if not p.requires_grad]
     assert frozen and set(frozen) <= set(trainer.encoder.state_dict())
     trainer.encoder.to(torch.float64)
     assert {p.dtype for _, p in trainer.encoder.named_parameters()} == {torch.float64}
 
 
 @pytest.mark.parametrize("decoder", ["dpt", "monodepth2"])
-def test_weights_are_loaded_back_with_the_trainers_extra_keys(
-    repo: Repo, decoder: Any
-) -> None:
+def test_weights_are_loaded_back_with_the_trainers_extra_keys(repo: Repo, decoder: Any) -> None:
     monodepth2.patch("tiny", decoder=decoder)
     make = repo.load().Trainer
     trained, fresh = make(), make()
@@ -376,10 +356,7 @@ def test_undo_restores_every_name(repo: Repo, decoder: Any) -> None:
 def test_undo_reaches_a_trainer_imported_meanwhile(repo: Repo) -> None:
     with monodepth2.patch("tiny"):
         trainer = repo.load()
-    assert (
-        trainer.networks.ResnetEncoder
-        is sys.modules["networks.resnet_encoder"].ResnetEncoder
-    )
+    assert trainer.networks.ResnetEncoder is sys.modules["networks.resnet_encoder"].ResnetEncoder
     assert trainer.ResnetEncoder is trainer.networks.ResnetEncoder
 
 
@@ -425,21 +402,13 @@ def test_legacy_shims_come_along_unless_declined(repo: Repo) -> None:
 
 
 def test_another_package_by_name_or_module(repo: Repo) -> None:
-    repo.write(
-        {
-            f"fork/{name}": text
-            for name, text in FILES.items()
-            if name.startswith("networks")
-        }
-    )
+    repo.write({f"fork/{name}": text for name, text in FILES.items() if name.startswith("networks")})
     repo.write({"fork/__init__.py": ""})
     with monodepth2.patch("tiny", networks="fork.networks") as handle:
         package = repo.load("fork.networks")
         assert isinstance(package.ResnetEncoder(18, False), DepthEncoder)
         assert monodepth2.patch("tiny", networks=package) is handle
-        assert handle.legacy is not None and handle.legacy.repository.root == str(
-            repo.root / "fork"
-        )
+        assert handle.legacy is not None and handle.legacy.repository.root == str(repo.root / "fork")
 
 
 def test_a_package_that_was_loaded_by_hand(repo: Repo) -> None:
@@ -459,17 +428,15 @@ REFUSED = {
         "networks/__init__.py": "from .depth_decoder import DepthDecoder\ndef ResnetEncoder(): ...\n"
     },
     "ResnetEncoder takes no argument 'num_input_images'": {
-        "networks/resnet_encoder.py": RESNET.replace(
-            ", num_input_images=1", ""
-        ).replace("num_input_images", "1")
+        "networks/resnet_encoder.py": RESNET.replace(", num_input_images=1", "").replace(
+            "num_input_images", "1"
+        )
     },
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_a_repository_that_lacks_something_is_refused_unchanged(
-    repo: Repo, message: str
-) -> None:
+def test_a_repository_that_lacks_something_is_refused_unchanged(repo: Repo, message: str) -> None:
     repo.write(REFUSED[message])
     networks = repo.load("networks")
     before, finders = repo.names(), list(sys.meta_path)
@@ -481,9 +448,7 @@ def test_a_repository_that_lacks_something_is_refused_unchanged(
 
 
 def test_no_networks_module_is_refused(repo: Repo) -> None:
-    with pytest.raises(
-        AdapterError, match=r"no module 'elsewhere\.networks'.*networks="
-    ):
+    with pytest.raises(AdapterError, match=r"no module 'elsewhere\.networks'.*networks="):
         monodepth2.patch("tiny", networks="elsewhere.networks")
     with pytest.raises(AdapterError, match="has no file"):
         monodepth2.patch("tiny", networks=ModuleType("made_up"))

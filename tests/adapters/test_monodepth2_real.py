@@ -20,10 +20,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 CHECKOUT = os.environ.get("HYBRID_ENCODER_MONODEPTH2", "")
-DATA = (
-    Path(os.environ.get("HYBRID_ENCODER_DATA", REPO.parent / "shared" / "data"))
-    / "kitti_mini"
-)
+DATA = Path(os.environ.get("HYBRID_ENCODER_DATA", REPO.parent / "shared" / "data")) / "kitti_mini"
 DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"
 HEIGHT, WIDTH, EPOCHS = 96, 320, 12
 MODEL = "mono_640x192"  # test_simple.py takes the names of the published models only
@@ -34,9 +31,7 @@ pytestmark = [
         not Path(CHECKOUT, "trainer.py").is_file(),
         reason="HYBRID_ENCODER_MONODEPTH2 names no Monodepth2 checkout",
     ),
-    pytest.mark.skipif(
-        not DATA.is_dir(), reason=f"no KITTI frames at {DATA} (HYBRID_ENCODER_DATA)"
-    ),
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no KITTI frames at {DATA} (HYBRID_ENCODER_DATA)"),
 ]
 
 # Where the two lines go: before the trainer is imported, or after.
@@ -73,9 +68,7 @@ def _run(folder: Path, *command: str) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
-    code = shutil.ignore_patterns(
-        ".git", "models", "assets", "*.pyc", "__pycache__", "*.ipynb"
-    )
+    code = shutil.ignore_patterns(".git", "models", "assets", "*.pyc", "__pycache__", "*.ipynb")
     shutil.copytree(CHECKOUT, folder, ignore=code)
     items = [f"{DRIVE} {frame} {side}" for frame in (1, 2, 3, 4) for side in "lr"]
     for name in ("train_files.txt", "val_files.txt"):
@@ -97,12 +90,8 @@ def _assert_unmodified(folder: Path, changed: set[str]) -> None:
             "-r",
             "HEAD",
         ]
-        listing = subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout
-        committed = {
-            line.split("\t")[1]: line.split()[2] for line in listing.splitlines()
-        }
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        committed = {line.split("\t")[1]: line.split()[2] for line in listing.splitlines()}
     files = {str(file.relative_to(folder)) for file in folder.rglob("*.py")}
     assert {
         "train.py",
@@ -115,23 +104,17 @@ def _assert_unmodified(folder: Path, changed: set[str]) -> None:
         assert content == Path(CHECKOUT, name).read_bytes(), name
         if committed:
             blob = b"blob %d\0" % len(content) + content
-            assert hashlib.sha1(blob).hexdigest() == committed[name], (
-                f"{name} differs from the commit"
-            )
+            assert hashlib.sha1(blob).hexdigest() == committed[name], f"{name} differs from the commit"
 
 
 @pytest.mark.parametrize("decoder", ["dpt", "monodepth2"])
-def test_training_and_prediction_with_two_lines_added(
-    checkout: Path, tmp_path: Path, decoder: str
-) -> None:
+def test_training_and_prediction_with_two_lines_added(checkout: Path, tmp_path: Path, decoder: str) -> None:
     lines = _lines(decoder)
     _insert(checkout / "train.py", PLACES[decoder], lines)
     _insert(checkout / "test_simple.py", PLACE_IN_TEST, lines)
     _assert_unmodified(checkout, {"train.py", "test_simple.py"})
     for name in ("train.py", "test_simple.py"):
-        assert (checkout / name).read_text().replace(lines, "") == Path(
-            CHECKOUT, name
-        ).read_text()
+        assert (checkout / name).read_text().replace(lines, "") == Path(CHECKOUT, name).read_text()
 
     options = f"--no_cuda --num_workers 0 --weights_init scratch --png --height {HEIGHT} --width {WIDTH}"
     options += f" --batch_size 2 --num_epochs {EPOCHS} --log_frequency 1"
@@ -139,14 +122,10 @@ def test_training_and_prediction_with_two_lines_added(
     output = _run(checkout, "train.py", *folders, *options.split())
 
     found = re.findall(r"epoch +(\d+) \| batch +\d+ .*\| loss: ([\d.]+)", output)
-    epochs = [
-        [float(loss) for epoch, loss in found if int(epoch) == i] for i in range(EPOCHS)
-    ]
+    epochs = [[float(loss) for epoch, loss in found if int(epoch) == i] for i in range(EPOCHS)]
     assert [len(losses) for losses in epochs] == [4] * EPOCHS
     means = [float(np.mean(losses)) for losses in epochs]
-    print(
-        f"\n{decoder}: loss of epoch 1 {means[0]:.4f}, of epoch {EPOCHS} {means[-1]:.4f}"
-    )
+    print(f"\n{decoder}: loss of epoch 1 {means[0]:.4f}, of epoch {EPOCHS} {means[-1]:.4f}")
     print("  by epoch: " + " ".join(f"{mean:.4f}" for mean in means))
     assert means[-1] < means[0]
 
@@ -183,9 +162,7 @@ def test_training_and_prediction_with_two_lines_added(
         assert picture.size == image.size
 
 
-def test_the_unmodified_code_runs_on_shims_alone(
-    checkout: Path, tmp_path: Path
-) -> None:
+def test_the_unmodified_code_runs_on_shims_alone(checkout: Path, tmp_path: Path) -> None:
     # Frames with lidar depth, the stereo pair and worker processes take further paths through old idioms.
     items = [f"{DRIVE} {frame} {side}" for frame in (2, 3) for side in "lr"]
     for name in ("train_files.txt", "val_files.txt"):
@@ -213,9 +190,7 @@ def test_the_unmodified_code_runs_on_shims_alone(
 
 
 @pytest.mark.parametrize("order", ["import trainer", ""])
-def test_undo_restores_every_module_of_the_checkout(
-    checkout: Path, tmp_path: Path, order: str
-) -> None:
+def test_undo_restores_every_module_of_the_checkout(checkout: Path, tmp_path: Path, order: str) -> None:
     script = tmp_path / "undo.py"
     script.write_text(
         textwrap.dedent(
