@@ -149,29 +149,26 @@ class Shim:
 
 
 _NUMPY_ALIASES: dict[str, Any] = {
-    **{
-        "int": int,
-        "float": float,
-        "bool": bool,
-        "object": object,
-        "complex": complex,
-        "str": str,
-    },
-    **{"long": int, "unicode": str, "float_": np.float64, "complex_": np.complex128},
-    **{
-        "unicode_": np.str_,
-        "string_": np.bytes_,
-        "Inf": np.inf,
-        "infty": np.inf,
-        "NaN": np.nan,
-    },
-    **{
-        "PINF": np.inf,
-        "NINF": -np.inf,
-        "product": np.prod,
-        "alltrue": np.all,
-        "sometrue": np.any,
-    },
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "object": object,
+    "complex": complex,
+    "str": str,
+    "long": int,
+    "unicode": str,
+    "float_": np.float64,
+    "complex_": np.complex128,
+    "unicode_": np.str_,
+    "string_": np.bytes_,
+    "Inf": np.inf,
+    "infty": np.inf,
+    "PINF": np.inf,
+    "NINF": -np.inf,
+    "NaN": np.nan,
+    "product": np.prod,
+    "alltrue": np.all,
+    "sometrue": np.any,
 }
 
 SHIMS: tuple[Shim, ...] = (
@@ -198,7 +195,7 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "torchvision.transforms.ColorJitter",
-        "get_params gave a callable until torchvision 0.9, a tuple of numbers since",
+        "get_params gave a callable until torchvision 0.8, a tuple of numbers since",
         lambda: ColorJitter,
         supplies=False,
     ),

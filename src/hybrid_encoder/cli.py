@@ -123,8 +123,8 @@ def convert(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="The picture to leave.")] = Path("demo.png"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 300,
-    drives: Annotated[int, typer.Option(min=1, help="Synthetic drives to fit.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 240,
+    drives: Annotated[int, typer.Option(min=1, help="Synthetic drives to fit.")] = 60,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of weights, drives and order.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Also save the fitted weights into this folder.")] = None,

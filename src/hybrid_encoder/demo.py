@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from hybrid_encoder.pictures import colour, contact_sheet, to_pixels, write_png
 
 HEIGHT, WIDTH = 96, 320
 MAX_DEPTH = 80.0
+SKY_WEIGHT = 0.05
+START_DEPTH = 10.0  # metres: what an untrained decoder is set to say, so that no step is spent on finding the scale
 HELD_OUT_SEED = 1_000_000  # far from any seed that is fitted
 NOTES = """\
 Made by `hybrid-encoder demo --steps {steps} --drives {drives} --batch-size {batch_size} --seed {seed} --save FOLDER`:
@@ -85,7 +88,10 @@ def fit(
 ) -> None:
     """Minimise the L1 distance of log depth over all scales, with flips and changes of colour."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameter_groups(1e-3, weight_decay=0.01))
+    start = (1 / START_DEPTH - 1 / model.config.max_depth) / (1 / model.config.min_depth - 1 / model.config.max_depth)
+    for head in model.decoder.heads.values():
+        torch.nn.init.constant_(head.out.bias, math.log(start / (1 - start)))
+    optimizer = torch.optim.AdamW(model.parameter_groups(2e-3, weight_decay=0.01))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps, pct_start=0.1
     )
@@ -106,14 +112,18 @@ def fit(
 
 
 def log_depth_loss(model: HybridDepthModel, images: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
-    """Mean |log predicted - log true depth| over pixels and scales; where there is no true depth (sky), only a
-    prediction nearer than ``MAX_DEPTH`` counts."""
+    """Mean |log predicted - log true depth| over the pixels with a true depth, averaged over scales.
+
+    Where there is none (sky), predictions nearer than ``MAX_DEPTH`` count a little.
+    """
     total = images.new_zeros(())
     outputs = model.forward_scales(images)
+    weight = torch.where(valid, 1.0, SKY_WEIGHT)
     for disparity in outputs.values():
         full = F.interpolate(disparity, size=depth.shape[-2:], mode="bilinear", align_corners=False)
         error = model.to_depth(full).log() - depth.clamp(max=MAX_DEPTH).log()
-        total = total + torch.where(valid, error.abs(), F.relu(-error)).mean()
+        error = torch.where(valid, error.abs(), F.relu(-error))
+        total = total + (weight * error).sum() / valid.sum().clamp_min(1)
     return total / len(outputs)
 
 

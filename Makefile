@@ -1,0 +1,54 @@
+# Every target installs what it needs into .venv first, once: again only after pyproject.toml or constraints.txt changed.
+#   make test PYTHON=python3.12    another Python for a .venv that does not exist yet
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORE := $(VENV)/.installed-core
+DEV := $(VENV)/.installed-dev
+DECLARED := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint types bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(CORE) ## fit a small model to synthetic drives and leave demo.png
+	$(BIN)/hybrid-encoder demo --output demo.png
+
+test: $(DEV) ## run the tests; ARGS="-m 'not slow'" for the quick ones
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory types
+
+# adapters/ is hybrid_encoder.adapters once installed; for mypy, links put it in that place.
+types: $(DEV) ## mypy alone
+	@rm -rf build/types && mkdir -p build/types/hybrid_encoder
+	@ln -s $(CURDIR)/src/hybrid_encoder/* $(CURDIR)/adapters build/types/hybrid_encoder/
+	$(BIN)/mypy
+
+bench: $(DEV) ## measure speed
+	$(BIN)/python -m benchmarks
+
+clean: ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src adapters tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Distributions may leave ensurepip out of venv; the pip outside can fill in. Editable installs need pip 21.3.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/python -m pip install --quiet 'pip>=23.1'
+
+$(CORE): $(DECLARED) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(DEV): $(DECLARED) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(CORE) $@
