@@ -69,16 +69,12 @@ def stage1_config() -> HybridDepthConfig:
         "slightly distant",
         "distant",
     )
-    return small_config(
-        prompts=PromptConfig(words=(*words, "very distant")), mean=IMAGENET_MEAN, std=IMAGENET_STD
-    )
+    return small_config(prompts=PromptConfig(words=(*words, "very distant")), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def as_published(model: HybridDepthModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The encoder's and the decoder's tensors under published names, with all that a published file carries."""
-    full = HybridDepthModel(
-        model.config.replace(encoder=model.config.encoder.replace(towers="both")), pretrained=False
-    )
+    full = HybridDepthModel(model.config.replace(encoder=model.config.encoder.replace(towers="both")), pretrained=False)
     state = {**full.state_dict(), **model.state_dict()}
     encoder: dict[str, Any] = {
         "dinov2.mask_token": torch.zeros(1, 128),

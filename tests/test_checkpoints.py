@@ -9,11 +9,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from published_layout import small_config, stage1_config, write_published, write_stage1
 
 from hybrid_encoder import CheckpointError, HybridDepthEncoder, HybridDepthModel, InputError
 from hybrid_encoder.checkpoints import load, write_whole
 from hybrid_encoder.config import IMAGENET_MEAN, PromptConfig
+
+from published_layout import small_config, stage1_config, write_published, write_stage1
 
 VARIANTS = [
     {"prompts": PromptConfig(count=6)},
@@ -66,14 +67,10 @@ class TestOurs:
         with torch.no_grad():
             for a, b in zip(alone(images), tiny_model.eval().encoder(images), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=0)
-        with pytest.raises(
-            CheckpointError, match=r"an encoder without a decoder.*HybridDepthEncoder.from_pretrained"
-        ):
+        with pytest.raises(CheckpointError, match=r"an encoder without a decoder.*HybridDepthEncoder.from_pretrained"):
             HybridDepthModel.from_pretrained(tmp_path / "alone")
 
-    def test_half_precision_files_become_float32_modules(
-        self, tiny_model: HybridDepthModel, tmp_path: Path
-    ) -> None:
+    def test_half_precision_files_become_float32_modules(self, tiny_model: HybridDepthModel, tmp_path: Path) -> None:
         tiny_model.half().save_pretrained(tmp_path / "half")
         loaded = HybridDepthModel.from_pretrained(tmp_path / "half")
         assert {p.dtype for p in loaded.parameters()} == {torch.float32}
@@ -182,13 +179,11 @@ class TestPublished:
             (
                 "depth",
                 lambda d: d.update({"depth_head.projects.0.weight": torch.zeros(8, 77, 1, 1)}),
-                r"reads 77 channels; with 6 prompts, 128 DINO and 64 CLIP channels it should read one of \[6, 70, 134, 198\]",
+                r"reads 77 channels; with 6 prompts, 128 DINO and 64 CLIP channels .* one of \[6, 70, 134, 198\]",
             ),
         ],
     )
-    def test_what_does_not_fit_is_named(
-        self, published, tmp_path: Path, file: str, change, says: str
-    ) -> None:  # type: ignore[no-untyped-def]
+    def test_what_does_not_fit_is_named(self, published, tmp_path: Path, file: str, change, says: str) -> None:  # type: ignore[no-untyped-def]
         for name in ("encoder", "depth"):
             content = torch.load(published[1] / f"{name}.pth", weights_only=True)
             if name == file:
@@ -214,9 +209,7 @@ class TestUnreadable:
         with pytest.raises(CheckpointError, match=r"'encoder.fusion.align.1.bias' is \(5,\).*needs \(32,\)"):
             HybridDepthModel.from_pretrained(saved)
 
-    @pytest.mark.parametrize(
-        "content", ["{", "[]", '{"class": "HybridDepthModel"}', '{"class": "X", "config": {}}']
-    )
+    @pytest.mark.parametrize("content", ["{", "[]", '{"class": "HybridDepthModel"}', '{"class": "X", "config": {}}'])
     def test_a_config_that_is_none(self, saved: Path, content: str) -> None:
         (saved / "config.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"config\.json (is no configuration|describes a 'X')"):
@@ -280,9 +273,7 @@ class TestHub:
         assert loaded.model_config is not None
         assert download.call_args.kwargs["revision"] == "abc"
         wanted = download.call_args.kwargs["allow_patterns"]
-        assert wanted == [
-            name for name in files if name.endswith(("config.json", ".safetensors", "r.pth", "h.pth"))
-        ]
+        assert wanted == [name for name in files if name.endswith(("config.json", ".safetensors", "r.pth", "h.pth"))]
 
     def test_a_repository_without_weights(self) -> None:
         listing = mock.Mock(siblings=[mock.Mock(rfilename="README.md")])
@@ -303,9 +294,7 @@ def test_infer_says_the_scale_and_keeps_the_size(tiny_model: HybridDepthModel) -
     assert one.depth_m is None
     assert one.relative_depth is not None
     torch.testing.assert_close(one.relative_depth, 1 / (0.01 + 9.99 * one.disparity))
-    metric = HybridDepthModel(tiny_model.config.replace(metric=True), pretrained=False).infer(
-        torch.rand(3, 50, 75)
-    )
+    metric = HybridDepthModel(tiny_model.config.replace(metric=True), pretrained=False).infer(torch.rand(3, 50, 75))
     assert metric.relative_depth is None
     assert metric.depth_m is not None
     assert ((metric.depth_m >= 0.1) & (metric.depth_m <= 100)).all()

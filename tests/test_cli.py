@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from published_layout import small_config, stage1_config, write_published, write_stage1
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel
 from hybrid_encoder.cli import main
 from hybrid_encoder.config import PromptConfig
+
+from published_layout import small_config, stage1_config, write_published, write_stage1
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +175,7 @@ def _small(path: Path) -> Path:
     return path
 
 
-def test_bad_input_is_one_sentence_and_exit_status_2(
-    run, pictures: Path, published: Path, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_one_sentence_and_exit_status_2(run, pictures: Path, published: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     picture = pictures / "a.png"
     (tmp_path / "empty").mkdir()
     twin = tmp_path / "twin"
@@ -219,7 +218,7 @@ def test_bad_input_is_one_sentence_and_exit_status_2(
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys; import hybrid_encoder.cli; print([m for m in ('torch', 'timm', 'transformers') if m in sys.modules])"
+    code = "import sys, hybrid_encoder.cli; print([m for m in ('torch', 'timm', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

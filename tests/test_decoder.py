@@ -48,9 +48,7 @@ def test_a_fusion_block_convolves_before_it_resizes_and_it_is_the_same() -> None
     block = FusionBlock(6, skip=True)
     path, skip = torch.randn(1, 6, 5, 7), torch.randn(1, 6, 5, 7)
     assert block.skip is not None
-    after = F.interpolate(
-        block.refine(path + block.skip(skip)), size=(10, 14), mode="bilinear", align_corners=True
-    )
+    after = F.interpolate(block.refine(path + block.skip(skip)), size=(10, 14), mode="bilinear", align_corners=True)
     torch.testing.assert_close(block(path, skip, (10, 14)), block.out(after), atol=1e-5, rtol=1e-5)
 
 

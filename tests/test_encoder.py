@@ -110,9 +110,9 @@ def test_frozen_parts_stay_as_they_are_through_train(tiny: HybridDepthEncoder, i
     optimizer.step()
     changed = {name for name, value in tiny.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
-    assert all(
-        name.startswith(("fusion.", "prompts.tokens", "spatial.model.blocks.3.")) for name in changed
-    ), sorted(changed)[:3]
+    assert all(name.startswith(("fusion.", "prompts.tokens", "spatial.model.blocks.3.")) for name in changed), sorted(
+        changed
+    )[:3]
     assert "prompts.tokens" in changed
     # ... and what trains is in training mode.
     tiny.set_trainable(semantic=True)

@@ -100,9 +100,7 @@ def test_numbers_by_hand() -> None:
     assert found.abs_rel == pytest.approx((0.1 + 0.5 + 0.5) / 3)
     assert found.sq_rel == pytest.approx((0.1 + 5 + 10) / 3)
     assert found.rmse == pytest.approx(math.sqrt((1 + 100 + 400) / 3))
-    assert found.rmse_log == pytest.approx(
-        math.sqrt((math.log(1.1) ** 2 + math.log(1.5) ** 2 + math.log(2) ** 2) / 3)
-    )
+    assert found.rmse_log == pytest.approx(math.sqrt((math.log(1.1) ** 2 + math.log(1.5) ** 2 + math.log(2) ** 2) / 3))
     assert (found.a1, found.a2, found.a3) == pytest.approx((1 / 3, 2 / 3, 2 / 3))
 
 
@@ -125,9 +123,7 @@ def test_the_median_of_an_even_count_is_between_the_middle_two() -> None:
     target = torch.tensor([[10.0, 10.0, 10.0, 10.0]])
     pred = torch.tensor([[1.0, 2.0, 4.0, 8.0]])  # median 3; the lower one is 2
     found = depth_metrics(pred, target, median_scaling=True)
-    assert found.rmse == pytest.approx(
-        math.sqrt(sum((10 - d * 10 / 3) ** 2 for d in (1, 2, 4, 8)) / 4), rel=1e-6
-    )
+    assert found.rmse == pytest.approx(math.sqrt(sum((10 - d * 10 / 3) ** 2 for d in (1, 2, 4, 8)) / 4), rel=1e-6)
 
 
 def test_predictions_are_clamped_after_scaling() -> None:
@@ -148,9 +144,7 @@ def test_images_weigh_the_same_however_many_pixels_they_have() -> None:
 def test_the_mean_over_images_is_that_of_the_batch() -> None:
     pred, target = scene(5, 3)
     singles = [depth_metrics(d[0], g[0], crop="garg") for d, g in zip(pred, target, strict=True)]
-    assert numbers(DepthMetrics.mean(singles)) == pytest.approx(
-        numbers(depth_metrics(pred, target, crop="garg"))
-    )
+    assert numbers(DepthMetrics.mean(singles)) == pytest.approx(numbers(depth_metrics(pred, target, crop="garg")))
 
 
 def test_names_and_order() -> None:
@@ -211,6 +205,6 @@ def test_nothing_to_average() -> None:
 
 
 def test_it_stands_alone() -> None:
-    code = "import sys, hybrid_encoder.evaluation; print(*[m for m in sys.modules if 'hybrid_encoder' in m])"
+    code = "import sys, hybrid_encoder.evaluation; print(*[m for m in sys.modules if m.startswith('hybrid_encoder')])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.split() == ["hybrid_encoder", "hybrid_encoder.evaluation"]

@@ -14,8 +14,7 @@ GRID = (5, 9)
 def _semantic(channels: tuple[int, ...]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [
-        torch.randn(2, c, 64 // s, 96 // s, generator=generator)
-        for c, s in zip(channels, (4, 8, 16, 32), strict=True)
+        torch.randn(2, c, 64 // s, 96 // s, generator=generator) for c, s in zip(channels, (4, 8, 16, 32), strict=True)
     ]
 
 

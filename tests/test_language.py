@@ -7,14 +7,15 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import small_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_encoder import ConfigError, HybridDepthEncoder, PromptConfig
 from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.language import DepthPrompts, pixel_prompt_logits
-from hybrid_encoder.towers import build_clip
+from hybrid_encoder.semantic import build_clip
+
+from small_models import small_clip
 
 
 @pytest.fixture(scope="module")

@@ -76,9 +76,7 @@ def _run(*command: str | Path, cwd: Path) -> str:
     """Standard output, of a process that cannot see the tree by way of its folder or environment."""
     hidden = ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
     return done.stdout
 
@@ -178,10 +176,9 @@ def from_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     pip = [sys.executable, "-m", "pip", "--python", python, "install"]
     _run(*pip, "--no-deps", "--no-index", "--quiet", wheel, cwd=home)
-    site = Path(
-        _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home).strip()
-    )
-    borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    site = Path(_run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home).strip())
+    ours = {ROOT, ROOT / "src", ROOT / "tests"}
+    borrowed = [path for path in sys.path if Path(path).is_dir() and Path(path).resolve() not in ours]
     (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
     return Installation(python, site / "hybrid_encoder", site / "hybrid_encoder" / "adapters")
 

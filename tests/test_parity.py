@@ -40,10 +40,7 @@ def test_the_published_forward_pass(case: str, tmp_path: Path) -> None:
         assert list(fused.shape) == list(expected[f"fused{level}_shape"])
         assert np.abs(fused.numpy().ravel()[::997] - sample).max() < 1e-3 * sample.std()
     assert features.class_token is not None
-    assert (
-        np.abs(features.class_token.numpy() - expected["cls_token"]).max()
-        < 1e-3 * expected["cls_token"].std()
-    )
+    assert np.abs(features.class_token.numpy() - expected["cls_token"]).max() < 1e-3 * expected["cls_token"].std()
     if case == "stage2_default":
         assert features.prompt_embeddings is not None
         prompts = features.prompt_embeddings.T.contiguous().numpy()

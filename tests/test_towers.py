@@ -9,11 +9,14 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import small_clip, small_dino
 
-from hybrid_encoder import ConfigError, SpatialConfig, towers
+from hybrid_encoder import ConfigError, SpatialConfig, spatial
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, SemanticConfig
-from hybrid_encoder.towers import SemanticTower, SpatialTower, build_clip, build_spatial, resample_positions
+from hybrid_encoder.semantic import SemanticTower, build_clip
+from hybrid_encoder.spatial import SpatialTower, build_spatial
+from hybrid_encoder.towers import resample_positions
+
+from small_models import small_clip, small_dino
 
 SEMANTIC = [
     ("RN50", {}, (256, 512, 1024, 2048), (4, 8, 16, 32)),
@@ -21,15 +24,11 @@ SEMANTIC = [
     ("ViT-B-16", {"layers": 4}, (768,) * 4, (16,) * 4),
     ("convnext_tiny", {}, (96, 192, 384, 768), (4, 8, 16, 32)),
 ]
-DINOV2 = [
-    f"vit_{size}_patch14{reg}_dinov2" for size in ("small", "base", "large", "giant") for reg in ("", "_reg4")
-]
+DINOV2 = [f"vit_{size}_patch14{reg}_dinov2" for size in ("small", "base", "large", "giant") for reg in ("", "_reg4")]
 DINOV3 = ["vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_small_plus_patch16_dinov3"]
 
 
-@pytest.mark.parametrize(
-    ("name", "vision", "channels", "strides"), SEMANTIC, ids=[row[0] for row in SEMANTIC]
-)
+@pytest.mark.parametrize(("name", "vision", "channels", "strides"), SEMANTIC, ids=[row[0] for row in SEMANTIC])
 def test_semantic_tower_gives_what_it_declares(name, vision, channels, strides) -> None:  # type: ignore[no-untyped-def]
     config = small_clip(name, **vision)
     tower = SemanticTower(build_clip(config, True).visual, config).eval()
@@ -37,9 +36,7 @@ def test_semantic_tower_gives_what_it_declares(name, vision, channels, strides) 
     with torch.no_grad():
         maps = tower(torch.rand(1, 3, 64, 96))
         odd = tower(torch.rand(2, 3, 33, 47))
-    assert [tuple(x.shape) for x in maps] == [
-        (1, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)
-    ]
+    assert [tuple(x.shape) for x in maps] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)]
     assert all(x.isfinite().all() for x in odd)
 
 
@@ -49,9 +46,7 @@ def test_semantic_maps_equal_open_clips_own() -> None:
         clip = build_clip(config, True).eval()
         images = torch.rand(1, 3, size, size)
         with torch.no_grad():
-            own = clip.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"][
-                -4:
-            ]
+            own = clip.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"][-4:]
             ours = SemanticTower(clip.visual, config).eval()(images)
         for a, b in zip(own, ours, strict=True):
             torch.testing.assert_close(a, b)
@@ -137,7 +132,7 @@ def test_a_transformers_model_from_a_folder(kind: str, tmp_path: Path) -> None:
 def test_positions_are_resampled_once_per_size() -> None:
     tower = build_spatial(small_dino("vit_small_patch14_dinov2"), False).eval()
     with (
-        mock.patch.object(towers, "resample_positions", wraps=resample_positions) as counted,
+        mock.patch.object(spatial, "resample_positions", wraps=resample_positions) as counted,
         torch.no_grad(),
     ):
         for size in ((42, 70), (42, 70), (56, 70), (42, 70), (56, 70)):
@@ -194,9 +189,7 @@ def test_each_tower_normalises_for_itself() -> None:
             "3 blocks; at least 4",
         ),
         (
-            lambda: build_spatial(
-                SpatialConfig(name=DINOV2[0], blocks=(0, 1, 2, 9), overrides={"depth": 4}), False
-            ),
+            lambda: build_spatial(SpatialConfig(name=DINOV2[0], blocks=(0, 1, 2, 9), overrides={"depth": 4}), False),
             "four rising numbers from 0 to 3",
         ),
     ],

@@ -42,9 +42,7 @@ def model_card(name: str, config: HybridEncoderConfig | HybridDepthConfig, notes
     if isinstance(config, HybridDepthConfig):
         rows.append(("disparity", f"1 is {config.min_depth} and 0 is {config.max_depth}"))
         rows.append(("scale of depth", "metres" if config.metric else "unknown (relative)"))
-        rows.append(
-            ("fitted at", "unknown size" if config.size is None else f"{config.size[0]} x {config.size[1]}")
-        )
+        rows.append(("fitted at", "unknown size" if config.size is None else f"{config.size[0]} x {config.size[1]}"))
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
     licences = "\n".join(f"- {part}: {text}" for part, text in LICENCES)
     return f"""---

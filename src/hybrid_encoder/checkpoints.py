@@ -42,7 +42,7 @@ M_ = TypeVar("M_", bound="HybridDepthModel")
 class HubModel(nn.Module, ModelHubMixin):
     """``save_pretrained`` and ``push_to_hub`` for our models; each subclass brings its ``from_pretrained``."""
 
-    config: HybridEncoderConfig | HybridDepthConfig
+    config: Any  # HybridEncoderConfig or HybridDepthConfig, as each subclass says
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,9 +123,7 @@ class Loaded:
 
     def _published_encoder(self, encoder: HybridDepthEncoder) -> dict[str, Tensor]:
         prompts = encoder.prompts
-        ids, length = (
-            ((), 0) if prompts is None else (prompts.word_ids, prompts.positional_embedding.shape[0])
-        )
+        ids, length = ((), 0) if prompts is None else (prompts.word_ids, prompts.positional_embedding.shape[0])
         return published.encoder_state(self.tensors, encoder.config, ids, length)
 
 
@@ -160,12 +158,7 @@ def locate(source: str | Path, **hub: Any) -> Path:
     if path.exists():
         return path
     name = str(source)
-    if (
-        isinstance(source, Path)
-        or name.startswith((".", "/", "~"))
-        or name.count("/") != 1
-        or path.suffix in FILES
-    ):
+    if isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in FILES:
         raise CheckpointError(
             f"{name} is no file or folder, and no Hub id of the form 'organisation/name'; check the path."
         )
@@ -197,9 +190,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(_why_not(path, str(error))) from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}; a state dict (names to tensors) is needed."
-        )
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; a state dict (names to tensors) is needed.")
     return content
 
 
@@ -208,9 +199,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     own = module.state_dict()
     name = type(module).__name__
     if missing := sorted(set(own) - set(state)):
-        raise CheckpointError(
-            f"{path} has no key {missing[0]!r} ({len(missing)} missing), which this {name} needs."
-        )
+        raise CheckpointError(f"{path} has no key {missing[0]!r} ({len(missing)} missing), which this {name} needs.")
     if extra := sorted(set(state) - set(own)):
         raise CheckpointError(
             f"{path} has the key {extra[0]!r} ({len(extra)} in all), which this {name} has no place for."
@@ -250,9 +239,7 @@ def _load_ours(folder: Path) -> Loaded:
             model = HybridDepthConfig.from_dict(config)
             encoder = model.encoder
         else:
-            raise CheckpointError(
-                f"{folder / CONFIG} describes a {kind!r}, which this version does not know."
-            )
+            raise CheckpointError(f"{folder / CONFIG} describes a {kind!r}, which this version does not know.")
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
         raise CheckpointError(f"{folder / CONFIG} is no configuration of this library: {error}") from error
     return Loaded(folder, "ours", encoder, model, read_tensors(folder / WEIGHTS))
@@ -276,9 +263,7 @@ def _load_stage1(path: Path) -> Loaded:
     content = read_tensors(path)
     state = content.get("state_dict")
     if not isinstance(state, dict):
-        raise CheckpointError(
-            f"{path} has no 'state_dict'; a stage-1 checkpoint (Lightning) has one. {_FOLDER_HINT}"
-        )
+        raise CheckpointError(f"{path} has no 'state_dict'; a stage-1 checkpoint (Lightning) has one. {_FOLDER_HINT}")
     tensors = {key.removeprefix("model."): value for key, value in state.items()}
     # Stage 1 carries a decoder that it never trains.
     tensors = {key: value for key, value in tensors.items() if not key.startswith("depth_head.")}
@@ -292,9 +277,7 @@ _FOLDER_HINT = "For a folder with encoder.pth and depth.pth, name the folder."
 def _only_tensors(content: Mapping[str, Any], path: Path) -> None:
     for key, value in content.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: {key!r} is a {type(value).__name__}; a state dict holds tensors alone."
-            )
+            raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}; a state dict holds tensors alone.")
 
 
 def _why_not(path: Path, error: str) -> str:
@@ -309,9 +292,7 @@ def _why_not(path: Path, error: str) -> str:
             "you trust it, save its tensors alone: torch.save({'state_dict': torch.load(path, "
             "weights_only=False)['state_dict']}, new_path)."
         )
-    return (
-        f"{path} is no checkpoint that torch can read ({error.splitlines()[0] if error else 'empty file'})."
-    )
+    return f"{path} is no checkpoint that torch can read ({error.splitlines()[0] if error else 'empty file'})."
 
 
 def _download(repo: str, hub: Mapping[str, Any]) -> Path:
@@ -353,6 +334,4 @@ def _download(repo: str, hub: Mapping[str, Any]) -> Path:
     ):
         if needed in files:
             return Path(snapshot_download(repo, allow_patterns=patterns, **options))
-    raise CheckpointError(
-        f"{repo!r} on the Hugging Face Hub holds neither {WEIGHTS} nor encoder.pth; check the name."
-    )
+    raise CheckpointError(f"{repo!r} on the Hugging Face Hub holds neither {WEIGHTS} nor encoder.pth; check the name.")

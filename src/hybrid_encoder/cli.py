@@ -29,9 +29,7 @@ app = typer.Typer(
 )
 console = Console()
 
-Source = Annotated[
-    str, typer.Argument(help="'tiny', a checkpoint folder, a stage-1 .ckpt file, or a Hub id.")
-]
+Source = Annotated[str, typer.Argument(help="'tiny', a checkpoint folder, a stage-1 .ckpt file, or a Hub id.")]
 Weights = Annotated[str, typer.Option(help="'tiny' (ships inside), a checkpoint folder, or a Hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 
@@ -48,14 +46,10 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Pictures, folders or globs.")],
     weights: Weights = "tiny",
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
-    size: Annotated[
-        str | None, typer.Option(help="Work at HEIGHTxWIDTH, e.g. 224x672 (results keep theirs).")
-    ] = None,
+    size: Annotated[str | None, typer.Option(help="Work at HEIGHTxWIDTH, e.g. 224x672 (results keep theirs).")] = None,
     numbers: Annotated[
         Numbers,
-        typer.Option(
-            help="npy: depth, float32. png16: depth in metres x 256 (KITTI), or else disparity x 65535."
-        ),
+        typer.Option(help="npy: depth, float32. png16: depth in metres x 256 (KITTI), or else disparity x 65535."),
     ] = Numbers.npy,
     device: Device = "auto",
 ) -> None:
@@ -71,9 +65,7 @@ def predict(
     for path in paths:  # all are looked at before the first is predicted
         open_image(path)
         if path.stem in stems:
-            raise InputError(
-                f"{stems[path.stem]} and {path} would be written to the same files; give one at a time."
-            )
+            raise InputError(f"{stems[path.stem]} and {path} would be written to the same files; give one at a time.")
         stems[path.stem] = path
     target = _pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
@@ -174,9 +166,7 @@ def _pick_device(name: str) -> Any:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--device is {name!r}, which cannot be used here ({reason}); try auto or cpu."
-        ) from None
+        raise InputError(f"--device is {name!r}, which cannot be used here ({reason}); try auto or cpu.") from None
     return device
 
 
@@ -228,9 +218,7 @@ def _describe(loaded: Loaded) -> list[tuple[str, str]]:
         rows.append(("prompts", f"{encoder.prompts.number} {kind}, decoder reads {encoder.prompts.align}"))
     if model is not None:
         decoder = model.decoder
-        rows.append(
-            ("decoder", f"dpt, {decoder.features} features, scales {decoder.scales}, {decoder.activation}")
-        )
+        rows.append(("decoder", f"dpt, {decoder.features} features, scales {decoder.scales}, {decoder.activation}"))
         scale = "metres" if model.metric else "unknown scale"
         rows.append(("depth", f"{model.min_depth} to {model.max_depth}, {scale}"))
         if model.size:

@@ -82,9 +82,7 @@ class SpatialConfig:
     def __post_init__(self) -> None:
         _choice("spatial.position_embedding", self.position_embedding, ("auto", "dinov2", "size"))
         if self.blocks is not None and len(self.blocks) != 4:
-            raise ConfigError(
-                f"spatial.blocks is {self.blocks}; four block numbers are needed, or null for even ones."
-            )
+            raise ConfigError(f"spatial.blocks is {self.blocks}; four block numbers are needed, or null for even ones.")
         if self.trainable_blocks != "all" and self.trainable_blocks < 0:
             raise ConfigError(
                 f"spatial.trainable_blocks is {self.trainable_blocks}; give a number from 0 up, or 'all'."
@@ -136,13 +134,9 @@ class PromptConfig:
         _choice("prompts.init", self.init, ("random", "words"))
         _choice("prompts.align", self.align, ("concat", "logits"))
         if self.template.count("{}") != 1:
-            raise ConfigError(
-                f"prompts.template is {self.template!r}; it needs exactly one {{}} for the depth word."
-            )
+            raise ConfigError(f"prompts.template is {self.template!r}; it needs exactly one {{}} for the depth word.")
         if self.number < 2:
-            raise ConfigError(
-                f"prompts has {self.number} prompts; at least 2 are needed to tell near from far."
-            )
+            raise ConfigError(f"prompts has {self.number} prompts; at least 2 are needed to tell near from far.")
 
     @property
     def number(self) -> int:
@@ -187,7 +181,8 @@ class HybridEncoderConfig:
         return HybridDepthConfig.preset(name).encoder
 
     def to_dict(self) -> dict[str, Any]:
-        return _to_json(self)
+        values: dict[str, Any] = _to_json(self)
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HybridEncoderConfig:
@@ -221,9 +216,7 @@ class DecoderConfig:
         _positive("decoder.features", self.features)
         _positive("decoder.head_channels", self.head_channels)
         if len(self.channels) != 4:
-            raise ConfigError(
-                f"decoder.channels is {self.channels}; four numbers are needed, one for each map."
-            )
+            raise ConfigError(f"decoder.channels is {self.channels}; four numbers are needed, one for each map.")
         if not self.scales or not set(self.scales) <= {0, 1, 2, 3}:
             raise ConfigError(f"decoder.scales is {self.scales}; give one or more of 0, 1, 2, 3.")
 
@@ -259,7 +252,8 @@ class HybridDepthConfig:
         return PRESETS[name]
 
     def to_dict(self) -> dict[str, Any]:
-        return _to_json(self)
+        values: dict[str, Any] = _to_json(self)
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HybridDepthConfig:
@@ -296,9 +290,7 @@ def _from_json(cls: type[T], values: Any, where: str) -> T:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise ConfigError(
-            f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(sorted(hints))}."
-        )
+        raise ConfigError(f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(sorted(hints))}.")
     try:
         return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in values.items()})
     except TypeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,11 @@ class DPTDecoder(nn.Module):
         options: dict[str, Any] = {**vars(config), **changes}
         return cls(in_channels, **options)
 
+    def set_bias(self, value: float) -> None:
+        """Set what every head adds last, before its activation: where an untrained decoder starts from."""
+        for head in self.heads.values():
+            nn.init.constant_(cast(DisparityHead, head).out.bias, value)  # type: ignore[arg-type]
+
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> dict[int, Tensor]:
         """Four maps (B, C_i, h, w) to {scale: (B, out_channels, H // 2**scale, W // 2**scale)}.
 
@@ -118,9 +123,7 @@ class DPTDecoder(nn.Module):
         grid = (maps[0].shape[-2], maps[0].shape[-1])
         levels = [
             reassemble(resize(project(x)))
-            for x, project, resize, reassemble in zip(
-                maps, self.project, self.resize, self.reassemble, strict=True
-            )
+            for x, project, resize, reassemble in zip(maps, self.project, self.resize, self.reassemble, strict=True)
         ]
         sizes: list[Size] = [(x.shape[-2], x.shape[-1]) for x in levels]
         targets = [(sizes[0][0] * 2, sizes[0][1] * 2), *sizes[:3]]
@@ -162,9 +165,7 @@ class PyramidNeck(nn.Module):
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> list[Tensor]:
         """Four maps (B, C_i, h, w) to five (B, channels[i], ceil(H / 2**(i + 1)), ceil(W / 2**(i + 1)))."""
         outputs = []
-        for level, (source, project, smooth) in enumerate(
-            zip(self.sources, self.project, self.smooth, strict=True)
-        ):
+        for level, (source, project, smooth) in enumerate(zip(self.sources, self.project, self.smooth, strict=True)):
             stride = 2 ** (level + 1)
             size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
             x = F.interpolate(project(maps[source]), size=size, mode="bilinear", align_corners=False)

@@ -46,9 +46,7 @@ def run_demo(
         abs_rel (median-scaled) on held-out drives, before and after.
     """
     start = time.monotonic()
-    training = _render(
-        range(seed * 10_000, seed * 10_000 + drives), (0, 2, 4), console, "rendering drives to fit"
-    )
+    training = _render(range(seed * 10_000, seed * 10_000 + drives), (0, 2, 4), console, "rendering drives to fit")
     held_out = _render(range(HELD_OUT_SEED, HELD_OUT_SEED + 6), (0, 4), console, "rendering held-out drives")
 
     torch.manual_seed(seed)
@@ -89,8 +87,7 @@ def fit(
     """Minimise the L1 distance of log depth over all scales, with flips and changes of colour."""
     generator = torch.Generator().manual_seed(seed)
     start = (1 / START_DEPTH - 1 / model.config.max_depth) / (1 / model.config.min_depth - 1 / model.config.max_depth)
-    for head in model.decoder.heads.values():
-        torch.nn.init.constant_(head.out.bias, math.log(start / (1 - start)))
+    model.decoder.set_bias(math.log(start / (1 - start)))
     optimizer = torch.optim.AdamW(model.parameter_groups(2e-3, weight_decay=0.01))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps, pct_start=0.1
@@ -138,9 +135,7 @@ def evaluate(model: HybridDepthModel, frames: SyntheticBatch, device: torch.devi
 
 def _render(seeds: range, frames: tuple[int, ...], console: Console, description: str) -> SyntheticBatch:
     parts = [
-        synthetic_batch(
-            [SyntheticDrive(seed=s, num_frames=max(frames) + 1, height=HEIGHT, width=WIDTH)], frames
-        )
+        synthetic_batch([SyntheticDrive(seed=s, num_frames=max(frames) + 1, height=HEIGHT, width=WIDTH)], frames)
         for s in track(seeds, description=description, console=console)
     ]
     return SyntheticBatch(*(torch.cat(fields) for fields in zip(*parts, strict=True)))

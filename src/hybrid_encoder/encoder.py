@@ -14,7 +14,8 @@ from hybrid_encoder.config import HybridEncoderConfig
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.fusion import Fusion
 from hybrid_encoder.language import DepthPrompts, pixel_prompt_logits
-from hybrid_encoder.towers import SemanticTower, SpatialTower, build_clip, build_spatial
+from hybrid_encoder.semantic import SemanticTower, build_clip
+from hybrid_encoder.spatial import SpatialTower, build_spatial
 
 MIN_SIZE = 32
 PARTS = ("semantic", "spatial", "text", "prompts", "fusion")
@@ -56,14 +57,14 @@ class HybridDepthEncoder(HubModel):
         True
     """
 
+    config: HybridEncoderConfig
+
     def __init__(self, config: str | HybridEncoderConfig = "paper", *, pretrained: bool = True) -> None:
         super().__init__()
         config = HybridEncoderConfig.preset(config) if isinstance(config, str) else config
         clip = build_clip(config.semantic, pretrained) if config.uses_semantic or config.prompts else None
-        self.semantic = SemanticTower(clip.visual, config.semantic) if clip and config.uses_semantic else None  # type: ignore[arg-type]
-        self.spatial: SpatialTower | None = (
-            build_spatial(config.spatial, pretrained) if config.uses_spatial else None
-        )
+        self.semantic = SemanticTower(clip.visual, config.semantic) if clip and config.uses_semantic else None
+        self.spatial: SpatialTower | None = build_spatial(config.spatial, pretrained) if config.uses_spatial else None
         self.fusion = Fusion(
             self.semantic.channels if self.semantic else (),
             self.spatial.channels if self.spatial else (),
@@ -224,7 +225,7 @@ class HybridDepthEncoder(HubModel):
     # -- loading and saving ------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # a shorter name for the source, and no model_kwargs
         cls, source: str | Path, *, config: HybridEncoderConfig | None = None, **hub: Any
     ) -> HybridDepthEncoder:
         """A trained encoder, in evaluation mode.
@@ -258,9 +259,7 @@ def check_images(images: Tensor) -> None:
     if shape[0] == 0:
         raise InputError("images is an empty batch; at least one image is needed.")
     if not images.is_floating_point():
-        raise InputError(
-            f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255."
-        )
+        raise InputError(f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255.")
 
 
 def build_groups(

@@ -90,15 +90,12 @@ def depth_metrics(
         )
     if mask is not None and (mask.shape != target.shape or mask.dtype != torch.bool):
         raise ValueError(
-            f"mask is {_size(mask)} of {mask.dtype}; it must be {_size(target)} of torch.bool: compare to "
-            "get one."
+            f"mask is {_size(mask)} of {mask.dtype}; it must be {_size(target)} of torch.bool: compare to get one."
         )
     if crop is not None and crop not in CROPS:
         raise ValueError(f"crop is {crop!r}; it must be one of {', '.join(map(repr, CROPS))} or None.")
     if not 0 < min_depth < max_depth:
-        raise ValueError(
-            f"depth ranges from {min_depth} to {max_depth}; it must be 0 < min_depth < max_depth."
-        )
+        raise ValueError(f"depth ranges from {min_depth} to {max_depth}; it must be 0 < min_depth < max_depth.")
     counts = (target > min_depth) & (target < max_depth)
     if mask is not None:
         counts &= mask
@@ -126,9 +123,7 @@ def _one_image(
     d, g = pred.cpu().double(), target.cpu().double()  # not every device has float64
     wrong = int((~d.isfinite()).sum())
     if wrong:
-        raise ValueError(
-            f"image {index} of the batch has {wrong} predictions that are not finite; all must be."
-        )
+        raise ValueError(f"image {index} of the batch has {wrong} predictions that are not finite; all must be.")
     if scale:
         middle = _median(d)
         if middle <= 0:

@@ -23,9 +23,7 @@ class Fusion(nn.Module):
         config: method and width.
     """
 
-    def __init__(
-        self, semantic_channels: Sequence[int], spatial_channels: Sequence[int], config: FusionConfig
-    ) -> None:
+    def __init__(self, semantic_channels: Sequence[int], spatial_channels: Sequence[int], config: FusionConfig) -> None:
         super().__init__()
         self.method = config.method
         width = config.channels

@@ -79,9 +79,7 @@ class DepthPrompts(nn.Module):
             start = 0.02 * torch.randn(config.count, width)
             if config.init == "words":
                 worded = DepthPrompts(clip, PromptConfig(template="{}", words=DEPTH_WORDS))
-                start = F.interpolate(worded().detach().T[None, None], (width, config.count))[
-                    0, 0
-                ].T.contiguous()
+                start = F.interpolate(worded().detach().T[None, None], (width, config.count))[0, 0].T.contiguous()
             self.tokens = nn.Parameter(start)
 
     def forward(self) -> Tensor:
@@ -91,14 +89,15 @@ class DepthPrompts(nn.Module):
     def _encode(self) -> Tensor:
         # Kept in the parameters' own precision: it is little work and every pixel is compared with it.
         with torch.autocast(self.token_embedding.device.type, enabled=False):
-            table = self.token_embedding
+            table: Tensor = self.token_embedding
             if self.tokens is not None:
                 table = torch.cat([table, self.tokens])
             x = table[self.index] + self.positional_embedding
             x = self.transformer(x, attn_mask=self.mask.to(x.dtype))
             x = x[torch.arange(self.count, device=x.device), self.ends]
             x = F.normalize(self.ln_final(x) @ self.text_projection, dim=-1)
-            return x / x.norm()
+            matrix: Tensor = x / x.norm()
+            return matrix
 
     def text_parameters(self) -> list[nn.Parameter]:
         """The text tower's parameters: all but the learned tokens."""
@@ -106,7 +105,7 @@ class DepthPrompts(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._kept.clear()  # a move to another dtype or device and back changes values, not versions
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._kept.clear()
@@ -133,7 +132,8 @@ def pixel_prompt_logits(features: Tensor, prompts: Tensor) -> Tensor:
     precise = torch.promote_types(features.dtype, torch.float32)
     length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=precise)
     products = F.conv2d(features, prompts.to(features.dtype)[:, :, None, None])
-    return products * (LOGIT_SCALE / length.clamp_min(1e-12)).to(products.dtype)
+    scale: Tensor = LOGIT_SCALE / length.clamp_min(1e-12)
+    return products * scale.to(products.dtype)
 
 
 def _token_ids(config: PromptConfig) -> list[list[int]]:

@@ -38,6 +38,8 @@ class HybridDepthModel(HubModel):
         pretrained: start the encoder from the public CLIP and DINO weights; the decoder starts from random ones.
     """
 
+    config: HybridDepthConfig
+
     def __init__(self, config: str | HybridDepthConfig = "paper", *, pretrained: bool = True) -> None:
         super().__init__()
         config = HybridDepthConfig.preset(config) if isinstance(config, str) else config
@@ -77,9 +79,7 @@ class HybridDepthModel(HubModel):
         parameter = next(self.parameters())
         batch = batch.to(parameter.device, parameter.dtype)
         if size is not None and size != own:
-            batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(
-                0, 1
-            )
+            batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
         was_training = self.training
         self.eval()
         try:
@@ -109,7 +109,7 @@ class HybridDepthModel(HubModel):
         self.encoder.set_grad_checkpointing(enable)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # a shorter name for the source, and no model_kwargs
         cls, source: str | Path, *, config: HybridDepthConfig | None = None, **hub: Any
     ) -> HybridDepthModel:
         """A trained model, in evaluation mode.

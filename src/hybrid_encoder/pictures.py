@@ -74,9 +74,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def colour(
-    values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma"
-) -> Pixels:
+def colour(values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma") -> Pixels:
     """A map (H, W) as colours (H, W, 3), bright for high values.
 
     Args:
@@ -91,7 +89,8 @@ def colour(
     high = float(np.percentile(array, 95)) if high is None else high
     scaled = np.clip((array - low) / max(high - low, 1e-12), 0, 1)
     coloured: Any = matplotlib.colormaps[name](scaled)
-    return (coloured[..., :3] * 255).round().astype(np.uint8)
+    pixels: Pixels = (coloured[..., :3] * 255).round().astype(np.uint8)
+    return pixels
 
 
 def to_pixels(image: Tensor) -> Pixels:
@@ -127,7 +126,5 @@ def contact_sheet(rows: Sequence[Sequence[Pixels]], titles: Sequence[str]) -> Pi
     for column, title in enumerate(titles):
         draw.text((column * (width + gap) + 2, 3), title, fill="black")
         for row, pictures in enumerate(rows):
-            sheet.paste(
-                Image.fromarray(pictures[column]), (column * (width + gap), head + row * (height + gap))
-            )
+            sheet.paste(Image.fromarray(pictures[column]), (column * (width + gap), head + row * (height + gap)))
     return np.asarray(sheet)

@@ -42,9 +42,7 @@ DECODER_NAMES = (
 )
 
 
-def encoder_config(
-    tensors: Tensors, towers: str = "both", align: str = "concat", stage1: bool = False
-) -> Any:
+def encoder_config(tensors: Tensors, towers: str = "both", align: str = "concat", stage1: bool = False) -> Any:
     """The configuration of a published encoder; what its decoder alone can tell is passed in."""
     for key, reason in (
         ("layer0_clip.0.weight", "it is a multi-frame (ManyDepth) encoder, not a single-frame one"),
@@ -59,9 +57,7 @@ def encoder_config(
         "clip.text_projection",
     ):
         if key not in tensors:
-            raise CheckpointError(
-                f"the checkpoint has no key {key!r}; a published Hybrid-depth encoder has one."
-            )
+            raise CheckpointError(f"the checkpoint has no key {key!r}; a published Hybrid-depth encoder has one.")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if stage1 else (NO_MEAN, NO_STD)
     count = sum(key.startswith(TOKEN) for key in tensors)
     prompts = None
@@ -86,9 +82,7 @@ def model_config(encoder: Tensors, depth: Tensors, size: tuple[int, int] | None)
     """The configuration of a published encoder and decoder together."""
     first = depth.get("depth_head.projects.0.weight")
     if first is None:
-        raise CheckpointError(
-            "depth.pth has no key 'depth_head.projects.0.weight'; a published decoder has one."
-        )
+        raise CheckpointError("depth.pth has no key 'depth_head.projects.0.weight'; a published decoder has one.")
     base = encoder_config(encoder)
     spatial = encoder["dinov2.pos_embed"].shape[2]
     semantic = base.fusion.channels
@@ -178,9 +172,7 @@ def decoder_state(tensors: Tensors) -> dict[str, Tensor]:
 def _numbered(key: str) -> str:
     if found := re.match(r"depth_head\.scratch\.layer([1-4])_rn\.(\w+)$", key):
         return f"reassemble.{int(found[1]) - 1}.{found[2]}"
-    if found := re.match(
-        r"depth_head\.scratch\.refinenet([1-4])\.(out_conv|resConfUnit[12])\.([\w.]+)$", key
-    ):
+    if found := re.match(r"depth_head\.scratch\.refinenet([1-4])\.(out_conv|resConfUnit[12])\.([\w.]+)$", key):
         part = {"out_conv": "out", "resConfUnit1": "skip", "resConfUnit2": "refine"}[found[2]]
         return f"fuse.{int(found[1]) - 1}.{part}.{found[3]}"
     raise CheckpointError(f"the key {key!r} has no place in a Hybrid-depth decoder.")

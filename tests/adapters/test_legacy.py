@@ -154,9 +154,7 @@ def _names(*modules: ModuleType) -> list[dict[str, Any]]:
 
 
 def _same(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> bool:
-    return all(
-        list(a) == list(b) and all(a[key] is b[key] for key in a) for a, b in zip(before, after, strict=True)
-    )
+    return all(list(a) == list(b) and all(a[key] is b[key] for key in a) for a, b in zip(before, after, strict=True))
 
 
 # -- the idioms ------------------------------------------------------------------------------------------
@@ -454,9 +452,7 @@ def test_the_same_again_is_the_same_handle(repo: Repo) -> None:
     assert again is not handle
 
 
-def test_a_name_that_the_library_still_has_is_not_replaced(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_the_library_still_has_is_not_replaced(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PIL.Image, "ANTIALIAS", 77, raising=False)
     _, frames, _ = repo.load()
     with legacy.apply(repo.root):

@@ -421,16 +421,12 @@ def test_a_package_that_was_loaded_by_hand(repo: Repo) -> None:
 
 
 REFUSED = {
-    "lacks the attribute 'DepthDecoder'": {
-        "networks/__init__.py": "from .resnet_encoder import ResnetEncoder\n"
-    },
+    "lacks the attribute 'DepthDecoder'": {"networks/__init__.py": "from .resnet_encoder import ResnetEncoder\n"},
     "does not hold as a class the attribute 'ResnetEncoder'": {
         "networks/__init__.py": "from .depth_decoder import DepthDecoder\ndef ResnetEncoder(): ...\n"
     },
     "ResnetEncoder takes no argument 'num_input_images'": {
-        "networks/resnet_encoder.py": RESNET.replace(", num_input_images=1", "").replace(
-            "num_input_images", "1"
-        )
+        "networks/resnet_encoder.py": RESNET.replace(", num_input_images=1", "").replace("num_input_images", "1")
     },
 }
 

@@ -27,6 +27,8 @@ MODEL = "mono_640x192"  # test_simple.py takes the names of the published models
 
 pytestmark = [
     pytest.mark.monodepth2,
+    pytest.mark.real_data,
+    pytest.mark.slow,
     pytest.mark.skipif(
         not Path(CHECKOUT, "trainer.py").is_file(),
         reason="HYBRID_ENCODER_MONODEPTH2 names no Monodepth2 checkout",

@@ -129,9 +129,7 @@ def test_a_seed_gives_the_same_bytes() -> None:
 
     assert digest(0) == digest(0)
     assert len({digest(seed) for seed in range(5)} | {digest(0, 3)}) == 6
-    assert (
-        digest(0)[:16] == "086aa78e64468192"
-    )  # the same on every machine; changes only when the street does
+    assert digest(0)[:16] == "086aa78e64468192"  # the same on every machine; changes only when the street does
 
 
 def test_frames_do_not_depend_on_the_order_of_rendering() -> None:

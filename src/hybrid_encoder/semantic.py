@@ -1,0 +1,123 @@
+"""The semantic tower: CLIP's image tower as four maps, through open_clip."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_encoder.config import SemanticConfig
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.towers import Tower, even_taps, fit_to_patches, resample_positions, to_map
+
+
+class SemanticTower(Tower):
+    """CLIP's image tower: four maps, from fine to coarse.
+
+    ResNets and ConvNeXts give strides 4, 8, 16, 32 and can be entered after the first map
+    (``first`` and ``rest``); a ViT gives four maps at its patch stride.
+    """
+
+    visual: Any  # an open_clip image tower
+
+    def __init__(self, visual: Any, config: SemanticConfig) -> None:
+        super().__init__(config.mean, config.std)
+        if hasattr(visual, "layer4"):
+            self.kind = "resnet"
+            visual.attnpool = nn.Identity()
+            self.channels = tuple(_resnet_width(getattr(visual, f"layer{i}")) for i in (1, 2, 3, 4))
+            self.strides = (4, 8, 16, 32)
+        elif hasattr(visual, "trunk") and hasattr(visual.trunk, "stages"):
+            self.kind = "convnext"
+            trunk = visual.trunk
+            trunk.norm_pre, trunk.head, visual.head = nn.Identity(), nn.Identity(), nn.Identity()
+            self.channels = tuple(info["num_chs"] for info in trunk.feature_info)
+            self.strides = tuple(info["reduction"] for info in trunk.feature_info)
+        elif hasattr(visual, "transformer") and hasattr(visual, "conv1"):
+            self.kind = "vit"
+            visual.proj, visual.ln_post = None, nn.Identity()
+            self.taps = even_taps(len(visual.transformer.resblocks))
+            self.patch = int(visual.patch_size[0])
+            self.channels = (int(visual.transformer.width),) * 4
+            self.strides = (self.patch,) * 4
+        else:
+            raise ConfigError(
+                f"semantic.name is {config.name!r}, whose image tower ({type(visual).__name__}) is neither a ResNet, "
+                "a ViT nor a ConvNeXt; choose an open_clip model that has one of these."
+            )
+        self.visual = visual
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] to four maps (B, C_i, H_i, W_i)."""
+        if self.kind == "vit":
+            return self._vit(self.normalise(images))
+        first = self.first(images)
+        return [first, *self.rest(first)]
+
+    def first(self, images: Tensor) -> Tensor:
+        """The first map alone, (B, C_0, H/4, W/4)."""
+        x = self.normalise(images)
+        if self.kind == "resnet":
+            return self.run(self.visual.layer1, self.visual.stem(x))
+        if self.kind == "convnext":
+            return self.run(self.visual.trunk.stages[0], self.visual.trunk.stem(x))
+        raise ConfigError("a ViT has no first map to enter after; choose a ResNet or ConvNeXt CLIP.")
+
+    def rest(self, first: Tensor) -> list[Tensor]:
+        """The second to fourth map, from the first."""
+        visual = self.visual
+        stages = [visual.layer2, visual.layer3, visual.layer4] if self.kind == "resnet" else visual.trunk.stages[1:]
+        maps, x = [], first
+        for stage in stages:
+            x = self.run(stage, x)
+            maps.append(x)
+        return maps
+
+    def _vit(self, images: Tensor) -> list[Tensor]:
+        visual = self.visual
+        images, grid = fit_to_patches(images, self.patch)
+        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
+        table = visual.positional_embedding
+        position = self._positions.get(
+            grid, [table], lambda: resample_positions(table[None], visual.grid_size, grid, 1, "size")
+        )
+        x = visual.ln_pre(x + position.to(x.dtype))
+        maps = []
+        for index, block in enumerate(visual.transformer.resblocks):
+            x = self.run(block, x)
+            if index in self.taps:
+                maps.append(to_map(x[:, 1:], grid))
+        return maps
+
+
+def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
+    """The open_clip model of a configuration, in float32: image and text tower."""
+    import open_clip
+
+    base = open_clip.get_model_config(config.name)
+    if base is None:
+        raise ConfigError(
+            f"semantic.name is {config.name!r}, which open_clip does not know; "
+            f"some that it knows: {', '.join(open_clip.list_models()[:8])} ..."
+        )
+    options = {
+        name: {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        for name, value in copy.deepcopy(config.overrides).items()
+    }
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # open_clip reports on the root logger, and warns when no weights are asked for
+    try:
+        return open_clip.create_model(  # type: ignore[no-any-return]
+            config.name, pretrained=config.pretrained if pretrained else None, precision="fp32", **options
+        )
+    finally:
+        root.setLevel(level)
+
+
+def _resnet_width(layer: nn.Module) -> int:
+    return int(layer[-1].conv3.out_channels)  # type: ignore[index]
