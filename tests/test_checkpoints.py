@@ -96,6 +96,13 @@ class TestOurs:
             loaded = HybridDepthModel.from_pretrained(saved)
         torch.testing.assert_close(loaded.state_dict(), tiny_model.state_dict())
 
+    def test_loading_draws_no_random_numbers(self, saved: Path) -> None:
+        torch.manual_seed(3)
+        expected = torch.rand(4)
+        torch.manual_seed(3)
+        HybridDepthModel.from_pretrained(saved)
+        torch.testing.assert_close(torch.rand(4), expected, rtol=0, atol=0)
+
     def test_push_to_hub_uploads_the_same_three_files(self, tiny_model: HybridDepthModel) -> None:
         with mock.patch("huggingface_hub.hub_mixin.HfApi") as api:
             api.return_value.create_repo.return_value.repo_id = "me/mine"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hybrid_encoder import published
 from hybrid_encoder.cards import model_card
@@ -94,7 +95,8 @@ class Loaded:
 
     def build_encoder(self, cls: type[E_], config: HybridEncoderConfig | None = None) -> E_:
         """The encoder with its weights, in evaluation mode."""
-        encoder = cls(config or self.encoder_config, pretrained=False)
+        with _Unfilled():
+            encoder = cls(config or self.encoder_config, pretrained=False)
         if self.kind == "ours":
             inside = self.model_config is not None
             state = {
@@ -113,7 +115,8 @@ class Loaded:
             raise CheckpointError(
                 f"{self.path} holds an encoder without a decoder; load it with HybridDepthEncoder.from_pretrained."
             )
-        model = cls(config or self.model_config, pretrained=False)
+        with _Unfilled():
+            model = cls(config or self.model_config, pretrained=False)
         if self.kind == "ours":
             fill(model, self.tensors, self.path)
         else:
@@ -125,6 +128,20 @@ class Loaded:
         prompts = encoder.prompts
         ids, length = ((), 0) if prompts is None else (prompts.word_ids, prompts.positional_embedding.shape[0])
         return published.encoder_state(self.tensors, encoder.config, ids, length)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Building a model draws no random numbers: a checkpoint is about to overwrite every one of them."""
+
+    INIT = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_")
+    FILLS = frozenset(
+        [Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, *(getattr(nn.init, name) for name in INIT)]
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return (torch.zeros if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def load(source: str | Path, **hub: Any) -> Loaded:
