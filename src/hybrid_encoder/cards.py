@@ -5,11 +5,6 @@ from __future__ import annotations
 from hybrid_encoder.config import HybridDepthConfig, HybridEncoderConfig
 
 PAPER = "https://arxiv.org/abs/2510.09320"
-LICENCES = (
-    ("CLIP", "OpenAI's weights: MIT. Other open_clip weights: see their own cards."),
-    ("DINOv2", "Apache-2.0. DINOv3 weights stand under Meta's DINOv3 licence."),
-    ("hybrid-encoder (code)", "Apache-2.0."),
-)
 
 
 def model_card(name: str, config: HybridEncoderConfig | HybridDepthConfig, notes: str) -> str:
@@ -44,7 +39,7 @@ def model_card(name: str, config: HybridEncoderConfig | HybridDepthConfig, notes
         rows.append(("scale of depth", "metres" if config.metric else "unknown (relative)"))
         rows.append(("fitted at", "unknown size" if config.size is None else f"{config.size[0]} x {config.size[1]}"))
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
-    licences = "\n".join(f"- {part}: {text}" for part, text in LICENCES)
+    licences = "\n".join(f"- {part}: {text}" for part, text in _licences(encoder))
     return f"""---
 library_name: hybrid-encoder
 pipeline_tag: depth-estimation
@@ -78,6 +73,24 @@ Images go in as RGB in [0, 1]; normalisation happens inside.
 {licences}
 - Data that the weights were trained on may restrict their use; see above how they were made.
 """
+
+
+def _licences(encoder: HybridEncoderConfig) -> list[tuple[str, str]]:
+    """Whose weights went in, as far as the configuration knows."""
+    rows = []
+    if encoder.uses_semantic or encoder.prompts:
+        rows.append(
+            ("CLIP", "OpenAI's weights: MIT; other open_clip weights: see their own cards.")
+            if encoder.semantic.pretrained
+            else ("CLIP", "the architecture alone; no public weights went in.")
+        )
+    if encoder.uses_spatial:
+        rows.append(
+            ("DINO", "DINOv2 weights: Apache-2.0; DINOv3 weights: Meta's DINOv3 licence.")
+            if encoder.spatial.pretrained
+            else ("DINO", "the architecture alone; no public weights went in.")
+        )
+    return [*rows, ("hybrid-encoder (code)", "Apache-2.0.")]
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -134,9 +134,7 @@ class _Unfilled(TorchFunctionMode):
     """Building a model draws no random numbers: a checkpoint is about to overwrite every one of them."""
 
     INIT = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_")
-    FILLS = frozenset(
-        [Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, *(getattr(nn.init, name) for name in INIT)]
-    )
+    FILLS = frozenset([Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, *(getattr(nn.init, name) for name in INIT)])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.FILLS:
