@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 DECLARED := pyproject.toml constraints.txt
+# Test processes at once. Two cores, the whole suite: 7 minutes with two, 10 with one.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -19,7 +21,7 @@ demo: $(CORE) ## fit a small model to synthetic drives and leave demo.png
 	$(BIN)/hybrid-encoder demo --output demo.png
 
 test: $(DEV) ## run the tests; ARGS="-m 'not slow'" for the quick ones
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -29,7 +31,7 @@ lint: $(DEV) ## ruff and mypy
 # adapters/ is hybrid_encoder.adapters once installed; for mypy, links put it in that place.
 types: $(DEV) ## mypy alone
 	@rm -rf build/types && mkdir -p build/types/hybrid_encoder
-	@ln -s $(CURDIR)/src/hybrid_encoder/* $(CURDIR)/adapters build/types/hybrid_encoder/
+	@ln -s "$(CURDIR)"/src/hybrid_encoder/* "$(CURDIR)"/adapters build/types/hybrid_encoder/
 	$(BIN)/mypy
 
 bench: $(DEV) ## measure speed

@@ -115,7 +115,7 @@ def convert(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="The picture to leave.")] = Path("demo.png"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 240,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 360,
     drives: Annotated[int, typer.Option(min=1, help="Synthetic drives to fit.")] = 60,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of weights, drives and order.")] = 0,

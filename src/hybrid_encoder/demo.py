@@ -92,7 +92,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps, pct_start=0.1
     )
-    model.train()
+    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # faster convolutions on a CPU
     for _ in track(range(steps), description="fitting", console=console):
         pick = torch.randint(len(training.images), (batch_size,), generator=generator)
         images, depth, valid = (x[pick] for x in (training.images, training.depth, training.valid))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -90,20 +91,20 @@ def resample_positions(table: Tensor, old: Sequence[int], new: Grid, prefix: int
     if tuple(old) == new:
         return table
     kept, grid = table[:, :prefix], table[:, prefix:]
-    grid = grid.reshape(1, old[0], old[1], -1).permute(0, 3, 1, 2).float()
+    grid = rearrange(grid, "b (h w) c -> b c h w", h=old[0], w=old[1]).float()
     if rule == "dinov2":
         # The published weights were trained with this scale factor, and it moves the sampling points a little.
         scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
     else:
         grid = F.interpolate(grid, size=new, mode="bicubic", align_corners=False, antialias=True)
-    grid = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1).to(table.dtype)
+    grid = rearrange(grid, "b c h w -> b (h w) c").to(table.dtype)
     return torch.cat([kept, grid], dim=1)
 
 
 def to_map(tokens: Tensor, grid: Grid) -> Tensor:
     """(B, h * w, C) to (B, C, h, w)."""
-    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
+    return rearrange(tokens, "b (h w) c -> b c h w", h=grid[0], w=grid[1])
 
 
 def even_taps(depth: int) -> tuple[int, ...]:
