@@ -39,7 +39,10 @@ def pose_matrix(axis_angle: Tensor, translation: Tensor, invert: bool = False) -
     x, y, z = axis_angle.float().unbind(-1)
     zero = torch.zeros_like(x)
     skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
-    rotation = torch.linalg.matrix_exp(skew)  # smooth at no rotation, where the axis is not defined
+    # Rodrigues' formula. torch.sinc is smooth at no rotation, where the axis is not defined; matrix_exp loses two
+    # digits at some angles.
+    turns = torch.linalg.vector_norm(axis_angle.float(), dim=-1)[..., None, None] / torch.pi
+    rotation = torch.eye(3, device=skew.device) + turns.sinc() * skew + 0.5 * (turns / 2).sinc() ** 2 * (skew @ skew)
     shift = translation.float()[..., None]
     if invert:
         rotation = rotation.transpose(-1, -2)
