@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hybrid_encoder.config import DecoderConfig
 from hybrid_encoder.decoder import DPTDecoder, PyramidNeck
-from hybrid_encoder.encoder import HybridDepthEncoder
+from hybrid_encoder.encoder import HybridDepthEncoder, keep_frozen_still
+from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.pose import ClassTokenPoseHead
 
 
-class DepthEncoder(nn.Module):
+class StrictLoading(nn.Module):
+    """Refuses weights that miss names, even where a trainer fills the gaps with the module's own.
+
+    Monodepth2's trainer drops the names that it does not know, lays the rest over ``state_dict()`` and loads
+    that: a checkpoint of another model is loaded without a word. What was filled in shares its memory with the
+    module, and is seen by it.
+    """
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        own = self.state_dict()
+        filled = [
+            name
+            for name, value in state_dict.items()
+            if name in own and value.numel() and value.data_ptr() == own[name].data_ptr()
+        ]
+        if filled:
+            raise CheckpointError(
+                f"the weights hold nothing for {filled[0]!r} ({len(filled)} of {len(own)} names): they are another "
+                "model's, the unpatched repository's perhaps; load them without patch(), or train under it first."
+            )
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+class DepthEncoder(StrictLoading):
     """A hybrid encoder behind the interface of ``networks.ResnetEncoder``.
 
     With a neck the features are five maps at strides 2 to 32. Without one they are the encoder's four maps,
@@ -48,7 +74,59 @@ class DepthEncoder(nn.Module):
         return (parameter for parameter in super().parameters(recurse) if parameter.requires_grad)
 
 
-class DepthDecoder(nn.Module):
+class PoseEncoder(StrictLoading):
+    """DINO's class tokens of two frames behind the interface of the pose encoder.
+
+    Args:
+        encoder: the depth encoder; its DINO tower is used itself, not a copy of it.
+    """
+
+    def __init__(self, encoder: HybridDepthEncoder) -> None:
+        super().__init__()
+        if encoder.spatial is None:
+            raise ConfigError(
+                f"towers is {encoder.config.towers!r}; pose='class_token' reads DINO's class token: "
+                "take an encoder with that tower, or pose='repository'."
+            )
+        self.spatial = encoder.spatial
+        self.num_ch_enc = np.array([2 * encoder.spatial.channels[-1]])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Two frames in temporal order, RGB in [0, 1], (B, 6, H, W), to one feature (B, 2 C, 1, 1)."""
+        _, tokens = self.spatial(torch.cat(images.split(3, dim=1)))
+        return [torch.cat(tokens.chunk(2), dim=1)[..., None, None]]
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """None: the depth encoder hands the tower to the optimizer already."""
+        return iter(())
+
+    def train(self, mode: bool = True) -> PoseEncoder:
+        """The tower's frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            keep_frozen_still(self.spatial)
+        return self
+
+
+class PoseDecoder(nn.Module):
+    """One linear layer on two class tokens behind the interface of ``networks.PoseDecoder``.
+
+    Args:
+        num_ch_enc: of a :class:`PoseEncoder`.
+    """
+
+    def __init__(self, num_ch_enc: Sequence[int]) -> None:
+        super().__init__()
+        self.head = ClassTokenPoseHead(int(num_ch_enc[-1]) // 2)
+
+    def forward(self, features: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+        """One pair's features to axis-angle and translation, both (B, 1, 1, 3)."""
+        first, second = features[0][-1].flatten(1).chunk(2, dim=1)
+        axis_angle, translation = self.head(first, second)
+        return axis_angle[:, None, None], translation[:, None, None]
+
+
+class DepthDecoder(StrictLoading):
     """A DPT decoder behind the interface of ``networks.DepthDecoder``.
 
     Args:

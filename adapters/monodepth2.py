@@ -12,9 +12,11 @@ Codebases that kept Monodepth2's ``networks`` package work the same way; its nam
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import inspect
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -28,17 +30,19 @@ from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import AdapterError, ConfigError
 
 from . import legacy as shims
-from .modules import DepthDecoder, DepthEncoder
+from .modules import DepthDecoder, DepthEncoder, PoseDecoder, PoseEncoder
 from .repository import Patch, Repository, StandsFor
 
 PRESETS = ("paper", "tiny")
+Make = Callable[[dict[str, Any]], nn.Module | None]
 Source = str | Path | HybridEncoderConfig | HybridDepthEncoder
 
 # The names that are replaced, and the constructor arguments that say what to build.
-NEEDED = {
+NEEDED: dict[str, tuple[str, ...]] = {
     "ResnetEncoder": ("pretrained", "num_input_images"),
     "DepthDecoder": ("num_ch_enc", "scales", "num_output_channels"),
 }
+NEEDED_FOR_POSE: dict[str, tuple[str, ...]] = {"PoseDecoder": ("num_ch_enc",), "PoseCNN": ()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,31 +52,21 @@ class Settings:
     encoder: str | HybridEncoderConfig | HybridDepthEncoder
     decoder: str
     decoder_config: DecoderConfig
+    pose: str
     legacy: bool
 
-    def make_encoder(self, arguments: dict[str, Any]) -> nn.Module | None:
-        """The encoder for one image; None leaves the pose encoder to the repository."""
-        if arguments["num_input_images"] != 1:
-            return None
-        encoder = self.encoder
-        if isinstance(encoder, str):
-            encoder = HybridDepthEncoder.from_pretrained(encoder)
-        elif isinstance(encoder, HybridEncoderConfig):
-            encoder = HybridDepthEncoder(encoder, pretrained=bool(arguments["pretrained"]))
-        neck = PyramidNeck(encoder.feature_info.channels()) if self.decoder == "monodepth2" else None
-        return DepthEncoder(encoder, neck)
+    @property
+    def needed(self) -> dict[str, tuple[str, ...]]:
+        """The classes that are replaced, and the constructor arguments that say what to build."""
+        return NEEDED | (NEEDED_FOR_POSE if self.pose == "class_token" else {})
 
-    def make_decoder(self, arguments: dict[str, Any]) -> nn.Module | None:
-        """The decoder on our features; None leaves those of another encoder to the repository."""
-        channels = list(arguments["num_ch_enc"])
-        if channels[0] != 0:
-            return None
-        return DepthDecoder(
-            channels,
-            arguments["scales"],
-            arguments["num_output_channels"],
-            self.decoder_config,
-        )
+    def build_encoder(self, pretrained: bool) -> HybridDepthEncoder:
+        """The encoder, with the weights that it comes with."""
+        if isinstance(self.encoder, HybridDepthEncoder):
+            return self.encoder
+        if isinstance(self.encoder, HybridEncoderConfig):
+            return HybridDepthEncoder(self.encoder, pretrained=pretrained)
+        return HybridDepthEncoder.from_pretrained(self.encoder)
 
 
 class Patched(Patch):
@@ -86,14 +80,56 @@ class Patched(Patch):
         self.legacy: shims.Legacy | None = None
         if settings.legacy and shims.active(repository.root) is None:
             self.legacy = shims.apply(repository.root)
-        real = networks.ResnetEncoder
-        self._replace(real, _dispatching(real, DepthEncoder, settings.make_encoder))
+        self._encoder: weakref.ref[HybridDepthEncoder] | None = None
+        self._dispatch("ResnetEncoder", (DepthEncoder, PoseEncoder), self._make_encoder)
         if settings.decoder == "dpt":
-            real = networks.DepthDecoder
-            self._replace(real, _dispatching(real, DepthDecoder, settings.make_decoder))
+            self._dispatch("DepthDecoder", (DepthDecoder,), self._make_decoder)
+        if settings.pose == "class_token":
+            self._dispatch("PoseDecoder", (PoseDecoder,), self._make_pose)
+            self._dispatch("PoseCNN", (), _refuse_pose_cnn)
         self.serve(networks)  # a module given as an object may be unknown to sys.modules
         self._start()
         _ACTIVE[networks] = self
+
+    def _dispatch(self, name: str, ours: tuple[type, ...], make: Make) -> None:
+        real = getattr(self.networks, name)
+        self._replace(real, _dispatching(real, ours, make))
+
+    def _make_encoder(self, arguments: dict[str, Any]) -> nn.Module | None:
+        """The encoder for one image, the pose encoder for two; None leaves the latter to the repository."""
+        frames = arguments["num_input_images"]
+        if frames == 1:
+            encoder = self.settings.build_encoder(bool(arguments["pretrained"]))
+            self._encoder = weakref.ref(encoder)
+            neck = PyramidNeck(encoder.feature_info.channels()) if self.settings.decoder == "monodepth2" else None
+            return DepthEncoder(encoder, neck)
+        if self.settings.pose == "repository":
+            return None
+        if frames != 2:
+            raise AdapterError(
+                f"the pose encoder is asked to read {frames} images; pose='class_token' reads two: "
+                "train with --pose_model_input pairs."
+            )
+        shared = self._encoder() if self._encoder is not None else None
+        # Pose evaluation builds no depth encoder; the tower then comes from the pose encoder's own weights.
+        return PoseEncoder(shared if shared is not None else self.settings.build_encoder(pretrained=False))
+
+    def _make_decoder(self, arguments: dict[str, Any]) -> nn.Module | None:
+        """The decoder on our features; None leaves those of another encoder to the repository."""
+        channels = list(arguments["num_ch_enc"])
+        if channels[0] != 0:
+            return None
+        widths = self.settings.decoder_config
+        return DepthDecoder(channels, arguments["scales"], arguments["num_output_channels"], widths)
+
+    def _make_pose(self, arguments: dict[str, Any]) -> nn.Module:
+        channels = list(arguments["num_ch_enc"])
+        if len(channels) != 1:
+            raise AdapterError(
+                f"the pose network is asked to read {len(channels)} maps of the depth encoder; pose='class_token' "
+                "reads class tokens: train with --pose_model_type separate_resnet."
+            )
+        return PoseDecoder(channels)
 
     def reaches(self, module: ModuleType, real: Any) -> bool:
         """Everywhere but where a class is defined: ``super(Name, self)`` there needs the real one."""
@@ -121,7 +157,9 @@ def patch(
     *,
     decoder: Literal["dpt", "monodepth2"] = "dpt",
     decoder_config: DecoderConfig | None = None,
-    networks: str | ModuleType = "networks",
+    networks: str | ModuleType | None = None,
+    pose: Literal["repository", "class_token"] = "repository",
+    language_loss: float = 0.0,
     legacy: bool = True,
 ) -> Patched:
     """Put the hybrid encoder into a Monodepth2 checkout. Call it before ``Trainer(opts)``.
@@ -138,7 +176,11 @@ def patch(
             decoder on a pyramid made of our maps.
         decoder_config: widths of the DPT decoder; its scales and activation are the repository's to say.
             None takes the preset's, and the paper's where the encoder is no preset.
-        networks: the package that holds ``ResnetEncoder`` and ``DepthDecoder``, or its name.
+        networks: the package that holds ``ResnetEncoder`` and ``DepthDecoder``, or its name; None is
+            ``"networks"``.
+        pose: ``"repository"`` leaves the pose network alone; ``"class_token"`` puts one linear layer on the DINO
+            class tokens of the two frames in its place (with ``--pose_model_type separate_resnet``).
+        language_loss: weight of the pixel-language alignment loss; only 0 in this version.
         legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.legacy` to that repository.
 
     Returns:
@@ -150,8 +192,15 @@ def patch(
     """
     if decoder not in ("dpt", "monodepth2"):
         raise ConfigError(f"decoder is {decoder!r}; it must be 'dpt' or 'monodepth2'.")
+    if pose not in ("repository", "class_token"):
+        raise ConfigError(f"pose is {pose!r}; it must be 'repository' or 'class_token'.")
+    if language_loss != 0:
+        raise ConfigError(
+            f"language_loss is {language_loss}; this version has no pixel-language loss yet: leave it at 0."
+        )
     source, widths = _resolve(encoder)
-    settings = Settings(source, decoder, decoder_config or widths, legacy)
+    settings = Settings(source, decoder, decoder_config or widths, pose, legacy)
+    networks = "networks" if networks is None else networks
     module = _import(networks) if isinstance(networks, str) else networks
     present = _ACTIVE.get(module)
     if present is not None:
@@ -163,7 +212,8 @@ def patch(
                 "call undo() on that handle first."
             )
         return present
-    _check(module)
+    _check(module, settings.needed)
+    _check_nothing_built(module)
     return Patched(module, settings)
 
 
@@ -205,18 +255,18 @@ def _import(name: str) -> ModuleType:
         ) from error
 
 
-def _check(networks: ModuleType) -> None:
+def _check(networks: ModuleType, needed: dict[str, tuple[str, ...]]) -> None:
     """Raises AdapterError unless the package offers what is replaced."""
     where = f"{networks.__name__} ({getattr(networks, '__file__', None)})"
     if not getattr(networks, "__file__", None):
         raise AdapterError(f"{where} has no file; give the package of a Monodepth2 checkout.")
-    for name, arguments in NEEDED.items():
+    for name, arguments in needed.items():
         real = getattr(networks, name, None)
         if not isinstance(real, type):
             problem = "lacks" if real is None else "does not hold as a class"
             raise AdapterError(
                 f"{where} {problem} the attribute {name!r}; give the package of a Monodepth2 checkout that "
-                f"holds the classes {' and '.join(NEEDED)} with networks=."
+                f"holds the classes {' and '.join(needed)} with networks=."
             )
         known = inspect.signature(real).parameters
         missing = [argument for argument in arguments if argument not in known]
@@ -227,17 +277,30 @@ def _check(networks: ModuleType) -> None:
             )
 
 
+def _check_nothing_built(networks: ModuleType) -> None:
+    """Raises AdapterError if networks were built before: a trainer goes on using those."""
+    real = networks.DepthDecoder
+    if any(type(thing) is real for thing in gc.get_objects()):
+        raise AdapterError(
+            f"a {real.__name__} of {networks.__name__} exists already, so a Trainer was built before; "
+            "call patch() before Trainer(opts)."
+        )
+
+
 def _repository(networks: ModuleType) -> Repository:
     """The code around the package: the folder that holds it."""
     file = Path(os.path.realpath(str(networks.__file__)))
     return Repository(file.parents[1] if hasattr(networks, "__path__") else file.parent)
 
 
-def _dispatching(
-    real: type,
-    ours: type[nn.Module],
-    make: Callable[[dict[str, Any]], nn.Module | None],
-) -> type:
+def _refuse_pose_cnn(arguments: dict[str, Any]) -> nn.Module:
+    raise AdapterError(
+        "PoseCNN reads images; pose='class_token' takes its place: train with --pose_model_type separate_resnet, "
+        "or patch with pose='repository'."
+    )
+
+
+def _dispatching(real: type, ours: tuple[type, ...], make: Make) -> type:
     """A class in ``real``'s place: builds what ``make`` gives for the arguments, or else the real thing."""
     signature = inspect.signature(real)
 
@@ -251,7 +314,7 @@ def _dispatching(
             return real(*args, **kwargs) if made is None else made
 
     names = {
-        "stands_for": (real, ours),
+        "stands_for": (real, *ours),
         "__module__": real.__module__,
         "__doc__": real.__doc__,
     }

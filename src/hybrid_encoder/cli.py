@@ -140,6 +140,55 @@ def demo(
     )
 
 
+class Repositories(str, Enum):
+    """Codebases that there is an adapter for."""
+
+    monodepth2 = "monodepth2"
+
+
+class Decoders(str, Enum):
+    """Whose decoder reads the maps."""
+
+    dpt = "dpt"
+    monodepth2 = "monodepth2"
+
+
+class Poses(str, Enum):
+    """What predicts the camera's motion."""
+
+    repository = "repository"
+    class_token = "class_token"
+
+
+@app.command()
+def run(
+    repository: Annotated[Repositories, typer.Argument(help="The codebase that the script belongs to.")],
+    command: Annotated[list[str], typer.Argument(help="After --: train.py ARGS, or -m package.module ARGS.")],
+    encoder: Annotated[str, typer.Option(help="A preset, a checkpoint folder, or a Hub id.")] = "paper",
+    decoder: Annotated[Decoders, typer.Option(help="Ours, or the repository's on our pyramid.")] = Decoders.dpt,
+    pose: Annotated[Poses, typer.Option(help="The repository's network, or DINO class tokens.")] = Poses.repository,
+    networks: Annotated[str, typer.Option(help="The package that holds its networks.")] = "networks",
+    legacy: Annotated[bool, typer.Option(help="Help old code to run on today's libraries.")] = True,
+    show: Annotated[bool, typer.Option("--print", help="Show what would be replaced, and exit.")] = False,
+) -> None:
+    """Run a script of your own checkout with the hybrid encoder inside, without editing a file.
+
+    hybrid-encoder run monodepth2 --encoder tiny -- train.py --data_path /data/kitti --png
+    """
+    from hybrid_encoder.adapters import monodepth2, runner
+
+    shown: list[str] = []
+
+    def patch() -> monodepth2.Patched:
+        patched = monodepth2.patch(encoder, decoder=decoder.value, networks=networks, pose=pose.value, legacy=legacy)
+        shown.append(str(patched))
+        return patched
+
+    runner.run(command, patch, show=show)
+    if show:
+        console.print(shown[0], highlight=False, markup=False)
+
+
 def main() -> None:
     """Entry point: our own errors become one sentence and exit status 2."""
     try:

@@ -182,7 +182,7 @@ class HybridDepthEncoder(HubModel):
         """Training mode for what trains; wholly frozen parts stay in evaluation mode, batch norm included."""
         super().train(mode)
         if mode:
-            _keep_frozen_still(self)
+            keep_frozen_still(self)
         return self
 
     def part_parameters(self) -> dict[str, list[nn.Parameter]]:
@@ -281,10 +281,11 @@ def build_groups(
     return groups
 
 
-def _keep_frozen_still(module: nn.Module) -> None:
+def keep_frozen_still(module: nn.Module) -> None:
+    """Put wholly frozen parts into evaluation mode (batch norm would go on moving its statistics)."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         module.eval()
         return
     for child in module.children():
-        _keep_frozen_still(child)
+        keep_frozen_still(child)

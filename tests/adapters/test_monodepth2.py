@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,76 +18,14 @@ import torch
 
 from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
 from hybrid_encoder.adapters import legacy, monodepth2
-from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder
+from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder, PoseEncoder
 from hybrid_encoder.adapters.repository import HOOK
 from hybrid_encoder.config import DecoderConfig, HybridDepthConfig
-from hybrid_encoder.errors import AdapterError, ConfigError, HybridEncoderError
+from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError, HybridEncoderError
+
+from toy_repository import FILES, RESNET
 
 TINY = HybridEncoderConfig.preset("tiny")
-
-RESNET = """
-    import numpy as np
-    import torch.nn as nn
-
-    class ResnetEncoder(nn.Module):
-        \"\"\"Strided convolutions in a ResNet's place.\"\"\"
-        def __init__(self, num_layers, pretrained, num_input_images=1):
-            super(ResnetEncoder, self).__init__()
-            self.num_ch_enc = np.array([2, 2, 4, 4, 8])
-            channels = [3 * num_input_images, *self.num_ch_enc]
-            self.convs = nn.ModuleList(
-                nn.Conv2d(int(a), int(b), 3, 2, 1) for a, b in zip(channels, channels[1:])
-            )
-
-        def forward(self, images):
-            features = []
-            for conv in self.convs:
-                images = conv(images)
-                features.append(images)
-            return features
-"""
-DECODER = """
-    import torch
-    import torch.nn as nn
-    import torch.nn.functional as F
-
-    class DepthDecoder(nn.Module):
-        def __init__(self, num_ch_enc, scales=range(4), num_output_channels=1, use_skips=True):
-            super(DepthDecoder, self).__init__()
-            self.scales = scales
-            self.heads = nn.ModuleList(nn.Conv2d(int(c), num_output_channels, 1) for c in num_ch_enc)
-
-        def forward(self, features):
-            return {
-                ("disp", s): torch.sigmoid(F.interpolate(self.heads[s](features[s]), scale_factor=2))
-                for s in self.scales
-            }
-"""
-FILES = {
-    "networks/__init__.py": """
-        from .resnet_encoder import ResnetEncoder
-        from .depth_decoder import DepthDecoder
-    """,
-    "networks/resnet_encoder.py": RESNET,
-    "networks/depth_decoder.py": DECODER,
-    "trainer.py": """
-        import torch
-        import networks
-        from networks import ResnetEncoder
-
-        class Trainer:
-            def __init__(self, scales=(0, 1, 2, 3), pretrained=False):
-                self.encoder = networks.ResnetEncoder(18, pretrained)
-                self.depth = networks.DepthDecoder(self.encoder.num_ch_enc, scales)
-                self.mask = networks.DepthDecoder(self.encoder.num_ch_enc, scales, num_output_channels=2)
-                self.pose_encoder = networks.ResnetEncoder(18, pretrained, num_input_images=2)
-                parameters = list(self.encoder.parameters()) + list(self.depth.parameters())
-                self.optimizer = torch.optim.Adam(parameters, 1e-4)
-
-        def direct():
-            return ResnetEncoder(18, False)
-    """,
-}
 
 
 class Repo:
@@ -466,3 +406,102 @@ def test_arguments_that_do_not_exist_are_refused(repo: Repo) -> None:
     with pytest.raises(ConfigError, match="encoder is a HybridDepthConfig"):
         monodepth2.patch(HybridDepthConfig.preset("tiny"))  # type: ignore[arg-type]
     assert "networks" not in sys.modules
+
+
+# -- weights ---------------------------------------------------------------------------------------------
+
+
+def _load_as_the_trainer_does(module: torch.nn.Module, weights: dict[str, Any]) -> None:
+    """Drop unknown names, lay the rest over the module's own, load that."""
+    own = module.state_dict()
+    own.update({name: value for name, value in weights.items() if name in own})
+    module.load_state_dict(own)
+
+
+def test_weights_of_another_model_are_refused_where_the_trainer_would_not_notice(repo: Repo) -> None:
+    plain = repo.load("networks").ResnetEncoder(18, False).state_dict()
+    with monodepth2.patch("tiny"):
+        trainer = repo.load().Trainer()
+        with pytest.raises(CheckpointError, match=r"hold nothing for 'encoder\..*another model's"):
+            _load_as_the_trainer_does(trainer.encoder, plain)
+        saved = {name: value.clone() for name, value in trainer.depth.state_dict().items()}
+        _load_as_the_trainer_does(trainer.depth, saved)
+        del saved["dpt.project.0.bias"]
+        with pytest.raises(CheckpointError, match=r"'dpt\.project\.0\.bias' \(1 of "):
+            _load_as_the_trainer_does(trainer.depth, saved)
+        with pytest.raises(RuntimeError, match="Missing key"):
+            trainer.depth.load_state_dict(saved)
+
+
+# -- pose from class tokens ------------------------------------------------------------------------------
+
+
+def test_class_tokens_give_the_pose(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks, trainer = repo.load("networks"), repo.load().Trainer()
+    encoder, pose_encoder = trainer.encoder, trainer.pose_encoder
+    pose = networks.PoseDecoder(pose_encoder.num_ch_enc, num_input_features=1, num_frames_to_predict_for=2)
+    assert list(pose_encoder.parameters()) == [], "the depth encoder hands the tower to the optimizer"
+    first, second = _images(), _images().flip(-1)
+    axis_angle, translation = pose([pose_encoder(torch.cat([first, second], 1))])
+    assert axis_angle.shape == translation.shape == (2, 1, 1, 3)
+    tokens = [encoder.encoder.forward_features(images).class_token for images in (first, second)]
+    expected = torch.cat(pose.head(*tokens), dim=1)
+    torch.testing.assert_close(torch.cat([axis_angle, translation], -1).flatten(1), expected, atol=1e-6, rtol=1e-4)
+    axis_angle.sum().backward()
+    assert encoder.encoder.spatial.blocks[-1].attn.qkv.weight.grad is not None
+
+    # Pose evaluation: no depth encoder is built, and the weights come from the pose encoder's own file.
+    state = {name: value.clone() for name, value in pose_encoder.state_dict().items()}
+    del trainer, encoder
+    alone = networks.ResnetEncoder(18, False, 2)
+    alone.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(alone(torch.cat([first, second], 1)), pose_encoder(torch.cat([first, second], 1)))
+
+
+def test_frozen_parts_stay_still_when_the_trainer_sets_training_mode(repo: Repo) -> None:
+    monodepth2.patch(TINY.replace(spatial=replace(TINY.spatial, trainable_blocks=1)), pose="class_token")
+    trainer = repo.load().Trainer()
+    for module in (trainer.encoder, trainer.pose_encoder):
+        module.train()
+    assert [block.training for block in trainer.encoder.encoder.spatial.blocks] == [False, False, False, True]
+
+
+def test_what_class_tokens_cannot_do_is_named(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks = repo.load("networks")
+    with pytest.raises(AdapterError, match=r"asked to read 3 images.*--pose_model_input pairs"):
+        networks.ResnetEncoder(18, False, 3)
+    with pytest.raises(AdapterError, match="separate_resnet"):
+        networks.PoseDecoder([0, 1, 1, 1, 1], 2)
+    with pytest.raises(AdapterError, match="PoseCNN reads images"):
+        networks.PoseCNN(2)
+    with pytest.raises(ConfigError, match="towers is 'semantic'"):
+        PoseEncoder(HybridDepthEncoder(TINY.replace(towers="semantic"), pretrained=False))
+
+
+def test_a_repository_without_a_pose_network_is_refused_for_class_tokens_alone(repo: Repo) -> None:
+    (repo.root / "networks" / "__init__.py").write_text(
+        "from .resnet_encoder import ResnetEncoder\nfrom .depth_decoder import DepthDecoder\n"
+    )
+    with pytest.raises(AdapterError, match="lacks the attribute 'PoseDecoder'"):
+        monodepth2.patch("tiny", pose="class_token")
+    monodepth2.patch("tiny").undo()
+
+
+def test_patching_after_a_trainer_was_built_is_refused(repo: Repo) -> None:
+    trainer = repo.load().Trainer()
+    with pytest.raises(AdapterError, match=r"exists already.*call patch\(\) before Trainer"):
+        monodepth2.patch("tiny")
+    assert HOOK not in sys.meta_path
+    del trainer
+    gc.collect()
+    monodepth2.patch("tiny")
+
+
+def test_settings_that_this_version_lacks_are_named(repo: Repo) -> None:
+    with pytest.raises(ConfigError, match=r"language_loss is 0\.1"):
+        monodepth2.patch("tiny", language_loss=0.1)
+    with pytest.raises(ConfigError, match="pose is 'magic'"):
+        monodepth2.patch("tiny", pose="magic")  # type: ignore[arg-type]

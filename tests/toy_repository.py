@@ -1,0 +1,86 @@
+"""A small repository of our own with Monodepth2's interface: file names and their text."""
+
+from __future__ import annotations
+
+RESNET = """
+    import numpy as np
+    import torch.nn as nn
+
+    class ResnetEncoder(nn.Module):
+        \"\"\"Strided convolutions in a ResNet's place.\"\"\"
+        def __init__(self, num_layers, pretrained, num_input_images=1):
+            super(ResnetEncoder, self).__init__()
+            self.num_ch_enc = np.array([2, 2, 4, 4, 8])
+            channels = [3 * num_input_images, *self.num_ch_enc]
+            self.convs = nn.ModuleList(
+                nn.Conv2d(int(a), int(b), 3, 2, 1) for a, b in zip(channels, channels[1:])
+            )
+
+        def forward(self, images):
+            features = []
+            for conv in self.convs:
+                images = conv(images)
+                features.append(images)
+            return features
+"""
+DECODER = """
+    import torch
+    import torch.nn as nn
+    import torch.nn.functional as F
+
+    class DepthDecoder(nn.Module):
+        def __init__(self, num_ch_enc, scales=range(4), num_output_channels=1, use_skips=True):
+            super(DepthDecoder, self).__init__()
+            self.scales = scales
+            self.heads = nn.ModuleList(nn.Conv2d(int(c), num_output_channels, 1) for c in num_ch_enc)
+
+        def forward(self, features):
+            return {
+                ("disp", s): torch.sigmoid(F.interpolate(self.heads[s](features[s]), scale_factor=2))
+                for s in self.scales
+            }
+"""
+POSE = """
+    import torch
+    import torch.nn as nn
+
+    class PoseDecoder(nn.Module):
+        def __init__(self, num_ch_enc, num_input_features, num_frames_to_predict_for=None):
+            super(PoseDecoder, self).__init__()
+            self.squeeze = nn.Conv2d(int(num_ch_enc[-1]), 12, 1)
+
+        def forward(self, features):
+            out = 0.01 * self.squeeze(features[0][-1]).mean((2, 3)).view(-1, 2, 1, 6)
+            return out[..., :3], out[..., 3:]
+
+    class PoseCNN(nn.Module):
+        def __init__(self, num_input_frames):
+            super(PoseCNN, self).__init__()
+"""
+FILES = {
+    "networks/__init__.py": """
+        from .resnet_encoder import ResnetEncoder
+        from .depth_decoder import DepthDecoder
+        from .pose import PoseCNN, PoseDecoder
+    """,
+    "networks/pose.py": POSE,
+    "networks/resnet_encoder.py": RESNET,
+    "networks/depth_decoder.py": DECODER,
+    "trainer.py": """
+        import torch
+        import networks
+        from networks import ResnetEncoder
+
+        class Trainer:
+            def __init__(self, scales=(0, 1, 2, 3), pretrained=False):
+                self.encoder = networks.ResnetEncoder(18, pretrained)
+                self.depth = networks.DepthDecoder(self.encoder.num_ch_enc, scales)
+                self.mask = networks.DepthDecoder(self.encoder.num_ch_enc, scales, num_output_channels=2)
+                self.pose_encoder = networks.ResnetEncoder(18, pretrained, num_input_images=2)
+                parameters = list(self.encoder.parameters()) + list(self.depth.parameters())
+                self.optimizer = torch.optim.Adam(parameters, 1e-4)
+
+        def direct():
+            return ResnetEncoder(18, False)
+    """,
+}
