@@ -10,6 +10,7 @@ names that a module uses while it is being imported, and imports inside function
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,107 +20,35 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-import torchvision
 from PIL import Image
 
 from hybrid_encoder.errors import AdapterError
 
-from .repository import ModuleProxy, Patch, Repository, StandsFor
+from . import standins
+from .repository import ModuleProxy, Patch, Repository
 
 
-def grid_sample(
-    input: torch.Tensor,
-    grid: torch.Tensor,
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    align_corners: bool | None = None,
-) -> torch.Tensor:
-    """``F.grid_sample`` where align_corners left out means True."""
-    return F.grid_sample(
-        input,
-        grid,
-        mode,
-        padding_mode,
-        True if align_corners is None else align_corners,
-    )
+@contextlib.contextmanager
+def cuda_means_cpu() -> Iterator[None]:
+    """Let code that calls ``.cuda()`` run on a machine that has none.
 
-
-def affine_grid(theta: torch.Tensor, size: list[int], align_corners: bool | None = None) -> torch.Tensor:
-    """``F.affine_grid`` where align_corners left out means True."""
-    return F.affine_grid(theta, size, True if align_corners is None else align_corners)
-
-
-class JitterDraw(tuple[Any, ...]):
-    """One draw of a colour jitter, ``(order, brightness, contrast, saturation, hue)``, that can be called.
-
-    Calling it applies the drawn operations in the drawn order, so that all frames of a training item get
-    the very same jitter. Holds numbers only and can be pickled.
+    While this lasts, for the whole process: ``.cuda()`` leaves tensors and modules where they are, and
+    ``torch.load`` brings to the CPU what was saved elsewhere. Where there is CUDA, nothing changes.
     """
+    if torch.cuda.is_available():
+        yield
+        return
 
-    def __call__(self, image: Any) -> Any:
-        """A PIL image, or a tensor (..., 3, H, W) in [0, 1], to the same kind."""
-        order, *factors = self
-        adjust = torchvision.transforms.functional
-        operations = (
-            adjust.adjust_brightness,
-            adjust.adjust_contrast,
-            adjust.adjust_saturation,
-            adjust.adjust_hue,
-        )
-        for index in order.tolist():
-            if factors[index] is not None:
-                image = operations[index](image, factors[index])
-        return image
-
-
-class ColorJitter(torchvision.transforms.ColorJitter, metaclass=StandsFor):  # type: ignore[misc]
-    """torchvision's, with draws that can be called."""
-
-    stands_for = torchvision.transforms.ColorJitter
-
-    @staticmethod
-    def get_params(*args: Any, **kwargs: Any) -> Any:
-        order, *factors = torchvision.transforms.ColorJitter.get_params(*args, **kwargs)
-        return JitterDraw((order, *factors))
-
-
-class NextIterator:
-    """An iterator that also answers to ``.next()``."""
-
-    def __init__(self, iterator: Any) -> None:
-        self._iterator = iterator
-
-    def __iter__(self) -> Iterator[Any]:
+    def stay(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self
 
-    def __next__(self) -> Any:
-        return next(self._iterator)
-
-    next = __next__
-
-    def __len__(self) -> int:
-        return len(self._iterator)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._iterator, name)
-
-
-class DataLoader(torch.utils.data.DataLoader[Any], metaclass=StandsFor):
-    """torch's, with iterators that answer to ``.next()``."""
-
-    stands_for = torch.utils.data.DataLoader
-
-    def __iter__(self) -> Any:
-        return NextIterator(super().__iter__())
-
-
-def resnet_urls() -> dict[str, str]:
-    """``{"resnet18": URL, ...}`` of the ImageNet weights, as torchvision names them today."""
-    models = torchvision.models
-    resnet = models.resnet.__name__
-    names = [name for name in models.list_models() if models.get_model_builder(name).__module__ == resnet]
-    return {name: models.get_model_weights(name)["IMAGENET1K_V1"].url for name in names}
+    held = torch.Tensor.cuda, torch.nn.Module.cuda, torch.load
+    torch.Tensor.cuda = torch.nn.Module.cuda = stay  # type: ignore[method-assign]
+    torch.load = functools.partial(held[2], map_location="cpu")
+    try:
+        yield
+    finally:
+        torch.Tensor.cuda, torch.nn.Module.cuda, torch.load = held  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -190,30 +119,42 @@ SHIMS: tuple[Shim, ...] = (
     Shim(
         "torch.utils.data.DataLoader",
         "its iterators had .next() until torch 1.12",
-        lambda: DataLoader,
+        lambda: standins.DataLoader,
         supplies=False,
     ),
     Shim(
         "torchvision.transforms.ColorJitter",
         "get_params gave a callable until torchvision 0.8, a tuple of numbers since",
-        lambda: ColorJitter,
+        lambda: standins.ColorJitter,
         supplies=False,
     ),
     Shim(
         "torchvision.models.resnet.model_urls",
         "removed in torchvision 0.15 in favour of weights enums",
-        resnet_urls,
+        standins.resnet_urls,
+    ),
+    Shim(
+        "numpy.array",
+        "arrays of different shapes gave an array of arrays until numpy 1.23",
+        lambda: standins.array,
+        supplies=False,
+    ),
+    Shim(
+        "numpy.load",
+        "read arrays of arrays without being asked to until numpy 1.16.2",
+        lambda: standins.load,
+        supplies=False,
     ),
     Shim(
         "torch.nn.functional.grid_sample",
         "align_corners left out meant True until torch 1.3, False since",
-        lambda: grid_sample,
+        lambda: standins.grid_sample,
         supplies=False,
     ),
     Shim(
         "torch.nn.functional.affine_grid",
         "align_corners left out meant True until torch 1.3, False since",
-        lambda: affine_grid,
+        lambda: standins.affine_grid,
         supplies=False,
     ),
     *(

@@ -42,26 +42,40 @@ class StrictLoading(nn.Module):
 class DepthEncoder(StrictLoading):
     """A hybrid encoder behind the interface of ``networks.ResnetEncoder``.
 
-    With a neck the features are five maps at strides 2 to 32. Without one they are the encoder's four maps,
+    With a neck the features are the maps of its strides. Without one they are the encoder's four maps,
     and before them an empty one, (B, 0, H, W): the decoder reads the image size off it, and being a tensor
     it is split, moved and gathered with the others.
 
     Args:
         encoder: gives four maps on one grid.
         neck: brings them to a pyramid.
+        mean: what the caller subtracts from RGB in [0, 1], by channel.
+        std: by what the caller divides then.
     """
 
     num_ch_enc: np.ndarray[Any, np.dtype[np.int_]]
+    normalisation: Tensor
 
-    def __init__(self, encoder: HybridDepthEncoder, neck: PyramidNeck | None = None) -> None:
+    def __init__(
+        self,
+        encoder: HybridDepthEncoder,
+        neck: PyramidNeck | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.neck = neck
+        self.normalised = any(mean) or set(std) != {1.0}
+        self.register_buffer("normalisation", torch.tensor([mean, std])[:, :, None, None], persistent=False)
         channels = neck.num_ch_enc if neck is not None else (0, *encoder.feature_info.channels())
         self.num_ch_enc = np.array(channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """RGB in [0, 1], (B, 3, H, W), to five features (B, num_ch_enc[i], h_i, w_i)."""
+        """The caller's RGB, (B, 3, H, W), to features (B, num_ch_enc[i], h_i, w_i)."""
+        if self.normalised:
+            mean, std = self.normalisation
+            images = images * std + mean
         maps: list[Tensor] = self.encoder(images)
         if self.neck is None:
             return [images[:, :0], *maps]

@@ -6,12 +6,14 @@ from hybrid_encoder import adapters
 adapters.monodepth2.patch()  # before Trainer(opts)
 ```
 
-Codebases that kept Monodepth2's ``networks`` package work the same way; its name goes into ``networks``.
+Codebases that grew out of Monodepth2 work the same way: :mod:`~hybrid_encoder.adapters.recipes` says what they call
+their networks.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import importlib
 import inspect
@@ -30,19 +32,21 @@ from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import AdapterError, ConfigError
 
 from . import legacy as shims
+from . import recipes
 from .modules import DepthDecoder, DepthEncoder, PoseDecoder, PoseEncoder
+from .recipes import Recipe
 from .repository import Patch, Repository, StandsFor
 
 PRESETS = ("paper", "tiny")
-Make = Callable[[dict[str, Any]], nn.Module | None]
+Make = Callable[[inspect.BoundArguments], nn.Module | None]
 Source = str | Path | HybridEncoderConfig | HybridDepthEncoder
 
-# The names that are replaced, and the constructor arguments that say what to build.
-NEEDED: dict[str, tuple[str, ...]] = {
-    "ResnetEncoder": ("pretrained", "num_input_images"),
-    "DepthDecoder": ("num_ch_enc", "scales", "num_output_channels"),
+# What pose from class tokens replaces besides, and the arguments that say what to build.
+NEEDED_FOR_POSE: dict[str, tuple[str, ...]] = {
+    "ResnetEncoder": ("num_input_images",),
+    "PoseDecoder": ("num_ch_enc",),
+    "PoseCNN": (),
 }
-NEEDED_FOR_POSE: dict[str, tuple[str, ...]] = {"PoseDecoder": ("num_ch_enc",), "PoseCNN": ()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +57,13 @@ class Settings:
     decoder: str
     decoder_config: DecoderConfig
     pose: str
+    recipe: Recipe
     legacy: bool
 
     @property
     def needed(self) -> dict[str, tuple[str, ...]]:
-        """The classes that are replaced, and the constructor arguments that say what to build."""
-        return NEEDED | (NEEDED_FOR_POSE if self.pose == "class_token" else {})
+        """The names that are replaced, and the arguments that say what to build."""
+        return (NEEDED_FOR_POSE if self.pose == "class_token" else {}) | self.recipe.needed
 
     def build_encoder(self, pretrained: bool) -> HybridDepthEncoder:
         """The encoder, with the weights that it comes with."""
@@ -81,10 +86,16 @@ class Patched(Patch):
         if settings.legacy and shims.active(repository.root) is None:
             self.legacy = shims.apply(repository.root)
         self._encoder: weakref.ref[HybridDepthEncoder] | None = None
-        self._dispatch("ResnetEncoder", (DepthEncoder, PoseEncoder), self._make_encoder)
-        if settings.decoder == "dpt":
-            self._dispatch("DepthDecoder", (DepthDecoder,), self._make_decoder)
+        recipe = settings.recipe
+        for decoder in recipe.decoders:
+            if settings.decoder == "dpt":
+                self._dispatch(decoder, (DepthDecoder,), self._make_decoder)
+            else:
+                self._dispatch(decoder, (), functools.partial(self._make_own_decoder, getattr(networks, decoder)))
+        self._dispatch(recipe.encoder, (DepthEncoder, PoseEncoder), self._make_encoder)
         if settings.pose == "class_token":
+            if recipe.encoder != "ResnetEncoder":
+                self._dispatch("ResnetEncoder", (PoseEncoder,), self._make_pose_encoder)
             self._dispatch("PoseDecoder", (PoseDecoder,), self._make_pose)
             self._dispatch("PoseCNN", (), _refuse_pose_cnn)
         self.serve(networks)  # a module given as an object may be unknown to sys.modules
@@ -95,15 +106,22 @@ class Patched(Patch):
         real = getattr(self.networks, name)
         self._replace(real, _dispatching(real, ours, make))
 
-    def _make_encoder(self, arguments: dict[str, Any]) -> nn.Module | None:
-        """The encoder for one image, the pose encoder for two; None leaves the latter to the repository."""
-        frames = arguments["num_input_images"]
-        if frames == 1:
-            encoder = self.settings.build_encoder(bool(arguments["pretrained"]))
-            self._encoder = weakref.ref(encoder)
-            neck = PyramidNeck(encoder.feature_info.channels()) if self.settings.decoder == "monodepth2" else None
-            return DepthEncoder(encoder, neck)
-        if self.settings.pose == "repository":
+    def _make_encoder(self, call: inspect.BoundArguments) -> nn.Module | None:
+        """The encoder for one image; more go to the pose encoder."""
+        recipe = self.settings.recipe
+        if recipe.frames is not None and call.arguments[recipe.frames] != 1:
+            return self._make_pose_encoder(call)
+        encoder = self.settings.build_encoder(recipe.pretrained is None or bool(call.arguments[recipe.pretrained]))
+        self._encoder = weakref.ref(encoder)
+        neck = None
+        if self.settings.decoder == "monodepth2":
+            neck = PyramidNeck(encoder.feature_info.channels(), recipe.channels, recipe.strides)
+        return DepthEncoder(encoder, neck, recipe.mean, recipe.std)
+
+    def _make_pose_encoder(self, call: inspect.BoundArguments) -> nn.Module | None:
+        """The pose encoder for two images; None leaves it to the repository."""
+        frames = call.arguments["num_input_images"]
+        if self.settings.pose == "repository" or frames == 1:
             return None
         if frames != 2:
             raise AdapterError(
@@ -114,16 +132,27 @@ class Patched(Patch):
         # Pose evaluation builds no depth encoder; the tower then comes from the pose encoder's own weights.
         return PoseEncoder(shared if shared is not None else self.settings.build_encoder(pretrained=False))
 
-    def _make_decoder(self, arguments: dict[str, Any]) -> nn.Module | None:
+    def _make_own_decoder(self, real: Callable[..., nn.Module], call: inspect.BoundArguments) -> nn.Module:
+        """The repository's decoder on our pyramid."""
+        try:
+            return real(*call.args, **call.kwargs)
+        except IndexError as error:
+            strides = self.settings.recipe.strides
+            raise AdapterError(
+                f"{real.__name__} reads more than the {len(strides)} levels of recipe {self.settings.recipe.name!r}, "
+                f"strides {strides}: give a recipe= with all that the decoder reads."
+            ) from error
+
+    def _make_decoder(self, call: inspect.BoundArguments) -> nn.Module | None:
         """The decoder on our features; None leaves those of another encoder to the repository."""
-        channels = list(arguments["num_ch_enc"])
+        channels = list(call.arguments["num_ch_enc"])
         if channels[0] != 0:
             return None
         widths = self.settings.decoder_config
-        return DepthDecoder(channels, arguments["scales"], arguments["num_output_channels"], widths)
+        return DepthDecoder(channels, call.arguments["scales"], call.arguments["num_output_channels"], widths)
 
-    def _make_pose(self, arguments: dict[str, Any]) -> nn.Module:
-        channels = list(arguments["num_ch_enc"])
+    def _make_pose(self, call: inspect.BoundArguments) -> nn.Module:
+        channels = list(call.arguments["num_ch_enc"])
         if len(channels) != 1:
             raise AdapterError(
                 f"the pose network is asked to read {len(channels)} maps of the depth encoder; pose='class_token' "
@@ -159,6 +188,7 @@ def patch(
     decoder_config: DecoderConfig | None = None,
     networks: str | ModuleType | None = None,
     pose: Literal["repository", "class_token"] = "repository",
+    recipe: str | Recipe | None = None,
     language_loss: float = 0.0,
     legacy: bool = True,
 ) -> Patched:
@@ -180,6 +210,8 @@ def patch(
             ``"networks"``.
         pose: ``"repository"`` leaves the pose network alone; ``"class_token"`` puts one linear layer on the DINO
             class tokens of the two frames in its place (with ``--pose_model_type separate_resnet``).
+        recipe: what the codebase calls its networks: a name from ``recipes.RECIPES``, or your own for another fork;
+            None finds out.
         language_loss: weight of the pixel-language alignment loss; only 0 in this version.
         legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.legacy` to that repository.
 
@@ -199,9 +231,15 @@ def patch(
             f"language_loss is {language_loss}; this version has no pixel-language loss yet: leave it at 0."
         )
     source, widths = _resolve(encoder)
-    settings = Settings(source, decoder, decoder_config or widths, pose, legacy)
+    if isinstance(recipe, str) and recipe not in recipes.RECIPES:
+        raise ConfigError(f"recipe is {recipe!r}; give one of {', '.join(recipes.RECIPES)}, or a Recipe of your own.")
     networks = "networks" if networks is None else networks
     module = _import(networks) if isinstance(networks, str) else networks
+    if recipe is None:
+        recipe = recipes.find(module)
+    elif isinstance(recipe, str):
+        recipe = recipes.RECIPES[recipe]
+    settings = Settings(source, decoder, decoder_config or widths, pose, recipe, legacy)
     present = _ACTIVE.get(module)
     if present is not None:
         if present.settings != settings:
@@ -213,7 +251,7 @@ def patch(
             )
         return present
     _check(module, settings.needed)
-    _check_nothing_built(module)
+    _check_nothing_built(module, recipe)
     return Patched(module, settings)
 
 
@@ -262,11 +300,11 @@ def _check(networks: ModuleType, needed: dict[str, tuple[str, ...]]) -> None:
         raise AdapterError(f"{where} has no file; give the package of a Monodepth2 checkout.")
     for name, arguments in needed.items():
         real = getattr(networks, name, None)
-        if not isinstance(real, type):
-            problem = "lacks" if real is None else "does not hold as a class"
+        if not callable(real):
+            problem = "lacks" if real is None else "does not hold as a class or function"
             raise AdapterError(
-                f"{where} {problem} the attribute {name!r}; give the package of a Monodepth2 checkout that "
-                f"holds the classes {' and '.join(needed)} with networks=."
+                f"{where} {problem} the attribute {name!r}; give the package that holds {' and '.join(needed)} with "
+                "networks=, or say with recipe= what this codebase calls them."
             )
         known = inspect.signature(real).parameters
         missing = [argument for argument in arguments if argument not in known]
@@ -277,9 +315,9 @@ def _check(networks: ModuleType, needed: dict[str, tuple[str, ...]]) -> None:
             )
 
 
-def _check_nothing_built(networks: ModuleType) -> None:
+def _check_nothing_built(networks: ModuleType, recipe: Recipe) -> None:
     """Raises AdapterError if networks were built before: a trainer goes on using those."""
-    real = networks.DepthDecoder
+    real = getattr(networks, recipe.decoders[0])
     if any(type(thing) is real for thing in gc.get_objects()):
         raise AdapterError(
             f"a {real.__name__} of {networks.__name__} exists already, so a Trainer was built before; "
@@ -293,25 +331,31 @@ def _repository(networks: ModuleType) -> Repository:
     return Repository(file.parents[1] if hasattr(networks, "__path__") else file.parent)
 
 
-def _refuse_pose_cnn(arguments: dict[str, Any]) -> nn.Module:
+def _refuse_pose_cnn(call: inspect.BoundArguments) -> nn.Module:
     raise AdapterError(
         "PoseCNN reads images; pose='class_token' takes its place: train with --pose_model_type separate_resnet, "
         "or patch with pose='repository'."
     )
 
 
-def _dispatching(real: type, ours: tuple[type, ...], make: Make) -> type:
-    """A class in ``real``'s place: builds what ``make`` gives for the arguments, or else the real thing."""
+def _dispatching(real: Callable[..., Any], ours: tuple[type, ...], make: Make) -> Callable[..., Any]:
+    """In ``real``'s place: builds what ``make`` gives for the arguments, or else the real thing."""
     signature = inspect.signature(real)
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        made = make(bound)
+        return real(*args, **kwargs) if made is None else made
+
+    if not isinstance(real, type):
+        return functools.wraps(real)(build)
 
     class Dispatch(StandsFor):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             if "stands_for" not in vars(cls):
                 return super().__call__(*args, **kwargs)  # a subclass of the repository's own
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            made = make(bound.arguments)
-            return real(*args, **kwargs) if made is None else made
+            return build(*args, **kwargs)
 
     names = {
         "stands_for": (real, *ours),

@@ -77,3 +77,13 @@ def test_the_neck_gives_the_sizes_of_a_strided_network(size: tuple[int, int]) ->
         assert features.shape == (2, channels, *x.shape[2:])
     sum(m.square().mean() for m in maps).backward()  # type: ignore[union-attr]
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in neck.parameters())
+
+
+def test_the_neck_gives_the_strides_it_is_asked_for() -> None:
+    neck = PyramidNeck((5, 6, 7, 8), strides=(4, 8, 16))
+    assert neck.num_ch_enc == (64, 128, 256)
+    assert [tuple(m.shape[1:]) for m in neck(_maps(), (64, 96))] == [(64, 16, 24), (128, 8, 12), (256, 4, 6)]
+    with pytest.raises(ConfigError, match=r"strides is \(3,\); each must be one of 2, 4, 8"):
+        PyramidNeck((5, 6, 7, 8), strides=(3,))
+    with pytest.raises(ConfigError, match="2 strides need as many channels"):
+        PyramidNeck((5, 6, 7, 8), (1, 2, 3), (4, 8))

@@ -1,6 +1,13 @@
-"""A small repository of our own with Monodepth2's interface: file names and their text."""
+"""A small repository of our own with Monodepth2's interface."""
 
 from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 RESNET = """
     import numpy as np
@@ -84,3 +91,27 @@ FILES = {
             return ResnetEncoder(18, False)
     """,
 }
+
+
+class Repo:
+    """The repository in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.write(FILES)
+
+    def write(self, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            file = self.root / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(textwrap.dedent(text))
+        importlib.invalidate_caches()
+
+    def load(self, name: str = "trainer") -> ModuleType:
+        return importlib.import_module(name)
+
+    def names(self) -> dict[str, dict[str, Any]]:
+        """Every name of every imported module of the repository."""
+        root = str(self.root)
+        found = {n: m for n, m in sys.modules.items() if str(vars(m).get("__file__", "")).startswith(root)}
+        return {name: dict(vars(module)) for name, module in found.items()}

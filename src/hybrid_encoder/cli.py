@@ -6,6 +6,7 @@ not here, so that help appears at once.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from enum import Enum
@@ -169,6 +170,7 @@ def run(
     pose: Annotated[Poses, typer.Option(help="The repository's network, or DINO class tokens.")] = Poses.repository,
     networks: Annotated[str, typer.Option(help="The package that holds its networks.")] = "networks",
     legacy: Annotated[bool, typer.Option(help="Help old code to run on today's libraries.")] = True,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Where there is no CUDA, let .cuda() mean the CPU.")] = False,
     show: Annotated[bool, typer.Option("--print", help="Show what would be replaced, and exit.")] = False,
 ) -> None:
     """Run a script of your own checkout with the hybrid encoder inside, without editing a file.
@@ -176,6 +178,7 @@ def run(
     hybrid-encoder run monodepth2 --encoder tiny -- train.py --data_path /data/kitti --png
     """
     from hybrid_encoder.adapters import monodepth2, runner
+    from hybrid_encoder.adapters.legacy import cuda_means_cpu
 
     shown: list[str] = []
 
@@ -184,7 +187,8 @@ def run(
         shown.append(str(patched))
         return patched
 
-    runner.run(command, patch, show=show)
+    with cuda_means_cpu() if cpu else contextlib.nullcontext():
+        runner.run(command, patch, show=show)
     if show:
         console.print(shown[0], highlight=False, markup=False)
 

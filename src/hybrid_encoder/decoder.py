@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.config import DecoderConfig
+from hybrid_encoder.errors import ConfigError
 
 Size = tuple[int, int]
+RESNET_CHANNELS = {2: 64, 4: 64, 8: 128, 16: 256, 32: 512}  # of a ResNet-18, by stride
 
 
 class ResidualUnit(nn.Module):
@@ -145,28 +147,43 @@ class DPTDecoder(nn.Module):
 
 
 class PyramidNeck(nn.Module):
-    """Five maps at strides 2, 4, 8, 16 and 32, as the CNN decoders of other codebases read them.
+    """Maps at strides 2, 4, 8, 16 and 32, or some of these, as the CNN decoders of other codebases read them.
 
     Args:
         in_channels: channels of the four maps.
-        channels: channels of the five outputs, fine to coarse; also ``num_ch_enc``.
+        channels: channels of the outputs, also ``num_ch_enc``; None takes a ResNet-18's at these strides.
+        strides: of the outputs, fine to coarse.
+
+    Raises:
+        ConfigError: strides that are no powers of two between 2 and 32, or not as many channels.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: Sequence[int] = (64, 64, 128, 256, 512)) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: Sequence[int] | None = None,
+        strides: Sequence[int] = (2, 4, 8, 16, 32),
+    ) -> None:
         super().__init__()
-        self.num_ch_enc = tuple(channels)
+        if not strides or any(stride not in RESNET_CHANNELS for stride in strides):
+            raise ConfigError(
+                f"strides is {tuple(strides)}; each must be one of {', '.join(map(str, RESNET_CHANNELS))}."
+            )
+        self.strides = tuple(strides)
+        self.num_ch_enc = tuple(RESNET_CHANNELS[stride] for stride in strides) if channels is None else tuple(channels)
+        if len(self.num_ch_enc) != len(self.strides):
+            raise ConfigError(f"channels is {self.num_ch_enc}; {len(self.strides)} strides need as many channels.")
         # The first map serves both of the finest levels.
-        self.sources = (0, 0, 1, 2, 3)
+        self.sources = tuple(max(0, stride.bit_length() - 3) for stride in strides)
         self.project = nn.ModuleList(
-            nn.Conv2d(in_channels[source], out, 1) for source, out in zip(self.sources, channels, strict=True)
+            nn.Conv2d(in_channels[source], out, 1) for source, out in zip(self.sources, self.num_ch_enc, strict=True)
         )
-        self.smooth = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for out in channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for out in self.num_ch_enc)
 
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> list[Tensor]:
-        """Four maps (B, C_i, h, w) to five (B, channels[i], ceil(H / 2**(i + 1)), ceil(W / 2**(i + 1)))."""
+        """Four maps (B, C_i, h, w) to (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])), one a stride."""
         outputs = []
-        for level, (source, project, smooth) in enumerate(zip(self.sources, self.project, self.smooth, strict=True)):
-            stride = 2 ** (level + 1)
+        for stride, source, project, smooth in zip(self.strides, self.sources, self.project, self.smooth, strict=True):
             size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
             x = F.interpolate(project(maps[source]), size=size, mode="bilinear", align_corners=False)
             outputs.append(F.elu(smooth(x)))

@@ -22,7 +22,7 @@ import torchvision
 from torch.utils import data
 
 from hybrid_encoder import adapters
-from hybrid_encoder.adapters import legacy
+from hybrid_encoder.adapters import legacy, standins
 from hybrid_encoder.adapters.repository import HOOK, ModuleProxy
 from hybrid_encoder.errors import AdapterError, HybridEncoderError
 
@@ -56,6 +56,12 @@ FILES = {
 
         def infinity():
             return np.Inf
+
+        def save(file, depths):
+            np.savez_compressed(file, data=np.array(depths))
+
+        def load(file):
+            return np.load(file, fix_imports=True, encoding="latin1")["data"]
     """,
     "old_data/__init__.py": "from .frames import Frames\n",
     "old_data/frames.py": """
@@ -189,6 +195,38 @@ def test_removed_numpy_aliases(served: Repo) -> None:
     assert layers.infinity() == trainer.np.Inf == float("inf")
 
 
+@pytest.mark.parametrize("shapes", [((2, 3), (4, 5)), ((2, 3), (2, 5)), ((2, 3), (2, 3))])
+def test_arrays_of_different_shapes_are_saved_and_read(
+    served: Repo, tmp_path: Path, shapes: list[tuple[int, int]]
+) -> None:
+    layers, _, _ = served.load()
+    depths = [np.random.default_rng(0).random(shape, dtype=np.float32) for shape in shapes]
+    layers.save(tmp_path / "depths.npz", depths)
+    read = layers.load(tmp_path / "depths.npz")
+    for depth, same in zip(depths, read, strict=True):
+        assert same.dtype == np.float32
+        np.testing.assert_array_equal(same, depth)
+    with pytest.raises(ValueError, match="could not convert"):
+        layers.np.array("text", dtype=float)
+
+
+def test_reading_arrays_runs_no_code(served: Repo, tmp_path: Path) -> None:
+    layers, _, _ = served.load()
+    np.savez(tmp_path / "bad.npz", data=np.array([Path(), None], dtype=object))
+    with pytest.raises(pickle.UnpicklingError, match=r"holds a pathlib\S* beside arrays"):
+        layers.load(tmp_path / "bad.npz")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA, so nothing is replaced")
+def test_cuda_can_mean_the_cpu(tmp_path: Path) -> None:
+    held = torch.Tensor.cuda, torch.nn.Module.cuda, torch.load
+    torch.save(torch.ones(1), tmp_path / "weights.pth")
+    with legacy.cuda_means_cpu():
+        image, layer = torch.ones(1).cuda(), torch.nn.Linear(1, 1).cuda()
+        assert layer(image).device.type == torch.load(tmp_path / "weights.pth").device.type == "cpu"
+    assert held == (torch.Tensor.cuda, torch.nn.Module.cuda, torch.load)
+
+
 def test_grid_sample_aligns_corners_unless_told(served: Repo, recwarn: pytest.WarningsRecorder) -> None:
     layers, _, _ = served.load()
     images, grid = torch.rand(1, 3, 6, 8), torch.rand(1, 5, 5, 2) * 2 - 1
@@ -236,7 +274,7 @@ def test_a_jitter_is_drawn_once_and_applied_in_its_order(served: Repo) -> None:
 
 def test_a_jitter_leaves_out_what_is_not_asked_for() -> None:
     image = torch.rand(3, 4, 4)
-    assert torch.equal(legacy.ColorJitter.get_params(None, None, None, None)(image), image)
+    assert torch.equal(standins.ColorJitter.get_params(None, None, None, None)(image), image)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybrid_encoder.adapters import legacy, monodepth2
+from hybrid_encoder.adapters.repository import HOOK
+
+from toy_repository import Repo
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
+    root = tmp_path / "checkout"
+    monkeypatch.syspath_prepend(str(root))
+    repo = Repo(root)
+    yield repo
+    for handle in list(monodepth2._ACTIVE.values()):
+        handle.undo()
+    assert HOOK not in sys.meta_path and not HOOK.patches
+    assert legacy.active(root) is None
+    for name in repo.names():
+        del sys.modules[name]
