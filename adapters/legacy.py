@@ -4,8 +4,9 @@ The shims reach the modules of one repository only: where such a module holds ``
 ``DataLoader`` and the like, it gets a stand-in that passes everything else through. The libraries
 themselves stay as they are for the rest of the process, and ``undo()`` puts every name back.
 
-Modules imported before are served at once, modules imported later right after they ran. Out of reach are
-names that a module uses while it is being imported, and imports inside functions.
+Modules imported before are served at once, modules imported later right after they ran; libraries' modules that are
+gone can be imported from while they run. Out of reach are names that a module uses while it is being imported, and
+imports inside functions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -134,6 +136,16 @@ SHIMS: tuple[Shim, ...] = (
         standins.resnet_urls,
     ),
     Shim(
+        "torchvision.models.utils",
+        "removed in torchvision 0.13; its one function is torch.hub's",
+        standins.models_utils,
+    ),
+    Shim(
+        "torch._six",
+        "removed in torch 1.13; it held names of both Python 2 and 3",
+        standins.six,
+    ),
+    Shim(
         "numpy.array",
         "arrays of different shapes gave an array of arrays until numpy 1.23",
         lambda: standins.array,
@@ -174,6 +186,7 @@ class Legacy(Patch):
     def __init__(self, repository: Repository, shims: tuple[Shim, ...]) -> None:
         super().__init__(f"old idioms in {repository.root}", repository)
         self.shims = shims
+        self.modules: dict[str, ModuleType] = {}
         names: dict[str, dict[str, Any]] = {}
         for shim in shims:
             present = vars(sys.modules[shim.module]).get(shim.attribute)
@@ -182,6 +195,8 @@ class Legacy(Patch):
             stand_in = names.setdefault(shim.module, {})[shim.attribute] = shim.make()
             if not shim.supplies:
                 self._replace(present, stand_in)
+            if isinstance(stand_in, ModuleType):
+                self.modules[shim.name] = stand_in
         # From the innermost module outwards, so that torch holds torch.nn holds torch.nn.functional.
         while names:
             path = max(names, key=lambda name: name.count("."))
@@ -192,6 +207,17 @@ class Legacy(Patch):
                 names.setdefault(parent, {})[attribute] = proxy
         self._start()
         _ACTIVE[repository.root] = self
+
+    @contextlib.contextmanager
+    def importing(self) -> Iterator[None]:
+        """The modules that are gone can be imported from."""
+        added = [name for name in self.modules if name not in sys.modules]
+        sys.modules.update({name: self.modules[name] for name in added})
+        try:
+            yield
+        finally:
+            for name in added:
+                del sys.modules[name]
 
     def undo(self) -> None:
         """Put every name back and stop watching imports; a second call does nothing."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder.config import DecoderConfig
 from hybrid_encoder.decoder import DPTDecoder, PyramidNeck
-from hybrid_encoder.encoder import HybridDepthEncoder, keep_frozen_still
+from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.pose import ClassTokenPoseHead
 
@@ -113,13 +113,6 @@ class PoseEncoder(StrictLoading):
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """None: the depth encoder hands the tower to the optimizer already."""
         return iter(())
-
-    def train(self, mode: bool = True) -> PoseEncoder:
-        """The tower's frozen parts stay in evaluation mode."""
-        super().train(mode)
-        if mode:
-            keep_frozen_still(self.spatial)
-        return self
 
 
 class PoseDecoder(nn.Module):

@@ -12,12 +12,14 @@ their networks.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
-import importlib
+import importlib.util
 import inspect
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -77,14 +79,13 @@ class Settings:
 class Patched(Patch):
     """What :func:`patch` replaced, and the way back: ``undo()``, or leave the ``with`` block."""
 
-    def __init__(self, networks: ModuleType, settings: Settings) -> None:
-        repository = _repository(networks)
+    def __init__(
+        self, networks: ModuleType, settings: Settings, repository: Repository, legacy: shims.Legacy | None
+    ) -> None:
         super().__init__(f"hybrid encoder in {repository.root}", repository)
         self.networks = networks
         self.settings = settings
-        self.legacy: shims.Legacy | None = None
-        if settings.legacy and shims.active(repository.root) is None:
-            self.legacy = shims.apply(repository.root)
+        self.legacy = legacy
         self._encoder: weakref.ref[HybridDepthEncoder] | None = None
         recipe = settings.recipe
         for decoder in recipe.decoders:
@@ -234,25 +235,26 @@ def patch(
     if isinstance(recipe, str) and recipe not in recipes.RECIPES:
         raise ConfigError(f"recipe is {recipe!r}; give one of {', '.join(recipes.RECIPES)}, or a Recipe of your own.")
     networks = "networks" if networks is None else networks
-    module = _import(networks) if isinstance(networks, str) else networks
-    if recipe is None:
-        recipe = recipes.find(module)
-    elif isinstance(recipe, str):
-        recipe = recipes.RECIPES[recipe]
-    settings = Settings(source, decoder, decoder_config or widths, pose, recipe, legacy)
-    present = _ACTIVE.get(module)
-    if present is not None:
-        if present.settings != settings:
-            names = [field.name for field in dataclasses.fields(Settings)]
-            other = [name for name in names if getattr(present.settings, name) != getattr(settings, name)]
-            raise AdapterError(
-                f"{module.__name__} is patched already with another {', '.join(other)}; "
-                "call undo() on that handle first."
-            )
-        return present
-    _check(module, settings.needed)
-    _check_nothing_built(module, recipe)
-    return Patched(module, settings)
+    repository = _locate(networks)
+    with contextlib.ExitStack() as on_error:
+        shim = None
+        if legacy and shims.active(repository.root) is None:
+            shim = shims.apply(repository.root)  # before the import, which may need it
+            on_error.callback(shim.undo)
+        module = importlib.import_module(networks) if isinstance(networks, str) else networks
+        if recipe is None:
+            recipe = recipes.find(module)
+        elif isinstance(recipe, str):
+            recipe = recipes.RECIPES[recipe]
+        settings = Settings(source, decoder, decoder_config or widths, pose, recipe, legacy)
+        present = _ACTIVE.get(module)
+        if present is not None:
+            _check_same(present, settings)
+            return present
+        _check(module, settings.needed)
+        _check_nothing_built(module, recipe)
+        on_error.pop_all()
+        return Patched(module, settings, repository, shim)
 
 
 def _resolve(
@@ -281,23 +283,45 @@ def _resolve(
     return encoder, presets["paper"].decoder
 
 
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name and not name.startswith(f"{error.name}."):
-            raise  # the package is there, and something that it needs is missing
+def _locate(networks: str | ModuleType) -> Repository:
+    """The code around the package, found without running it: the folder that holds the package."""
+    name = networks if isinstance(networks, str) else networks.__name__
+    module = sys.modules.get(networks) if isinstance(networks, str) else networks
+    if module is not None:
+        file = getattr(module, "__file__", None)
+    else:
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError as error:
+            if error.name != name and not name.startswith(f"{error.name}."):
+                raise  # the package is there, and something that it needs is missing
+            spec = None
+        if spec is None:
+            raise AdapterError(
+                f"there is no module {name!r}; run the script from a Monodepth2 checkout, put the checkout's "
+                "folder on sys.path, or name its package with networks=."
+            )
+        file = spec.origin
+    if not file:
+        raise AdapterError(f"{name} has no file; give the package of a Monodepth2 checkout.")
+    path = Path(os.path.realpath(file))
+    return Repository(path.parents[1] if path.name == "__init__.py" else path.parent)
+
+
+def _check_same(present: Patched, settings: Settings) -> None:
+    """Raises AdapterError unless the patch at work is what is asked for again."""
+    names = [field.name for field in dataclasses.fields(Settings)]
+    other = [name for name in names if getattr(present.settings, name) != getattr(settings, name)]
+    if other:
         raise AdapterError(
-            f"there is no module {name!r}; run the script from a Monodepth2 checkout, put the checkout's "
-            "folder on sys.path, or name its package with networks=."
-        ) from error
+            f"{present.networks.__name__} is patched already with another {', '.join(other)}; "
+            "call undo() on that handle first."
+        )
 
 
 def _check(networks: ModuleType, needed: dict[str, tuple[str, ...]]) -> None:
     """Raises AdapterError unless the package offers what is replaced."""
-    where = f"{networks.__name__} ({getattr(networks, '__file__', None)})"
-    if not getattr(networks, "__file__", None):
-        raise AdapterError(f"{where} has no file; give the package of a Monodepth2 checkout.")
+    where = f"{networks.__name__} ({networks.__file__})"
     for name, arguments in needed.items():
         real = getattr(networks, name, None)
         if not callable(real):
@@ -323,12 +347,6 @@ def _check_nothing_built(networks: ModuleType, recipe: Recipe) -> None:
             f"a {real.__name__} of {networks.__name__} exists already, so a Trainer was built before; "
             "call patch() before Trainer(opts)."
         )
-
-
-def _repository(networks: ModuleType) -> Repository:
-    """The code around the package: the folder that holds it."""
-    file = Path(os.path.realpath(str(networks.__file__)))
-    return Repository(file.parents[1] if hasattr(networks, "__path__") else file.parent)
 
 
 def _refuse_pose_cnn(call: inspect.BoundArguments) -> nn.Module:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -95,6 +96,11 @@ class Patch:
                     self._replaced[id(known), name] = (known, real, new)
                     vars(known)[name] = new
 
+    @contextlib.contextmanager
+    def importing(self) -> Iterator[None]:
+        """Around the execution of a module of the repository."""
+        yield
+
     def reaches(self, module: ModuleType, real: Any) -> bool:
         """Whether an object is replaced in a module."""
         return True
@@ -171,8 +177,11 @@ class ImportHook(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             del vars(watched)["exec_module"]  # the loader stays behind as it was
-            watched.exec_module(module)
-            for patch in self._owners(spec.origin):
+            with contextlib.ExitStack() as stack:
+                for patch in self._owners(spec.origin):
+                    stack.enter_context(patch.importing())
+                watched.exec_module(module)
+            for patch in self._owners(spec.origin):  # the module itself may have patched, or undone
                 patch.serve(module)
 
         vars(watched)["exec_module"] = exec_module

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections.abc
 import pickle
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -106,6 +108,21 @@ def resnet_urls() -> dict[str, str]:
     resnet = models.resnet.__name__
     names = [name for name in models.list_models() if models.get_model_builder(name).__module__ == resnet]
     return {name: models.get_model_weights(name)["IMAGENET1K_V1"].url for name in names}
+
+
+def models_utils() -> ModuleType:
+    """``torchvision.models.utils``."""
+    module = ModuleType("torchvision.models.utils")
+    vars(module)["load_state_dict_from_url"] = torch.hub.load_state_dict_from_url
+    return module
+
+
+def six() -> ModuleType:
+    """``torch._six``."""
+    module = ModuleType("torch._six")
+    names = {"container_abcs": collections.abc, "string_classes": (str, bytes), "int_classes": int, "inf": float("inf")}
+    vars(module).update(names)
+    return module
 
 
 def array(object: Any, *args: Any, **kwargs: Any) -> Any:

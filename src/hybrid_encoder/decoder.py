@@ -173,19 +173,23 @@ class PyramidNeck(nn.Module):
         self.num_ch_enc = tuple(RESNET_CHANNELS[stride] for stride in strides) if channels is None else tuple(channels)
         if len(self.num_ch_enc) != len(self.strides):
             raise ConfigError(f"channels is {self.num_ch_enc}; {len(self.strides)} strides need as many channels.")
-        # The first map serves both of the finest levels.
-        self.sources = tuple(max(0, stride.bit_length() - 3) for stride in strides)
+        # Deep maps go to coarse levels; what is left over at the fine end is shared, or read together.
+        more = len(self.strides) - 4
+        first = tuple(range(max(1, 1 - more)))
+        self.sources = (first, *((max(0, level - more),) for level in range(1, len(self.strides))))
         self.project = nn.ModuleList(
-            nn.Conv2d(in_channels[source], out, 1) for source, out in zip(self.sources, self.num_ch_enc, strict=True)
+            nn.Conv2d(sum(in_channels[i] for i in sources), out, 1)
+            for sources, out in zip(self.sources, self.num_ch_enc, strict=True)
         )
         self.smooth = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for out in self.num_ch_enc)
 
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> list[Tensor]:
         """Four maps (B, C_i, h, w) to (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])), one a stride."""
         outputs = []
-        for stride, source, project, smooth in zip(self.strides, self.sources, self.project, self.smooth, strict=True):
+        for stride, sources, project, smooth in zip(self.strides, self.sources, self.project, self.smooth, strict=True):
             size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
-            x = F.interpolate(project(maps[source]), size=size, mode="bilinear", align_corners=False)
+            x = project(torch.cat([maps[i] for i in sources], dim=1) if len(sources) > 1 else maps[sources[0]])
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             outputs.append(F.elu(smooth(x)))
         return outputs
 

@@ -16,6 +16,7 @@ from hybrid_encoder.fusion import Fusion
 from hybrid_encoder.language import DepthPrompts, pixel_prompt_logits
 from hybrid_encoder.semantic import SemanticTower, build_clip
 from hybrid_encoder.spatial import SpatialTower, build_spatial
+from hybrid_encoder.towers import keep_frozen_still
 
 MIN_SIZE = 32
 PARTS = ("semantic", "spatial", "text", "prompts", "fusion")
@@ -131,7 +132,7 @@ class HybridDepthEncoder(HubModel):
 
     def _check(self, images: Tensor) -> None:
         check_images(images)
-        if torch.compiler.is_compiling() or (self._range_seen and images.device.type != "cpu"):
+        if torch.compiler.is_compiling() or images.is_meta or (self._range_seen and images.device.type != "cpu"):
             return  # looking at values stalls an accelerator: there the first batch speaks for the rest
         low, high = (float(x) for x in torch.aminmax(images.detach()))
         if not (low >= -0.25 and high <= 1.25):  # a little overshoot is what resampling leaves; NaN fails too
@@ -279,13 +280,3 @@ def build_groups(
         if trainable:
             groups.append({"name": name, "params": trainable, "lr": lr * scale.get(name, 1.0), **options})
     return groups
-
-
-def keep_frozen_still(module: nn.Module) -> None:
-    """Put wholly frozen parts into evaluation mode (batch norm would go on moving its statistics)."""
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
-        module.eval()
-        return
-    for child in module.children():
-        keep_frozen_still(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -88,7 +89,9 @@ class DepthPrompts(nn.Module):
 
     def _encode(self) -> Tensor:
         # Kept in the parameters' own precision: it is little work and every pixel is compared with it.
-        with torch.autocast(self.token_embedding.device.type, enabled=False):
+        device = self.token_embedding.device.type
+        casts = torch.amp.autocast_mode.is_autocast_available(device)  # not on every device
+        with torch.autocast(device, enabled=False) if casts else contextlib.nullcontext():
             table: Tensor = self.token_embedding
             if self.tokens is not None:
                 table = torch.cat([table, self.tokens])

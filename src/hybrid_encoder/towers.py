@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import Self
 
 from hybrid_encoder.config import Triple
 from hybrid_encoder.errors import ConfigError
@@ -44,6 +45,13 @@ class Tower(nn.Module):
         self._positions.clear()  # a move to another dtype or device and back changes values, not versions
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for what trains; wholly frozen parts stay in evaluation mode, batch norm included."""
+        super().train(mode)
+        if mode:
+            keep_frozen_still(self)
+        return self
+
     def normalise(self, images: Tensor) -> Tensor:
         images = images.to(self.mean.dtype)
         return images if self.identity_norm else (images - self.mean) / self.std
@@ -58,6 +66,16 @@ class Tower(nn.Module):
             block, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _still(norms))
         )
         return result
+
+
+def keep_frozen_still(module: nn.Module) -> None:
+    """Put wholly frozen parts into evaluation mode (batch norm would go on moving its statistics)."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    for child in module.children():
+        keep_frozen_still(child)
 
 
 @contextlib.contextmanager

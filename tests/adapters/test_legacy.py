@@ -195,6 +195,21 @@ def test_removed_numpy_aliases(served: Repo) -> None:
     assert layers.infinity() == trainer.np.Inf == float("inf")
 
 
+def test_modules_that_are_gone_can_be_imported_from(repo: Repo) -> None:
+    (repo.root / "old_model.py").write_text(
+        "import old_data\n"  # a nested import must not take them away
+        "from torchvision.models.utils import load_state_dict_from_url\n"
+        "from torch._six import container_abcs, inf\n"
+    )
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("old_model")
+    with legacy.apply(repo.root):
+        model = importlib.import_module("old_model")
+        assert model.load_state_dict_from_url is torch.hub.load_state_dict_from_url
+        assert isinstance({}, model.container_abcs.Mapping) and model.inf > 1e308
+        assert "torchvision.models.utils" not in sys.modules and "torch._six" not in sys.modules
+
+
 @pytest.mark.parametrize("shapes", [((2, 3), (4, 5)), ((2, 3), (2, 5)), ((2, 3), (2, 3))])
 def test_arrays_of_different_shapes_are_saved_and_read(
     served: Repo, tmp_path: Path, shapes: list[tuple[int, int]]
