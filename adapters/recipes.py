@@ -40,7 +40,7 @@ class Recipe:
         """The names that are replaced, and the arguments that say what to build."""
         encoder = tuple(argument for argument in (self.pretrained, self.frames) if argument is not None)
         decoder = ("num_ch_enc", "scales", "num_output_channels")
-        return {self.encoder: encoder, **dict.fromkeys(self.decoders, decoder)}
+        return {**dict.fromkeys(self.decoders, decoder), self.encoder: encoder}
 
 
 RECIPES: dict[str, Recipe] = {

@@ -69,3 +69,12 @@ def test_the_quickstart_runs(folder: Path) -> None:
     out = _run([sys.executable, str(ROOT / "examples" / "quickstart.py"), "picture.jpg"], folder)
     assert out.count("fused (1, 128, ") == 4
     assert Image.open(folder / "picture_depth.png").size == (160, 96)
+
+
+@pytest.mark.slow
+def test_the_page_on_other_codebases_gives_an_encoder_that_keeps_the_contract(tmp_path: Path) -> None:
+    blocks = _blocks(ROOT / "docs" / "your_codebase.md", "python")
+    assert sum(len(block.splitlines()) for block in blocks) < 60
+    (tmp_path / "test_backbone.py").write_text("\n".join(blocks))
+    out = _run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_backbone.py"], tmp_path)
+    assert "8 passed" in out

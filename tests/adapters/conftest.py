@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_encoder.adapters import legacy, monodepth2
+from hybrid_encoder.adapters import legacy, replacing
 from hybrid_encoder.adapters.repository import HOOK
 
 from toy_repository import Repo
@@ -18,7 +18,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
     monkeypatch.syspath_prepend(str(root))
     repo = Repo(root)
     yield repo
-    for handle in list(monodepth2._ACTIVE.values()):
+    for handle in list(replacing.ACTIVE.values()):
         handle.undo()
     assert HOOK not in sys.meta_path and not HOOK.patches
     assert legacy.active(root) is None

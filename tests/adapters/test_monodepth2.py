@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
-from hybrid_encoder.adapters import legacy, monodepth2
+from hybrid_encoder.adapters import legacy, monodepth2, replacing
 from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder, PoseEncoder
 from hybrid_encoder.adapters.repository import HOOK
 from hybrid_encoder.config import DecoderConfig, HybridDepthConfig
@@ -136,7 +136,7 @@ def test_pretrained_is_the_repositorys_to_say(repo: Repo, monkeypatch: pytest.Mo
             asked.append((config, pretrained))
             super().__init__(config, pretrained=False)
 
-    monkeypatch.setattr(monodepth2, "HybridDepthEncoder", Recorder)
+    monkeypatch.setattr(replacing, "HybridDepthEncoder", Recorder)
     monodepth2.patch("tiny")
     networks = repo.load().networks
     networks.ResnetEncoder(18, True)
@@ -341,7 +341,7 @@ def test_a_repository_that_lacks_something_is_refused_unchanged(repo: Repo, mess
         monodepth2.patch("tiny")
     assert str(repo.root) in str(error.value)
     assert repo.names() == before and sys.meta_path == finders
-    assert networks not in monodepth2._ACTIVE and legacy.active(repo.root) is None
+    assert networks not in replacing.ACTIVE and legacy.active(repo.root) is None
 
 
 def test_no_networks_module_is_refused(repo: Repo) -> None:

@@ -6,6 +6,7 @@ The licence of that code is non-commercial: it is read from the user's own check
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -13,10 +14,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 REPO = Path(__file__).resolve().parents[2]
 CHECKOUT = os.environ.get("HYBRID_ENCODER_MONODEPTH2", "")
@@ -164,12 +167,76 @@ def test_training_and_prediction_with_two_lines_added(checkout: Path, tmp_path: 
         assert picture.size == image.size
 
 
-def test_the_unmodified_code_runs_on_shims_alone(checkout: Path, tmp_path: Path) -> None:
-    # Frames with lidar depth, the stereo pair and worker processes take further paths through old idioms.
-    items = [f"{DRIVE} {frame} {side}" for frame in (2, 3) for side in "lr"]
-    for name in ("train_files.txt", "val_files.txt"):
-        (checkout / "splits" / "eigen_zhou" / name).write_text("\n".join(items))
-    runner = tmp_path / "runner.py"
+# What `hybrid-encoder run monodepth2` is told, and the options of train.py: one epoch of four steps each.
+ROWS = {
+    "mono": ([], ""),
+    "mono, own decoder": (["--decoder", "monodepth2"], ""),
+    "mono and stereo": ([], "--use_stereo"),
+    "shared pose": ([], "--pose_model_type shared"),
+    "pose of all frames": ([], "--pose_model_type shared --pose_model_input all"),
+    "posecnn": ([], "--pose_model_type posecnn"),
+    "predictive mask": (["--cpu"], "--predictive_mask --disable_automasking"),
+    "class-token pose": (["--pose", "class_token"], ""),
+    "first scale alone": ([], "--scales 0"),
+    "workers": ([], "--num_workers 2"),
+}
+RUN = ["-m", "hybrid_encoder", "run", "monodepth2", "--encoder", "tiny"]
+BASE = ["--no_cuda", "--weights_init", "scratch", "--png", "--height", str(HEIGHT), "--width", str(WIDTH)]
+BASE += ["--batch_size", "2", "--num_epochs", "1"]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_unmodified_training(checkout: Path, tmp_path: Path, row: str) -> None:
+    ours, theirs = ROWS[row]
+    options = [*BASE, "--num_workers", "0", "--log_frequency", "1", "--data_path", str(DATA), *theirs.split()]
+    output = _run(checkout, *RUN, *ours, "--", "train.py", *options, "--log_dir", str(tmp_path / "log"))
+    losses = [float(loss) for loss in re.findall(r"\| loss: ([\d.]+)", output)]
+    print(f"\n{row}: " + " ".join(f"{loss:.4f}" for loss in losses))
+    assert len(losses) == 4 and np.isfinite(losses).all()
+    _assert_unmodified(checkout, set())
+
+
+def test_unmodified_evaluation(checkout: Path, tmp_path: Path) -> None:
+    data = _kitti_with_jpeg(tmp_path)
+    weights = tmp_path / "log" / "mdp" / "models" / "weights_0"
+    train = [*BASE, "--num_workers", "0", "--data_path", str(data), "--log_dir", str(tmp_path / "log")]
+    _run(checkout, *RUN, "--", "train.py", *train)
+    encoder = torch.load(weights / "encoder.pth")
+    assert (encoder["height"], encoder["width"], encoder["use_stereo"]) == (HEIGHT, WIDTH, False)
+
+    splits = {"eigen": (0, 1, 2, 3, 4, 5), "eigen_benchmark": (5,)}
+    for split, frames in splits.items():
+        (checkout / "splits" / split).mkdir(exist_ok=True)
+        (checkout / "splits" / split / "test_files.txt").write_text("\n".join(f"{DRIVE} {i} l" for i in frames))
+        _run(checkout, *RUN, "--", "export_gt_depth.py", "--data_path", str(data), "--split", split)
+        options = ["--load_weights_folder", str(weights), "--eval_mono", "--eval_split", split, "--num_workers", "0"]
+        output = _run(checkout, *RUN, "--cpu", "--", "evaluate_depth.py", "--data_path", str(data), *options)
+        abs_rel = float(re.findall(r"&\s+([\d.]+)", output)[0])
+        print(f"\nevaluate_depth.py, {split}: abs_rel {abs_rel}")
+        assert 0 < abs_rel < 1
+
+    odometry = _odometry(tmp_path)
+    (checkout / "splits" / "odom" / "test_files_09.txt").write_text("\n".join(f"9 {i} l" for i in range(5)))
+    options = [*BASE, "--num_workers", "0", "--load_weights_folder", str(weights), "--eval_split", "odom_9"]
+    output = _run(checkout, *RUN, "--cpu", "--", "evaluate_pose.py", "--data_path", str(odometry), *options)
+    assert re.search(r"Trajectory error: [\d.]+, std: [\d.]+", output)
+    assert np.load(weights / "poses.npy").shape == (5, 4, 4)
+    _assert_unmodified(checkout, set())
+
+
+def test_weights_of_the_unpatched_repository_are_refused(checkout: Path, tmp_path: Path) -> None:
+    log = ["--log_dir", str(tmp_path / "log"), "--data_path", str(DATA), "--num_workers", "0"]
+    _run(checkout, str(_shims_alone(checkout, tmp_path)), *BASE, *log)
+    weights = str(tmp_path / "log" / "mdp" / "models" / "weights_0")
+    command = [sys.executable, *RUN, "--", "train.py", *BASE, *log, "--load_weights_folder", weights]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, timeout=3600)
+    assert done.returncode == 2
+    assert "they are another model's, the unpatched repository's perhaps" in done.stderr
+
+
+def _shims_alone(checkout: Path, folder: Path) -> Path:
+    """A script that runs the checkout's train.py with the compatibility layer and nothing else of ours."""
+    runner = folder / "runner.py"
     runner.write_text(
         textwrap.dedent(
             f"""
@@ -183,10 +250,75 @@ def test_the_unmodified_code_runs_on_shims_alone(checkout: Path, tmp_path: Path)
             """
         )
     )
+    return runner
+
+
+def _drive(checkout: Path, kind: str, result: Path, items: int) -> dict[str, Any]:
+    """Monodepth2's Trainer, driven by monodepth2_driver.py."""
+    eight = [f"{DRIVE} {frame} {side}" for frame in (1, 2, 3, 4) for side in "lr"]
+    (checkout / "splits" / "eigen_zhou" / "train_files.txt").write_text("\n".join((eight * items)[:items]))
+    options = [*BASE, "--num_workers", "0", "--log_frequency", "1000", "--data_path", str(DATA)]
+    driver = Path(__file__).with_name("monodepth2_driver.py")
+    _run(checkout, str(driver), kind, str(result), *options, "--log_dir", str(result.parent / "log"))
+    numbers: dict[str, Any] = json.loads(result.read_text())
+    return numbers
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(checkout: Path, tmp_path: Path) -> None:
+    numbers = _drive(checkout, "resume", tmp_path / "resume.json", 10)
+    assert len(numbers["uninterrupted"]) == 5
+    difference = np.abs(np.subtract(numbers["uninterrupted"], numbers["resumed"])).max()
+    print(f"\nlargest difference of the loss over 5 steps after resuming: {difference:.1e}")
+    assert difference < 1e-5
+    assert np.abs(np.subtract(numbers["first"], numbers["resumed"])).max() > 1e-3, "other batches, other losses"
+
+
+def test_after_200_steps_the_loss_is_below_a_resnet18s(checkout: Path, tmp_path: Path) -> None:
+    ours, theirs = (_drive(checkout, kind, tmp_path / f"{kind}.json", 400) for kind in ("hybrid", "repository"))
+    assert len(ours["losses"]) == len(theirs["losses"]) == 200
+    for kind, numbers in (("tiny hybrid encoder", ours), ("ResNet-18 from scratch", theirs)):
+        print(f"\n{kind}: reprojection before {numbers['before']}, after 200 steps {numbers['after']}")
+    assert ours["after"]["plain"] < theirs["after"]["plain"]
+    assert ours["after"]["auto-masked"] < theirs["after"]["auto-masked"]
+
+
+def _kitti_with_jpeg(folder: Path) -> Path:
+    """A copy of the frames with JPEGs beside: evaluation reads nothing else."""
+    copy = folder / "kitti"
+    shutil.copytree(DATA, copy)
+    for file in copy.rglob("image_0[23]/data/*.png"):
+        with PIL.Image.open(file) as image:
+            image.save(file.with_suffix(".jpg"), quality=95)
+    return copy
+
+
+def _odometry(folder: Path) -> Path:
+    """The frames as sequence 9 of the odometry layout, driven straight on at the speed that the car measured."""
+    images = folder / "odometry" / "sequences" / "09" / "image_2"
+    images.mkdir(parents=True)
+    frames = sorted((DATA / DRIVE / "image_02" / "data").glob("*.png"))
+    for index, file in enumerate(frames):
+        with PIL.Image.open(file) as image:
+            image.save(images / f"{index:06d}.jpg")
+    oxts = sorted((DATA / DRIVE / "oxts" / "data").glob("*.txt"))
+    forward = [float(file.read_text().split()[8]) / 10 for file in oxts]  # metres a frame, at 10 frames a second
+    along = np.concatenate([[0], np.cumsum([*forward, forward[-1]])])[: len(frames)]
+    poses = folder / "odometry" / "poses"
+    poses.mkdir()
+    rows = [f"1 0 0 0 0 1 0 0 0 0 1 {z:.6f}" for z in along]
+    (poses / "09.txt").write_text("\n".join(rows))
+    return folder / "odometry"
+
+
+def test_the_unmodified_code_runs_on_shims_alone(checkout: Path, tmp_path: Path) -> None:
+    # Frames with lidar depth, the stereo pair and worker processes take further paths through old idioms.
+    items = [f"{DRIVE} {frame} {side}" for frame in (2, 3) for side in "lr"]
+    for name in ("train_files.txt", "val_files.txt"):
+        (checkout / "splits" / "eigen_zhou" / name).write_text("\n".join(items))
     options = f"--no_cuda --num_workers 2 --weights_init scratch --png --height {HEIGHT} --width {WIDTH}"
     options += " --batch_size 2 --num_epochs 1 --log_frequency 1 --use_stereo"
     folders = ["--data_path", str(DATA), "--log_dir", str(tmp_path / "log")]
-    output = _run(checkout, str(runner), *folders, *options.split())
+    output = _run(checkout, str(_shims_alone(checkout, tmp_path)), *folders, *options.split())
     _assert_unmodified(checkout, set())
     assert len(re.findall(r"\| loss: [\d.]+", output)) == 2
 
