@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -73,6 +74,10 @@ class Shim:
     @property
     def module(self) -> str:
         return self.name.rpartition(".")[0]
+
+    @property
+    def library(self) -> str:
+        return self.name.partition(".")[0]
 
     @property
     def attribute(self) -> str:
@@ -158,6 +163,12 @@ SHIMS: tuple[Shim, ...] = (
         supplies=False,
     ),
     Shim(
+        "tensorboardX.SummaryWriter",
+        "add_image took a single image with a batch axis before it; shapes are checked today",
+        standins.summary_writer,
+        supplies=False,
+    ),
+    Shim(
         "torch.nn.functional.grid_sample",
         "align_corners left out meant True until torch 1.3, False since",
         lambda: standins.grid_sample,
@@ -189,7 +200,9 @@ class Legacy(Patch):
         self.modules: dict[str, ModuleType] = {}
         names: dict[str, dict[str, Any]] = {}
         for shim in shims:
-            present = vars(sys.modules[shim.module]).get(shim.attribute)
+            if importlib.util.find_spec(shim.library) is None:
+                continue  # what is not installed, the repository cannot use
+            present = vars(importlib.import_module(shim.module)).get(shim.attribute)
             if shim.supplies and present is not None:
                 continue
             stand_in = names.setdefault(shim.module, {})[shim.attribute] = shim.make()

@@ -110,6 +110,21 @@ def resnet_urls() -> dict[str, str]:
     return {name: models.get_model_weights(name)["IMAGENET1K_V1"].url for name in names}
 
 
+def summary_writer() -> type:
+    """``tensorboardX.SummaryWriter`` that takes the batch axis off a single image."""
+    import tensorboardX
+
+    class SummaryWriter(tensorboardX.SummaryWriter, metaclass=StandsFor):  # type: ignore[misc]
+        stands_for = tensorboardX.SummaryWriter
+
+        def add_image(self, tag: str, img_tensor: Any, *args: Any, **kwargs: Any) -> Any:
+            if getattr(img_tensor, "ndim", 3) == 4 and len(img_tensor) == 1 and "dataformats" not in kwargs:
+                img_tensor = img_tensor[0]
+            return super().add_image(tag, img_tensor, *args, **kwargs)
+
+    return SummaryWriter
+
+
 def models_utils() -> ModuleType:
     """``torchvision.models.utils``."""
     module = ModuleType("torchvision.models.utils")
