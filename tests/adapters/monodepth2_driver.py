@@ -7,6 +7,7 @@ python monodepth2_driver.py shipped RESULT ...    the same from the weights that
 python monodepth2_driver.py repository RESULT ... the same on the repository's own ResNet
 
 Runs in the checkout's folder; the options after RESULT are those of its train.py. Writes numbers to RESULT (JSON).
+The environment variable SEED says where random numbers start.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from trainer import Trainer  # type: ignore[import-not-found]  # noqa: E402
 
 
 def seed(number: int) -> None:
+    number += 100 * int(os.environ.get("SEED", "0"))
     random.seed(number)
     np.random.seed(number)  # noqa: NPY002  (the checkout draws from the global generator)
     torch.manual_seed(number)

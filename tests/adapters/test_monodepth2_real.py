@@ -170,7 +170,7 @@ def test_training_and_prediction_with_two_lines_added(checkout: Path, tmp_path: 
 # What `hybrid-encoder run monodepth2` is told, and the options of train.py: one epoch of four steps each.
 ROWS = {
     "mono": ([], ""),
-    "mono, own decoder": (["--decoder", "monodepth2"], ""),
+    "mono, own decoder": (["--decoder", "repository"], ""),
     "mono and stereo": ([], "--use_stereo"),
     "shared pose": ([], "--pose_model_type shared"),
     "pose of all frames": ([], "--pose_model_type shared --pose_model_input all"),
