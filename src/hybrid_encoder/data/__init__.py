@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybrid_encoder.data.kitti import KittiDrive
     from hybrid_encoder.data.synthetic import (
         SyntheticBatch,
         SyntheticDrive,
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "kitti": ("KittiDrive",),
     "synthetic": ("SyntheticBatch", "SyntheticDrive", "SyntheticFrame", "synthetic_batch", "write_tusimple"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["SyntheticBatch", "SyntheticDrive", "SyntheticFrame", "synthetic_batch", "write_tusimple"]
+__all__ = ["KittiDrive", "SyntheticBatch", "SyntheticDrive", "SyntheticFrame", "synthetic_batch", "write_tusimple"]
 
 
 def __getattr__(name: str) -> Any:
