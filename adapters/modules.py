@@ -1,4 +1,4 @@
-"""The hybrid encoder and the DPT decoder behind the interfaces of Monodepth2's ``networks``."""
+"""Our networks behind the interfaces of Monodepth2's and ManyDepth's ``networks``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hybrid_encoder.config import DecoderConfig
 from hybrid_encoder.decoder import DPTDecoder, PyramidNeck
 from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.matching_encoder import HybridMatchingEncoder
 from hybrid_encoder.pose import ClassTokenPoseHead
 
 
@@ -39,44 +40,27 @@ class StrictLoading(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
 
-class DepthEncoder(StrictLoading):
-    """A hybrid encoder behind the interface of ``networks.ResnetEncoder``.
+class Features(StrictLoading):
+    """Hands on four maps as a codebase's decoders read them.
 
     With a neck the features are the maps of its strides. Without one they are the encoder's four maps,
     and before them an empty one, (B, 0, H, W): the decoder reads the image size off it, and being a tensor
     it is split, moved and gathered with the others.
 
     Args:
-        encoder: gives four maps on one grid.
+        channels: of the four maps.
         neck: brings them to a pyramid.
-        mean: what the caller subtracts from RGB in [0, 1], by channel.
-        std: by what the caller divides then.
     """
 
     num_ch_enc: np.ndarray[Any, np.dtype[np.int_]]
-    normalisation: Tensor
 
-    def __init__(
-        self,
-        encoder: HybridDepthEncoder,
-        neck: PyramidNeck | None = None,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-    ) -> None:
+    def __init__(self, channels: Sequence[int], neck: PyramidNeck | None) -> None:
         super().__init__()
-        self.encoder = encoder
         self.neck = neck
-        self.normalised = any(mean) or set(std) != {1.0}
-        self.register_buffer("normalisation", torch.tensor([mean, std])[:, :, None, None], persistent=False)
-        channels = neck.num_ch_enc if neck is not None else (0, *encoder.feature_info.channels())
-        self.num_ch_enc = np.array(channels)
+        self.num_ch_enc = np.array(neck.num_ch_enc if neck is not None else (0, *channels))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """The caller's RGB, (B, 3, H, W), to features (B, num_ch_enc[i], h_i, w_i)."""
-        if self.normalised:
-            mean, std = self.normalisation
-            images = images * std + mean
-        maps: list[Tensor] = self.encoder(images)
+    def features(self, images: Tensor, maps: list[Tensor]) -> list[Tensor]:
+        """The maps of images (B, 3, H, W) to features (B, num_ch_enc[i], h_i, w_i)."""
         if self.neck is None:
             return [images[:, :0], *maps]
         features: list[Tensor] = self.neck(maps, image_size=(images.shape[-2], images.shape[-1]))
@@ -86,6 +70,71 @@ class DepthEncoder(StrictLoading):
         """Those that train. Trainers hand this list to an optimizer, where a frozen one has no place;
         ``state_dict``, ``to`` and ``named_parameters`` go other ways and see every parameter."""
         return (parameter for parameter in super().parameters(recurse) if parameter.requires_grad)
+
+
+class DepthEncoder(Features):
+    """A hybrid encoder behind the interface of ``networks.ResnetEncoder``.
+
+    Args:
+        encoder: gives four maps on one grid.
+        neck: brings them to a pyramid.
+        mean: what the caller subtracts from RGB in [0, 1], by channel.
+        std: by what the caller divides then.
+    """
+
+    normalisation: Tensor
+
+    def __init__(
+        self,
+        encoder: HybridDepthEncoder,
+        neck: PyramidNeck | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__(encoder.feature_info.channels(), neck)
+        self.encoder = encoder
+        self.normalised = any(mean) or set(std) != {1.0}
+        self.register_buffer("normalisation", torch.tensor([mean, std])[:, :, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The caller's RGB, (B, 3, H, W), to features (B, num_ch_enc[i], h_i, w_i)."""
+        if self.normalised:
+            mean, std = self.normalisation
+            images = images * std + mean
+        return self.features(images, self.encoder(images))
+
+
+class MatchingEncoder(Features):
+    """A matching encoder behind the interface of ManyDepth's ``networks.ResnetEncoderMatching``.
+
+    Args:
+        matching: with or without adaptive depth bins.
+        neck: brings its maps to a pyramid.
+    """
+
+    def __init__(self, matching: HybridMatchingEncoder, neck: PyramidNeck | None = None) -> None:
+        super().__init__(matching.feature_info.channels(), neck)
+        self.matching = matching
+
+    def compute_depth_bins(self, min_depth_bin: float, max_depth_bin: float) -> None:
+        """Spread the depth bins over another range."""
+        self.matching.compute_depth_bins(min_depth_bin, max_depth_bin)
+
+    def forward(
+        self,
+        current_image: Tensor,
+        lookup_images: Tensor,
+        poses: Tensor,
+        K: Tensor,
+        invK: Tensor,
+        min_depth_bin: float | None = None,
+        max_depth_bin: float | None = None,
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """As ``HybridMatchingEncoder.forward``, with features for the decoder in the place of the maps."""
+        maps, lowest_cost, confidence = self.matching(
+            current_image, lookup_images, poses, K, invK, min_depth_bin, max_depth_bin
+        )
+        return self.features(current_image, maps), lowest_cost, confidence
 
 
 class PoseEncoder(StrictLoading):

@@ -49,6 +49,7 @@ class Settings(replacing.Settings):
 
     @property
     def needed(self) -> dict[str, tuple[str, ...]]:
+        # The recipe's twice: its decoder comes first, and its arguments hold.
         return self.recipe.needed | (NEEDED_FOR_POSE if self.pose == "class_token" else {}) | self.recipe.needed
 
 
@@ -79,10 +80,12 @@ class Patched(replacing.NetworksPatch[Settings]):
             return self._make_pose_encoder(call)
         encoder = self.settings.build_encoder(recipe.pretrained is None or bool(call.arguments[recipe.pretrained]))
         self._encoder = weakref.ref(encoder)
-        neck = None
-        if self.settings.decoder == "monodepth2":
-            neck = PyramidNeck(encoder.feature_info.channels(), recipe.channels, recipe.strides)
-        return DepthEncoder(encoder, neck, recipe.mean, recipe.std)
+        return DepthEncoder(encoder, self._make_neck(encoder), recipe.mean, recipe.std)
+
+    def _make_neck(self, encoder: HybridDepthEncoder) -> PyramidNeck | None:
+        if self.settings.decoder == "dpt":
+            return None
+        return PyramidNeck(encoder.feature_info.channels(), self.settings.recipe.channels, self.settings.recipe.strides)
 
     def _make_pose_encoder(self, call: inspect.BoundArguments) -> nn.Module | None:
         """The pose encoder for two images; None leaves it to the repository."""

@@ -81,6 +81,6 @@ def find(networks: ModuleType) -> Recipe:
         if hasattr(networks, name):
             raise AdapterError(f"{networks.__name__} ({networks.__file__}) holds {name!r}: {reason}")
     for recipe in RECIPES.values():
-        if recipe.encoder != "ResnetEncoder" and hasattr(networks, recipe.encoder):
+        if recipe.encoder != "ResnetEncoder" and all(hasattr(networks, name) for name in recipe.needed):
             return recipe
     return RECIPES["monodepth2"]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         HybridEncoderError,
         InputError,
     )
+    from hybrid_encoder.matching_encoder import HybridMatchingEncoder
     from hybrid_encoder.model import DepthPrediction, HybridDepthModel
 
 _HOME = {
@@ -46,6 +47,7 @@ _HOME = {
     "decoder": ("DPTDecoder", "PyramidNeck"),
     "encoder": ("HybridDepthEncoder", "HybridFeatures"),
     "errors": ("AdapterError", "CheckpointError", "ConfigError", "HybridEncoderError", "InputError"),
+    "matching_encoder": ("HybridMatchingEncoder",),
     "model": ("DepthPrediction", "HybridDepthModel"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -64,6 +66,7 @@ __all__ = [
     "HybridEncoderConfig",
     "HybridEncoderError",
     "HybridFeatures",
+    "HybridMatchingEncoder",
     "InputError",
     "PromptConfig",
     "PyramidNeck",

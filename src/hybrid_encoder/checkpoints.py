@@ -29,12 +29,17 @@ from hybrid_encoder.config import HybridDepthConfig, HybridEncoderConfig
 from hybrid_encoder.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from hybrid_encoder.decoder import DPTDecoder
     from hybrid_encoder.encoder import HybridDepthEncoder
+    from hybrid_encoder.matching import Spacing
+    from hybrid_encoder.matching_encoder import HybridMatchingEncoder
     from hybrid_encoder.model import HybridDepthModel
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHIPPED = Path(__file__).parent / "weights"
 FILES = (".ckpt", ".pth", ".pt", ".safetensors", ".bin")
+BIN_RANGE = ("min_depth_bin", "max_depth_bin")
+SETTINGS = ("height", "width", "use_stereo", *BIN_RANGE)  # what stands among the tensors of a published encoder.pth
 HUB_SECONDS = 9.0
 E_ = TypeVar("E_", bound="HybridDepthEncoder")
 M_ = TypeVar("M_", bound="HybridDepthModel")
@@ -165,6 +170,47 @@ def load(source: str | Path, **hub: Any) -> Loaded:
     )
 
 
+def load_published_matching(
+    folder: str | Path, depth_binning: Spacing = "linear", num_depth_bins: int = 96
+) -> tuple[HybridMatchingEncoder, DPTDecoder]:
+    """The published multi-frame (ManyDepth) variant, in evaluation mode, with ``adaptive_bins`` on; never downloads.
+
+    Args:
+        folder: with ``encoder.pth`` and ``depth.pth``.
+        depth_binning: ``"linear"`` or ``"inverse"``; the files do not tell.
+        num_depth_bins: how many depths the encoder was trained with.
+
+    Raises:
+        CheckpointError: a file or key is missing, or a key has no place.
+    """
+    from hybrid_encoder.matching_encoder import HybridMatchingEncoder
+    from hybrid_encoder.model import HybridDepthModel
+
+    path = Path(folder).expanduser()
+    content, depth = read_tensors(path / "encoder.pth"), read_tensors(path / "depth.pth")
+    size, bins = _size(content), {name: float(content[name]) for name in BIN_RANGE if name in content}
+    content = {key: value for key, value in content.items() if key not in SETTINGS}
+    _only_tensors(content, path / "encoder.pth")
+    _only_tensors(depth, path / "depth.pth")
+    tensors, reduce = published.single_frame(content)
+    width, read = reduce["0.weight"].shape[:2]
+    if read != width + num_depth_bins:
+        raise CheckpointError(
+            f"{path}: 'reduce_conv.0.0.weight' reads {read - width} depth bins, and num_depth_bins is "
+            f"{num_depth_bins}; give {read - width}."
+        )
+    config = published.multi_frame_config(tensors, depth, size)
+    model = Loaded(path, "published", config.encoder, config, tensors, depth).build_model(HybridDepthModel)
+    with _Unfilled():
+        encoder = HybridMatchingEncoder(
+            model.encoder, num_depth_bins=num_depth_bins, depth_binning=depth_binning, adaptive_bins=True
+        )
+    fill(encoder.reduce, reduce, path / "encoder.pth")
+    if bins:
+        encoder.compute_depth_bins(**bins)
+    return encoder.eval(), model.decoder
+
+
 def locate(source: str | Path, **hub: Any) -> Path:
     """The local file or folder of a source, downloaded if it is a Hub id."""
     if str(source) == "tiny":
@@ -262,15 +308,13 @@ def _load_ours(folder: Path) -> Loaded:
 
 def _load_published(folder: Path) -> Loaded:
     content = read_tensors(folder / "encoder.pth")
-    size = (content.get("height"), content.get("width"))
-    tensors = {key: value for key, value in content.items() if key not in ("height", "width", "use_stereo")}
+    tensors = {key: value for key, value in content.items() if key not in SETTINGS}
     _only_tensors(tensors, folder / "encoder.pth")
-    known = (int(size[0]), int(size[1])) if size[0] and size[1] else None
     if not (folder / "depth.pth").is_file():
         return Loaded(folder, "published", published.encoder_config(tensors), None, tensors)
     depth = read_tensors(folder / "depth.pth")
     _only_tensors(depth, folder / "depth.pth")
-    config = published.model_config(tensors, depth, known)
+    config = published.model_config(tensors, depth, _size(content))
     return Loaded(folder, "published", config.encoder, config, tensors, depth)
 
 
@@ -287,6 +331,11 @@ def _load_stage1(path: Path) -> Loaded:
 
 
 _FOLDER_HINT = "For a folder with encoder.pth and depth.pth, name the folder."
+
+
+def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = content.get("height"), content.get("width")
+    return (int(height), int(width)) if height and width else None
 
 
 def _only_tensors(content: Mapping[str, Any], path: Path) -> None:

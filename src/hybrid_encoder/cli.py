@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from hybrid_encoder.errors import HybridEncoderError, InputError
+from hybrid_encoder.errors import ConfigError, HybridEncoderError, InputError
 
 if TYPE_CHECKING:
     from hybrid_encoder.checkpoints import Loaded
@@ -145,13 +145,21 @@ class Repositories(str, Enum):
     """Codebases that there is an adapter for."""
 
     monodepth2 = "monodepth2"
+    manydepth = "manydepth"
 
 
 class Decoders(str, Enum):
     """Whose decoder reads the maps."""
 
     dpt = "dpt"
-    monodepth2 = "monodepth2"
+    repository = "repository"
+
+
+class Networks(str, Enum):
+    """Ours, or the repository's own."""
+
+    hybrid = "hybrid"
+    repository = "repository"
 
 
 class Poses(str, Enum):
@@ -167,8 +175,12 @@ def run(
     command: Annotated[list[str], typer.Argument(help="After --: train.py ARGS, or -m package.module ARGS.")],
     encoder: Annotated[str, typer.Option(help="A preset, a checkpoint folder, or a Hub id.")] = "paper",
     decoder: Annotated[Decoders, typer.Option(help="Ours, or the repository's on our pyramid.")] = Decoders.dpt,
-    pose: Annotated[Poses, typer.Option(help="The repository's network, or DINO class tokens.")] = Poses.repository,
-    networks: Annotated[str, typer.Option(help="The package that holds its networks.")] = "networks",
+    pose: Annotated[Poses | None, typer.Option(help="monodepth2: its network, or DINO class tokens.")] = None,
+    teacher: Annotated[Networks | None, typer.Option(help="manydepth: whose single-frame network.")] = None,
+    share_frozen: Annotated[
+        bool | None, typer.Option("--share-frozen", help="manydepth: hold frozen towers once for both.")
+    ] = None,
+    networks: Annotated[str | None, typer.Option(help="The package that holds its networks.")] = None,
     legacy: Annotated[bool, typer.Option(help="Help old code to run on today's libraries.")] = True,
     cpu: Annotated[bool, typer.Option("--cpu", help="Where there is no CUDA, let .cuda() mean the CPU.")] = False,
     show: Annotated[bool, typer.Option("--print", help="Show what would be replaced, and exit.")] = False,
@@ -176,14 +188,29 @@ def run(
     """Run a script of your own checkout with the hybrid encoder inside, without editing a file.
 
     hybrid-encoder run monodepth2 --encoder tiny -- train.py --data_path /data/kitti --png
-    """
-    from hybrid_encoder.adapters import monodepth2, runner
-    from hybrid_encoder.adapters.legacy import cuda_means_cpu
 
+    hybrid-encoder run manydepth -- -m manydepth.train --data_path /data/kitti --png
+    """
+    from hybrid_encoder import adapters
+    from hybrid_encoder.adapters import runner
+    from hybrid_encoder.adapters.legacy import cuda_means_cpu
+    from hybrid_encoder.adapters.repository import Patch
+
+    own: dict[str, dict[str, Any]] = {
+        "monodepth2": {"pose": pose and pose.value},
+        "manydepth": {"teacher": teacher and teacher.value, "share_frozen": share_frozen},
+    }
+    options = {name: value for name, value in own.pop(repository.value).items() if value is not None}
+    for other, unused in own.items():
+        for name, value in unused.items():
+            if value is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} is for {other}; leave it out with {repository.value}.")
+    options |= {"encoder": encoder, "networks": networks, "legacy": legacy}
+    options["decoder"] = "dpt" if decoder is Decoders.dpt else repository.value
     shown: list[str] = []
 
-    def patch() -> monodepth2.Patched:
-        patched = monodepth2.patch(encoder, decoder=decoder.value, networks=networks, pose=pose.value, legacy=legacy)
+    def patch() -> Patch:
+        patched: Patch = getattr(adapters, repository.value).patch(**options)
         shown.append(str(patched))
         return patched
 

@@ -120,7 +120,10 @@ class HybridDepthEncoder(HubModel):
         semantic = self.semantic(images) if self.semantic is not None else []
         height, width = images.shape[-2:]
         grid = spatial[0].shape[-2:] if spatial else (round(height / self.stride), round(width / self.stride))
-        fused = self.fusion(semantic, spatial, tuple(grid))
+        return self.align(self.fusion(semantic, spatial, tuple(grid)), class_token)
+
+    def align(self, fused: list[Tensor], class_token: Tensor | None = None) -> HybridFeatures:
+        """Fused maps beside their likeness to the prompts, as a decoder reads them."""
         if self.prompts is None or self.config.prompts is None:
             return HybridFeatures(fused, fused, None, class_token, None)
         prompts = self.prompts()

@@ -7,6 +7,7 @@ trace in any shape, and both are taken.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -32,7 +33,17 @@ from hybrid_encoder.errors import CheckpointError
 
 Tensors = Mapping[str, Tensor]
 TOKEN = "extra_tkns_learnables_depth."
+SINGLE_FRAME = ("dinov2.", "clip.", "clip_align_conv.", TOKEN)
 UNUSED = ("dinov2.mask_token", "clip.logit_scale", "clip.visual.attnpool.", "depth_head.projects.4.")
+MATCHING_UNUSED = ("prematching_conv.", "reduce_conv.1.", "backprojector_", "projector_")
+MATCHING_COPIES = (
+    (r"^layer0_clip\.([036])\.", lambda found: f"clip.visual.conv{int(found[1]) // 3 + 1}."),
+    (r"^layer0_clip\.([147])\.", lambda found: f"clip.visual.bn{int(found[1]) // 3 + 1}."),
+    (r"^layer1_clip\.1\.", lambda found: "clip.visual.layer1."),
+    (r"^layer([234])_clip\.", lambda found: f"clip.visual.layer{found[1]}."),
+    (r"^layer([1-4])_dino\.(\d+)\.", lambda found: f"dinov2.blocks.{3 * int(found[1]) - 3 + int(found[2])}."),
+    (r"^dino_norm\.", lambda found: "dinov2.norm."),
+)
 DECODER_NAMES = (
     (r"^depth_head\.projects\.([0-3])\.", r"project.\1."),
     (r"^depth_head\.resize_layers\.([013])\.", r"resize.\1."),
@@ -45,7 +56,10 @@ DECODER_NAMES = (
 def encoder_config(tensors: Tensors, towers: str = "both", align: str = "concat", stage1: bool = False) -> Any:
     """The configuration of a published encoder; what its decoder alone can tell is passed in."""
     for key, reason in (
-        ("layer0_clip.0.weight", "it is a multi-frame (ManyDepth) encoder, not a single-frame one"),
+        (
+            "layer0_clip.0.weight",
+            "it is a multi-frame (ManyDepth) encoder: load its folder with load_published_matching",
+        ),
         ("resnet50.conv1.weight", "it holds an ImageNet ResNet-50 in CLIP's place, which is not supported"),
     ):
         if key in tensors:
@@ -112,6 +126,13 @@ def model_config(encoder: Tensors, depth: Tensors, size: tuple[int, int] | None)
     )
 
 
+def multi_frame_config(encoder: Tensors, depth: Tensors, size: tuple[int, int] | None) -> HybridDepthConfig:
+    """The same of what ``single_frame`` gives; only there is CLIP's input normalised, and DINO's is not."""
+    config = model_config(encoder, depth, size)
+    semantic = dataclasses.replace(config.encoder.semantic, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return config.replace(encoder=config.encoder.replace(semantic=semantic))
+
+
 def encoder_state(
     tensors: Tensors, config: HybridEncoderConfig, word_ids: tuple[int, ...], length: int
 ) -> dict[str, Tensor]:
@@ -151,6 +172,37 @@ def encoder_state(
     if tokens:
         state["prompts.tokens"] = torch.cat(tokens)
     return state
+
+
+def single_frame(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A published multi-frame encoder as a published single-frame one, and the convolution after matching.
+
+    Most tensors stand there under two names. PyTorch fills modules in order, so the second name's values count.
+    """
+    encoder = {key: value for key, value in tensors.items() if key.startswith(SINGLE_FRAME)}
+    reduce: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        if key in encoder or key.startswith(MATCHING_UNUSED):
+            continue
+        if key.startswith("reduce_conv.0."):
+            reduce[key.removeprefix("reduce_conv.0.")] = value
+            continue
+        names = (re.subn(pattern, ours, key) for pattern, ours in MATCHING_COPIES)
+        name = next((name for name, hits in names if hits), None)
+        if name not in encoder:
+            raise CheckpointError(f"the key {key!r} has no place in a multi-frame Hybrid-depth encoder.")
+        if value.shape != encoder[name].shape:
+            raise CheckpointError(
+                f"the key {key!r} is {tuple(value.shape)}, and {name!r}, which it repeats, "
+                f"is {tuple(encoder[name].shape)}."
+            )
+        encoder[name] = value
+    if "0.weight" not in reduce:
+        raise CheckpointError(
+            "the checkpoint has no key 'reduce_conv.0.0.weight', so it is no multi-frame encoder; load a single-frame "
+            "one with HybridDepthModel.from_pretrained."
+        )
+    return encoder, reduce
 
 
 def decoder_state(tensors: Tensors) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Measurements beside straightforward ways of doing the same; no part of the package."""
