@@ -167,6 +167,7 @@ def patch(
         legacy=legacy,
         pose="repository",
         recipe=Recipe("ManyDepth"),
+        language_loss=0.0,
         teacher=teacher,
         share_frozen=share_frozen,
         match=match,

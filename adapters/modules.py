@@ -190,6 +190,7 @@ class DepthDecoder(StrictLoading):
         scales: output scales; scale s is 1 / 2**s of the image size.
         num_output_channels: channels of each output.
         config: widths.
+        prompts: hand on the logits of so many depth prompts, with which every map begins; 0 does not.
     """
 
     def __init__(
@@ -198,8 +199,10 @@ class DepthDecoder(StrictLoading):
         scales: Iterable[int],
         num_output_channels: int,
         config: DecoderConfig,
+        prompts: int = 0,
     ) -> None:
         super().__init__()
+        self.prompts = prompts
         self.dpt = DPTDecoder.from_config(
             [int(channels) for channels in num_ch_enc[1:]],
             config,
@@ -209,7 +212,13 @@ class DepthDecoder(StrictLoading):
         )
 
     def forward(self, features: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
-        """``{("disp", s): (B, num_output_channels, H // 2**s, W // 2**s)}``, in [0, 1]."""
+        """``{("disp", s): (B, num_output_channels, H // 2**s, W // 2**s)}``, in [0, 1].
+
+        With prompts also ``{("language", level): (B, prompts, h, w)}``.
+        """
         size, *maps = features
         outputs = self.dpt(maps, image_size=(size.shape[-2], size.shape[-1]))
-        return {("disp", scale): output for scale, output in outputs.items()}
+        result = {("disp", scale): output for scale, output in outputs.items()}
+        if self.prompts:
+            result |= {("language", level): x[:, : self.prompts] for level, x in enumerate(maps)}
+        return result

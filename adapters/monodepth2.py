@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import weakref
 from collections.abc import Callable
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -26,6 +27,7 @@ from hybrid_encoder.config import DecoderConfig
 from hybrid_encoder.decoder import PyramidNeck
 from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import AdapterError, ConfigError
+from hybrid_encoder.losses import PixelLanguageLoss
 
 from . import recipes, replacing
 from .modules import DepthDecoder, DepthEncoder, PoseDecoder, PoseEncoder
@@ -46,6 +48,7 @@ class Settings(replacing.Settings):
 
     pose: str
     recipe: Recipe
+    language_loss: float
 
     @property
     def needed(self) -> dict[str, tuple[str, ...]]:
@@ -57,8 +60,10 @@ class Patched(replacing.NetworksPatch[Settings]):
     """What :func:`patch` replaced, and the way back: ``undo()``, or leave the ``with`` block."""
 
     _encoder: weakref.ref[HybridDepthEncoder] | None = None
+    _trainers: dict[type, Callable[..., Any]]  # and their own compute_losses
 
     def replace_networks(self) -> None:
+        self._trainers = {}
         settings = self.settings
         recipe = settings.recipe
         for decoder in recipe.decoders:
@@ -117,8 +122,48 @@ class Patched(replacing.NetworksPatch[Settings]):
         channels = list(call.arguments["num_ch_enc"])
         if channels[0] != 0:
             return None
-        widths = self.settings.decoder_config
-        return DepthDecoder(channels, call.arguments["scales"], call.arguments["num_output_channels"], widths)
+        outputs, widths = call.arguments["num_output_channels"], self.settings.decoder_config
+        prompts = self._count_prompts() if self.settings.language_loss and outputs == 1 else 0
+        return DepthDecoder(channels, call.arguments["scales"], outputs, widths, prompts)
+
+    # -- language in the loss ----------------------------------------------------------------------------
+
+    def serve(self, module: ModuleType) -> None:
+        """As any patch; and the trainers that the module defines add the language loss to theirs."""
+        super().serve(module)
+        if not self.settings.language_loss:
+            return
+        for trainer in vars(module).values():
+            if isinstance(trainer, type) and "compute_losses" in vars(trainer) and trainer not in self._trainers:
+                self._trainers[trainer] = own = vars(trainer)["compute_losses"]
+                trainer.compute_losses = _with_language(own, self.settings.language_loss)  # type: ignore[attr-defined]
+
+    @property
+    def replaced(self) -> list[str]:
+        """Every replaced name, as ``module.name``, the shims' among them."""
+        methods = [f"{t.__module__}.{t.__qualname__}.compute_losses" for t in self._trainers]
+        return super().replaced + methods
+
+    def undo(self) -> None:
+        """Put every replaced name back; a second call does nothing. Networks built meanwhile stay ours."""
+        for trainer, own in self._trainers.items():
+            trainer.compute_losses = own  # type: ignore[attr-defined]
+        self._trainers.clear()
+        super().undo()
+
+    def _count_prompts(self) -> int:
+        encoder = self._encoder() if self._encoder is not None else None
+        config = encoder.config.prompts if encoder is not None else None
+        if config is None:
+            raise ConfigError(
+                "language_loss is set, and the encoder has no prompts; take one that has, or leave it at 0."
+            )
+        if not self._trainers:
+            raise AdapterError(
+                "language_loss is set, and no class with compute_losses(inputs, outputs), as Monodepth2's Trainer has, "
+                "was imported: there is no loss to add to. Leave language_loss at 0 where nothing trains."
+            )
+        return config.number
 
     def _make_pose(self, call: inspect.BoundArguments) -> nn.Module:
         channels = list(call.arguments["num_ch_enc"])
@@ -161,7 +206,9 @@ def patch(
             class tokens of the two frames in its place (with ``--pose_model_type separate_resnet``).
         recipe: what the codebase calls its networks: a name from ``recipes.RECIPES``, or your own for another fork;
             None finds out.
-        language_loss: weight of the pixel-language alignment loss; only 0 in this version.
+        language_loss: weight of the pixel-language alignment loss (:func:`hybrid_encoder.losses.pixel_language_loss`)
+            in the trainer's ``loss``, with the trainer's own depth as the target; it is logged under this name. Prompts
+            stand for depths from ``--min_depth`` to ``--max_depth``, even in log-depth.
         legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.legacy` to that repository.
 
     Returns:
@@ -175,10 +222,10 @@ def patch(
         raise ConfigError(f"decoder is {decoder!r}; it must be 'dpt' or 'monodepth2'.")
     if pose not in ("repository", "class_token"):
         raise ConfigError(f"pose is {pose!r}; it must be 'repository' or 'class_token'.")
-    if language_loss != 0:
-        raise ConfigError(
-            f"language_loss is {language_loss}; this version has no pixel-language loss yet: leave it at 0."
-        )
+    if not 0 <= language_loss < math.inf:
+        raise ConfigError(f"language_loss is {language_loss}; it is a weight, 0 or more.")
+    if language_loss and decoder != "dpt":
+        raise ConfigError(f"language_loss needs decoder='dpt', which hands the logits on; decoder is {decoder!r}.")
     source, widths = replacing.resolve_encoder(encoder)
     if isinstance(recipe, str) and recipe not in recipes.RECIPES:
         raise ConfigError(f"recipe is {recipe!r}; give one of {', '.join(recipes.RECIPES)}, or a Recipe of your own.")
@@ -187,9 +234,25 @@ def patch(
         chosen = (
             recipes.find(module) if recipe is None else recipes.RECIPES[recipe] if isinstance(recipe, str) else recipe
         )
-        return Settings(source, decoder, decoder_config or widths, legacy, pose, chosen)
+        return Settings(source, decoder, decoder_config or widths, legacy, pose, chosen, language_loss)
 
     return replacing.apply(Patched, "networks" if networks is None else networks, settings_for, legacy)
+
+
+def _with_language(own: Callable[..., Any], weight: float) -> Callable[..., Any]:
+    """A trainer's ``compute_losses`` and the language loss."""
+
+    @functools.wraps(own)
+    def compute_losses(trainer: Any, inputs: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        losses = own(trainer, inputs, outputs, *args, **kwargs)
+        logits = [value for key, value in outputs.items() if isinstance(key, tuple) and key[0] == "language"]
+        if logits:
+            language = PixelLanguageLoss(logits[0].shape[1], trainer.opt.min_depth, trainer.opt.max_depth)
+            losses["language_loss"] = sum(language(x, outputs["depth", 0, 0]) for x in logits) / len(logits)
+            losses["loss"] = losses["loss"] + weight * losses["language_loss"]
+        return losses
+
+    return compute_losses
 
 
 def _refuse_pose_cnn(call: inspect.BoundArguments) -> nn.Module:

@@ -176,6 +176,7 @@ def run(
     encoder: Annotated[str, typer.Option(help="A preset, a checkpoint folder, or a Hub id.")] = "paper",
     decoder: Annotated[Decoders, typer.Option(help="Ours, or the repository's on our pyramid.")] = Decoders.dpt,
     pose: Annotated[Poses | None, typer.Option(help="monodepth2: its network, or DINO class tokens.")] = None,
+    language_loss: Annotated[float | None, typer.Option(help="monodepth2: weight of the language loss.")] = None,
     teacher: Annotated[Networks | None, typer.Option(help="manydepth: whose single-frame network.")] = None,
     share_frozen: Annotated[
         bool | None, typer.Option("--share-frozen", help="manydepth: hold frozen towers once for both.")
@@ -197,7 +198,7 @@ def run(
     from hybrid_encoder.adapters.repository import Patch
 
     own: dict[str, dict[str, Any]] = {
-        "monodepth2": {"pose": pose and pose.value},
+        "monodepth2": {"pose": pose and pose.value, "language_loss": language_loss},
         "manydepth": {"teacher": teacher and teacher.value, "share_frozen": share_frozen},
     }
     options = {name: value for name, value in own.pop(repository.value).items() if value is not None}

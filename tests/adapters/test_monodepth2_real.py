@@ -121,6 +121,7 @@ ROWS = {
     "pose of all frames": ([], "--pose_model_type shared --pose_model_input all"),
     "posecnn": ([], "--pose_model_type posecnn"),
     "predictive mask": (["--cpu"], "--predictive_mask --disable_automasking"),
+    "language in the loss": (["--language-loss", "0.1"], ""),
     "class-token pose": (["--pose", "class_token"], ""),
     "first scale alone": ([], "--scales 0"),
     "workers": ([], "--num_workers 2"),
