@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.kitti import KittiDrive
+    from hybrid_encoder.data.ordered import (
+        OrderedDepth,
+        OrderedPatches,
+        PatchBatch,
+        collate,
+        depth_files,
+        lidar_frames,
+        ordered_points_from_depth,
+    )
     from hybrid_encoder.data.synthetic import (
         SyntheticBatch,
         SyntheticDrive,
@@ -14,14 +23,40 @@ if TYPE_CHECKING:
         synthetic_batch,
         write_tusimple,
     )
+    from hybrid_encoder.data.tusimple import TuSimpleLanes
 
 _HOME = {
     "kitti": ("KittiDrive",),
+    "ordered": (
+        "OrderedDepth",
+        "OrderedPatches",
+        "PatchBatch",
+        "collate",
+        "depth_files",
+        "lidar_frames",
+        "ordered_points_from_depth",
+    ),
     "synthetic": ("SyntheticBatch", "SyntheticDrive", "SyntheticFrame", "synthetic_batch", "write_tusimple"),
+    "tusimple": ("TuSimpleLanes",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["KittiDrive", "SyntheticBatch", "SyntheticDrive", "SyntheticFrame", "synthetic_batch", "write_tusimple"]
+__all__ = [
+    "KittiDrive",
+    "OrderedDepth",
+    "OrderedPatches",
+    "PatchBatch",
+    "SyntheticBatch",
+    "SyntheticDrive",
+    "SyntheticFrame",
+    "TuSimpleLanes",
+    "collate",
+    "depth_files",
+    "lidar_frames",
+    "ordered_points_from_depth",
+    "synthetic_batch",
+    "write_tusimple",
+]
 
 
 def __getattr__(name: str) -> Any:
