@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from hybrid_encoder import CheckpointError, HybridDepthEncoder, HybridDepthModel, InputError
-from hybrid_encoder.checkpoints import load, write_whole
+from hybrid_encoder.checkpoints import load
 from hybrid_encoder.config import IMAGENET_MEAN, PromptConfig
+from hybrid_encoder.files import write_whole
 
 from published_layout import small_config, stage1_config, write_published, write_stage1
 

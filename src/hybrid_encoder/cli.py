@@ -95,8 +95,9 @@ def convert(
     notes: Annotated[str, typer.Option(help="How the weights were made, for the model card.")] = "",
 ) -> None:
     """Write a checkpoint in this library's layout: config.json, model.safetensors and a model card."""
-    from hybrid_encoder.checkpoints import CONFIG, WEIGHTS, load
+    from hybrid_encoder.checkpoints import load
     from hybrid_encoder.encoder import HybridDepthEncoder
+    from hybrid_encoder.files import CONFIG, WEIGHTS
     from hybrid_encoder.model import HybridDepthModel
 
     for name in (CONFIG, WEIGHTS):

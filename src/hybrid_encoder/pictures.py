@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hybrid_encoder.checkpoints import write_whole
 from hybrid_encoder.encoder import MIN_SIZE
 from hybrid_encoder.errors import InputError
+from hybrid_encoder.files import write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 Pixels = NDArray[np.uint8]

@@ -205,7 +205,7 @@ def write_tusimple(root: str | Path, drives: Sequence[SyntheticDrive]) -> Path:
     """
     from PIL import Image
 
-    from hybrid_encoder.checkpoints import write_whole
+    from hybrid_encoder.files import write_whole
 
     root, lines = Path(root), []
     for number, drive in enumerate(drives):
