@@ -1,0 +1,1 @@
+"""Training with language guidance: what the stages are made of."""
