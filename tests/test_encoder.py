@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,6 +163,61 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny: HybridDepthEnco
         torch.testing.assert_close(a.grad, b.grad, msg=name)
     for name, value in tiny.state_dict().items():  # batch-norm statistics move once, not twice
         torch.testing.assert_close(value, twin.state_dict()[name], msg=name)
+
+
+def test_other_prompts_change_the_logits_and_what_is_said_of_the_maps(
+    tiny_config: HybridEncoderConfig,
+    images,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    words = PromptConfig(words=DEPTH_WORDS)
+    encoder = HybridDepthEncoder(tiny_config.replace(prompts=words), pretrained=False).eval()
+    with torch.no_grad():
+        before = encoder.forward_features(images)
+    encoder.set_prompts(words)
+    with torch.no_grad():
+        for one, other in zip(encoder(images), before.maps, strict=True):
+            assert torch.equal(one, other)
+
+    encoder.set_prompts(PromptConfig(count=12, init="words"))
+    with torch.no_grad():
+        result = encoder.forward_features(images)
+    fused = [x.shape[1] for x in before.fused]
+    assert encoder.feature_info.channels() == [c + 12 for c in fused] == [x.shape[1] for x in result.maps]
+    assert all(torch.equal(a, b) for a, b in zip(result.fused, before.fused, strict=True))
+    assert encoder.config.prompts == PromptConfig(count=12, init="words")
+    encoder.set_prompts(PromptConfig(count=5, align="logits"))
+    assert encoder.feature_info.channels() == [5] * 4 == [x.shape[1] for x in encoder(images)]
+
+    encoder.save_pretrained(tmp_path)
+    loaded = HybridDepthEncoder.from_pretrained(tmp_path)
+    assert loaded.config == encoder.config
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(loaded(images), encoder(images), strict=True))
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_other_prompts_train_as_the_earlier_ones_did(tiny: HybridDepthEncoder, images, text: bool) -> None:  # type: ignore[no-untyped-def]
+    tiny.set_trainable(text=text, prompts=False)
+    tiny.set_prompts(PromptConfig(count=6))
+    assert tiny.prompts is not None and tiny.prompts.tokens is not None
+    assert {p.requires_grad for p in tiny.prompts.text_parameters()} == {text}
+    assert tiny.prompts.tokens.requires_grad
+    groups = {group["name"]: group["params"] for group in tiny.parameter_groups(1e-3)}
+    assert groups["prompts"] == [tiny.prompts.tokens] and ("text" in groups) is text
+    sum(x.square().mean() for x in tiny(images)).backward()  # type: ignore[union-attr]
+    assert tiny.prompts.tokens.grad is not None and tiny.prompts.tokens.grad.any()
+
+
+def test_prompts_that_cannot_be_put_are_named(tiny: HybridDepthEncoder, tiny_config: HybridEncoderConfig) -> None:
+    before, config = tiny.prompts, tiny.config
+    with pytest.raises(ConfigError, match=r"has words that .* has not kept"):
+        tiny.set_prompts(PromptConfig(words=DEPTH_WORDS))
+    assert tiny.prompts is before and tiny.config == config, "refused, and nothing is changed"
+    silent = HybridDepthEncoder(tiny_config.replace(prompts=None), pretrained=False)
+    with pytest.raises(ConfigError, match="the encoder has no prompts, and no text tower for others"):
+        silent.set_prompts(PromptConfig(count=6))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,65 @@ def test_learned_tokens_equal_the_full_text_tower(clip, template: str) -> None: 
         torch.testing.assert_close(prompts(), expected, atol=1e-6, rtol=0)
 
 
+@settings(deadline=None, max_examples=12)
+@given(
+    before=st.integers(0, 9),
+    after=st.integers(0, 3),
+    count=st.integers(2, 9),
+    words=st.booleans(),
+    recompute=st.booleans(),
+)
+def test_gradients_are_the_full_text_towers(before: int, after: int, count: int, words: bool, recompute: bool) -> None:
+    import open_clip
+
+    torch.manual_seed(4)
+    whole = build_clip(small_clip("RN50-quickgelu", layers=[1, 1, 1, 1], width=16), False)
+    template = " ".join([*["depth"] * before, "{}", *["it"] * after])
+    phrases = ("x", "a very close one", "far", "x y", "not near", "there", "x far", "y", "z z z")[:count]
+    config = PromptConfig(template=template, count=count, words=phrases if words else None)
+    prompts = DepthPrompts(whole, config)
+    prompts.transformer.grad_checkpointing = recompute
+    sentences = [template.format(phrase if words else "x") for phrase in phrases]
+    ids = open_clip.get_tokenizer("RN50")(sentences)
+    x = whole.token_embedding(ids)
+    if prompts.tokens is not None:
+        place = 1 + before  # after the start
+        x = torch.cat([x[:, :place], prompts.tokens[:, None], x[:, place + 1 :]], dim=1)
+    weight = torch.randn(count, prompts.dim)
+    shared = [*prompts.transformer.parameters(), *prompts.ln_final.parameters()]
+    shared += [] if prompts.tokens is None else [prompts.tokens]
+    expected = torch.autograd.grad((_full_length(whole, ids, x) * weight).sum(), shared)
+    matrix = prompts()
+    torch.testing.assert_close(matrix, _full_length(whole, ids, x), atol=1e-6, rtol=0)
+    for found, wanted in zip(torch.autograd.grad((matrix * weight).sum(), shared), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5 * max(1.0, float(wanted.abs().max())), rtol=0)
+
+
+def test_what_all_prompts_begin_with_is_read_once(clip) -> None:  # type: ignore[no-untyped-def]
+    read = []
+    prompts = DepthPrompts(clip, PromptConfig(count=50))
+    hooks = [
+        block.mlp.register_forward_hook(lambda _, given, out: read.append(out.shape[0] * out.shape[1]))
+        for block in prompts.transformer.resblocks
+    ]
+    prompts()
+    for hook in hooks:
+        hook.remove()
+    # Start and five words once; the learned token and the end for each.
+    assert sum(read) == len(hooks) * (6 + 50 * 2)
+
+
+def test_another_kind_of_attention_reads_every_prompt_from_the_start(clip) -> None:  # type: ignore[no-untyped-def]
+    class Attention(torch.nn.MultiheadAttention):
+        pass
+
+    other = copy.deepcopy(clip)
+    for block in other.transformer.resblocks:
+        block.attn.__class__ = Attention
+    config = PromptConfig(words=DEPTH_WORDS)
+    torch.testing.assert_close(DepthPrompts(other, config)(), DepthPrompts(clip, config)(), atol=1e-6, rtol=0)
+
+
 def test_only_what_the_prompts_read_is_kept(clip) -> None:  # type: ignore[no-untyped-def]
     prompts = DepthPrompts(clip, PromptConfig(count=5))
     assert prompts.token_embedding.shape[0] == 7, "start, end and five words"
@@ -82,6 +141,50 @@ def test_a_text_tower_of_another_kind_is_refused(clip) -> None:  # type: ignore[
         DepthPrompts(clip, PromptConfig())
     with pytest.raises(ConfigError, match=r"the longest prompt has \d+ tokens; this text tower takes 77"):
         DepthPrompts(clip, PromptConfig(template="very " * 90 + "{}"))
+
+
+def test_prompts_after_prompts_with_the_same_words_are_the_same(clip) -> None:  # type: ignore[no-untyped-def]
+    config = PromptConfig(words=DEPTH_WORDS)
+    first = DepthPrompts(clip, config)
+    second = DepthPrompts(first, config)
+    with torch.no_grad():
+        assert torch.equal(second(), first())
+        # Some of the words, in another order and another sentence of known words: as from the whole CLIP.
+        fewer = PromptConfig(template="{} this patch appears", words=("distant", "close", "very close"))
+        torch.testing.assert_close(DepthPrompts(second, fewer)(), DepthPrompts(clip, fewer)(), atol=1e-6, rtol=0)
+    assert second.transformer is first.transformer, "the text tower is shared"
+    assert second.token_embedding is not first.token_embedding
+
+
+def test_learned_tokens_after_words_start_from_them(clip) -> None:  # type: ignore[no-untyped-def]
+    words = DepthPrompts(clip, PromptConfig(words=DEPTH_WORDS))
+    config = PromptConfig(count=14, init="words")
+    after, anew = DepthPrompts(words, config), DepthPrompts(clip, config)
+    assert after.count == 14 and after.tokens is not None and anew.tokens is not None
+    torch.testing.assert_close(after.tokens, anew.tokens, atol=1e-6, rtol=0)
+    assert after().shape == (14, words.dim)
+    with torch.no_grad():
+        torch.testing.assert_close(after(), anew(), atol=1e-6, rtol=0)
+    weight = torch.randn(words.dim, generator=torch.Generator().manual_seed(0))
+    (after() @ weight).square().sum().backward()
+    assert after.tokens.requires_grad and after.tokens.grad is not None
+    assert after.tokens.grad.flatten(1).any(1).all(), "every token learns"
+    # ... and learned ones can go on as others, but the words are gone.
+    assert DepthPrompts(after, PromptConfig(count=3)).count == 3
+    with pytest.raises(
+        ConfigError,
+        match=r"the prompt .* has words that this checkpoint's text tower has not kept",
+    ):
+        DepthPrompts(after, PromptConfig(words=DEPTH_WORDS))
+    with pytest.raises(ConfigError, match="Choose among these, or start from the whole CLIP"):
+        DepthPrompts(after, config)
+
+
+def test_prompts_longer_than_the_earlier_ones_are_refused(clip) -> None:  # type: ignore[no-untyped-def]
+    short = DepthPrompts(clip, PromptConfig(template="patch {}", words=("close", "very close")))
+    longer = PromptConfig(template="patch patch {}", words=("close", "very close"))
+    with pytest.raises(ConfigError, match="the longest prompt has 6 tokens; this text tower takes 5"):
+        DepthPrompts(short, longer)
 
 
 class TestKept:

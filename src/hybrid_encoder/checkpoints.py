@@ -204,7 +204,11 @@ def load_published_matching(
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a state dict strictly, naming the first key that does not fit."""
+    """Load a state dict strictly, naming the first key that does not fit.
+
+    Tensors are taken over where they need no other type or device: those of a file stay mapped to it (privately, a
+    change never reaches the file), so that weights are not held twice.
+    """
     own = module.state_dict()
     name = type(module).__name__
     if missing := sorted(set(own) - set(state)):
@@ -217,25 +221,36 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         if not isinstance(state[key], Tensor) or state[key].shape != value.shape:
             found = tuple(state[key].shape) if isinstance(state[key], Tensor) else type(state[key]).__name__
             raise CheckpointError(f"{path}: {key!r} is {found}, and this {name} needs {tuple(value.shape)}.")
-    module.load_state_dict(dict(state), strict=True)
+    fitting = {key: state[key].to(value.device, value.dtype).contiguous() for key, value in own.items()}
+    module.load_state_dict(fitting, strict=True, assign=True)
+
+
+def read_config(folder: Path) -> tuple[HybridEncoderConfig, HybridDepthConfig | None]:
+    """The encoder's configuration of a folder in this library's layout, and the model's where it is a whole one.
+
+    Raises:
+        CheckpointError: no ``config.json``, or not one of ours.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
+    try:
+        content = json.loads(file.read_text())
+        kind, config = content["class"], content["config"]
+        if kind == "HybridDepthEncoder":
+            return HybridEncoderConfig.from_dict(config), None
+        if kind == "HybridDepthModel":
+            model = HybridDepthConfig.from_dict(config)
+            return model.encoder, model
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{file} is no configuration of this library: {error}") from error
+    raise CheckpointError(f"{file} describes a {kind!r}, which this version does not know.")
 
 
 def _load_ours(folder: Path) -> Loaded:
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} has no {name}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
-    try:
-        content = json.loads((folder / CONFIG).read_text())
-        kind, config = content["class"], content["config"]
-        if kind == "HybridDepthEncoder":
-            encoder, model = HybridEncoderConfig.from_dict(config), None
-        elif kind == "HybridDepthModel":
-            model = HybridDepthConfig.from_dict(config)
-            encoder = model.encoder
-        else:
-            raise CheckpointError(f"{folder / CONFIG} describes a {kind!r}, which this version does not know.")
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is no configuration of this library: {error}") from error
+    encoder, model = read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} has no {WEIGHTS}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     return Loaded(folder, "ours", encoder, model, read_tensors(folder / WEIGHTS))
 
 

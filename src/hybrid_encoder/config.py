@@ -251,6 +251,13 @@ class HybridDepthConfig:
             raise ConfigError(f"unknown preset {name!r}; the presets are {', '.join(map(repr, PRESETS))}.")
         return PRESETS[name]
 
+    @classmethod
+    def for_encoder(cls, encoder: HybridEncoderConfig) -> HybridDepthConfig:
+        """An encoder with the decoder of the preset that has the same towers, or else the paper's."""
+        towers = (encoder.semantic, encoder.spatial)
+        alike = (p for p in PRESETS.values() if (p.encoder.semantic, p.encoder.spatial) == towers)
+        return next(alike, PRESETS["paper"]).replace(encoder=encoder)
+
     def to_dict(self) -> dict[str, Any]:
         values: dict[str, Any] = _to_json(self)
         return values

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder.config import DecoderConfig
 from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.towers import same_size
 
 Size = tuple[int, int]
 RESNET_CHANNELS = {2: 64, 4: 64, 8: 128, 16: 256, 32: 512}  # of a ResNet-18, by stride
@@ -123,6 +124,8 @@ class DPTDecoder(nn.Module):
         """
         height, width = image_size
         grid = (maps[0].shape[-2], maps[0].shape[-1])
+        # Convolutions of many channels are faster so, and what follows keeps the format.
+        maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
         levels = [
             reassemble(resize(project(x)))
             for x, project, resize, reassemble in zip(maps, self.project, self.resize, self.reassemble, strict=True)
@@ -195,6 +198,6 @@ class PyramidNeck(nn.Module):
 
 
 def _resize(x: Tensor, size: Size) -> Tensor:
-    if (x.shape[-2], x.shape[-1]) == size:
+    if same_size((x.shape[-2], x.shape[-1]), size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

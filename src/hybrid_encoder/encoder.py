@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder.checkpoints import HubModel
-from hybrid_encoder.config import HybridEncoderConfig
+from hybrid_encoder.config import HybridEncoderConfig, PromptConfig
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.fusion import Fusion
 from hybrid_encoder.language import DepthPrompts, pixel_prompt_logits
@@ -132,6 +132,22 @@ class HybridDepthEncoder(HubModel):
         if self.config.prompts.align == "concat":
             maps = [torch.cat([a, b], dim=1) for a, b in zip(logits, fused, strict=True)]
         return HybridFeatures(maps, fused, logits, class_token, prompts)
+
+    def set_prompts(self, config: PromptConfig) -> None:
+        """Put other prompts in place of these, on the same text tower: learned tokens after a coarse stage's words.
+
+        What reads the maps must be made anew: the number of logits among them changes.
+
+        Raises:
+            ConfigError: no prompts so far, or words that they have not kept.
+        """
+        if self.prompts is None or self.config.prompts is None:
+            raise ConfigError("the encoder has no prompts, and no text tower for others; build one with prompts.")
+        trains = any(parameter.requires_grad for parameter in self.prompts.text_parameters())
+        device = self.prompts.token_embedding.device
+        self.prompts = DepthPrompts(self.prompts, config).to(device)
+        self.config = self.config.replace(prompts=config)
+        self.set_trainable(text=trains or config.train_text, prompts=True)
 
     def _check(self, images: Tensor) -> None:
         check_images(images)
@@ -256,7 +272,7 @@ def check_images(images: Tensor) -> None:
     shape = tuple(images.shape)
     if images.ndim != 4 or shape[1] != 3:
         raise InputError(f"images has the shape {shape}; (B, 3, H, W) is needed, RGB with three channels.")
-    if min(shape[2:]) < MIN_SIZE:
+    if shape[2] < MIN_SIZE or shape[3] < MIN_SIZE:  # not min(): a compiler would tie its graph to the smaller one
         raise InputError(
             f"images are {shape[2]} x {shape[3]}; height and width must be at least {MIN_SIZE}: resize them up."
         )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.config import FusionConfig
-from hybrid_encoder.towers import Grid
+from hybrid_encoder.towers import Grid, known
 
 
 class Fusion(nn.Module):
@@ -45,11 +45,25 @@ class Fusion(nn.Module):
 
     def _to_grid(self, level: int, x: Tensor, grid: Grid) -> Tensor:
         convolution = self.align[level]
-        smaller = x.shape[-2] * x.shape[-1] < grid[0] * grid[1]
+        here, there = x.shape[-2] * x.shape[-1], grid[0] * grid[1]
+        # Where a compiler leaves sizes open, the deeper two levels are taken to be the smaller ones.
+        smaller = known(here < there) if level < 2 else not known(here >= there)
         if self.method == "interp_conv1x1" and not smaller:
-            return convolution(F.interpolate(x, grid))  # type: ignore[no-any-return]
+            return convolution(_nearest(x, grid))  # type: ignore[no-any-return]
         # A 1x1 convolution and nearest resampling commute: convolve where there are fewer pixels.
-        return F.interpolate(convolution(x), grid)
+        return _nearest(convolution(x), grid)
+
+
+def _nearest(x: Tensor, grid: Grid) -> Tensor:
+    exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    if exporting is None or not exporting():
+        return F.interpolate(x, grid)
+    # torch's nearest cell in so many words: other runtimes round it otherwise, and would now and then read the next.
+    for axis, count in ((2, grid[0]), (3, grid[1])):
+        step = torch.scalar_tensor(x.shape[axis], device=x.device) / torch.scalar_tensor(count, device=x.device)
+        index = (torch.arange(count, dtype=step.dtype, device=x.device) * step).long()
+        x = x.index_select(axis, index)
+    return x
 
 
 def _align(method: str, level: int, channels: int, width: int) -> nn.Module:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hybrid_encoder.config import DEPTH_WORDS, PromptConfig
 from hybrid_encoder.errors import ConfigError
@@ -26,28 +29,32 @@ class DepthPrompts(nn.Module):
     that matters).
 
     The result is kept until something it depends on changes; while any of that trains, it is computed with
-    gradients at every call.
+    gradients at every call. The words that all prompts begin with go through the tower once for all of them, as what
+    comes later cannot change what they give.
 
     Args:
-        clip: an open_clip model whose text tower uses CLIP's own tokenizer.
+        clip: an open_clip model whose text tower uses CLIP's own tokenizer, or other prompts, whose text tower these
+            then share.
         config: template, words or number of learned tokens.
+
+    Raises:
+        ConfigError: another tokenizer, a prompt that is too long, or a word that the other prompts have not kept.
     """
 
     index: Tensor
     ends: Tensor
-    mask: Tensor
 
     def __init__(self, clip: nn.Module, config: PromptConfig) -> None:
         super().__init__()
-        text: Any = getattr(clip, "text", clip)
-        pooled = getattr(text, "pool_type", None) or getattr(text, "text_pool_type", None)
-        if getattr(text, "vocab_size", None) != VOCABULARY or pooled != "argmax" or text.attn_mask is None:
-            raise ConfigError(
-                "the text tower does not read CLIP's tokens causally up to the end of the text; choose an open_clip "
-                "model with OpenAI's text tower (RN50, ViT-B-16, convnext_base, ...)."
-            )
+        text, table, kept = _text_tower(clip)
         ids = _token_ids(config)
         known = sorted({token for row in ids for token in row if token >= 0})
+        if lost := [number for number, row in enumerate(ids) if not set(row) - {-1} <= set(kept)]:
+            text_of = config.template.format("..." if config.words is None else config.words[lost[0]])
+            raise ConfigError(
+                f"the prompt {text_of!r} has words that this checkpoint's text tower has not kept: it holds those of "
+                "its own prompts alone. Choose among these, or start from the whole CLIP."
+            )
         length = max(map(len, ids))
         if length > text.positional_embedding.shape[0]:
             raise ConfigError(
@@ -59,10 +66,12 @@ class DepthPrompts(nn.Module):
             index[i, : len(row)] = torch.tensor([rows[t] if t >= 0 else len(known) + i for t in row])
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("ends", torch.tensor([len(row) - 1 for row in ids]), persistent=False)
-        self.register_buffer("mask", torch.full((length, length), float("-inf")).triu(1), persistent=False)
+        # Every prompt has tokens of its own: the last one is not shared even where all are alike.
+        alike = (index == index[:1]).all(0)[:-1].tolist()
+        self.shared = alike.index(False) if False in alike else length - 1
 
         self.word_ids = tuple(known)
-        self.token_embedding = nn.Parameter(text.token_embedding.weight.detach()[known].clone())
+        self.token_embedding = nn.Parameter(table.detach()[[kept.index(token) for token in known]].clone())
         self.positional_embedding = nn.Parameter(text.positional_embedding.detach()[:length].clone())
         self.transformer = text.transformer
         self.ln_final = text.ln_final
@@ -96,8 +105,8 @@ class DepthPrompts(nn.Module):
             if self.tokens is not None:
                 table = torch.cat([table, self.tokens])
             x = table[self.index] + self.positional_embedding
-            x = self.transformer(x, attn_mask=self.mask.to(x.dtype))
-            x = x[torch.arange(self.count, device=x.device), self.ends]
+            x = _causal(self.transformer, x[:1, : self.shared], x[:, self.shared :])
+            x = x[torch.arange(self.count, device=x.device), self.ends - self.shared]
             x = F.normalize(self.ln_final(x) @ self.text_projection, dim=-1)
             matrix: Tensor = x / x.norm()
             return matrix
@@ -113,6 +122,56 @@ class DepthPrompts(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._kept.clear()
         super()._load_from_state_dict(*args, **kwargs)
+
+
+def _causal(transformer: Any, shared: Tensor, own: Tensor) -> Tensor:
+    """Texts that begin alike through a causal transformer: the beginning once, then the rest of each after it.
+
+    Args:
+        transformer: of open_clip.
+        shared: the tokens that all texts begin with, (1, k, D).
+        own: those of each text after them, (n, t, D).
+
+    Returns:
+        What becomes of the latter, (n, t, D).
+    """
+    blocks = transformer.resblocks
+    if not all(type(block.attn) is nn.MultiheadAttention for block in blocks):
+        texts = torch.cat([shared.expand(len(own), -1, -1), own], dim=1)
+        mask = torch.full((texts.shape[1],) * 2, float("-inf"), device=own.device, dtype=own.dtype).triu(1)
+        result: Tensor = transformer(texts, attn_mask=mask)[:, shared.shape[1] :]
+        return result
+    recompute = transformer.grad_checkpointing and torch.is_grad_enabled()
+    for block in blocks:
+        if recompute:
+            shared, own = checkpoint(_block, block, shared, own, use_reentrant=False)
+        else:
+            shared, own = _block(block, shared, own)
+    return own
+
+
+def _block(block: Any, shared: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """One residual attention block on both parts; the second also attends to the first."""
+    (q1, k1, v1), (q2, k2, v2) = _queries_keys_values(block, shared), _queries_keys_values(block, own)
+    texts, _, tokens, _ = q2.shape
+    seen = torch.ones(tokens, tokens + k1.shape[2], dtype=torch.bool, device=own.device).tril(k1.shape[2])
+    keys = torch.cat([k1.expand(texts, -1, -1, -1), k2], dim=2)
+    values = torch.cat([v1.expand(texts, -1, -1, -1), v2], dim=2)
+    return (
+        _after_attention(block, shared, F.scaled_dot_product_attention(q1, k1, v1, is_causal=True)),
+        _after_attention(block, own, F.scaled_dot_product_attention(q2, keys, values, attn_mask=seen)),
+    )
+
+
+def _queries_keys_values(block: Any, x: Tensor) -> Tensor:
+    products = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    return rearrange(products, "b t (three h d) -> three b h t d", three=3, h=block.attn.num_heads)
+
+
+def _after_attention(block: Any, x: Tensor, attended: Tensor) -> Tensor:
+    x = x + block.ls_1(block.attn.out_proj(rearrange(attended, "b h t d -> b t (h d)")))
+    result: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return result
 
 
 def pixel_prompt_logits(features: Tensor, prompts: Tensor) -> Tensor:
@@ -137,6 +196,20 @@ def pixel_prompt_logits(features: Tensor, prompts: Tensor) -> Tensor:
     products = F.conv2d(features, prompts.to(features.dtype)[:, :, None, None])
     scale: Tensor = LOGIT_SCALE / length.clamp_min(1e-12)
     return products * scale.to(products.dtype)
+
+
+def _text_tower(clip: nn.Module) -> tuple[Any, Tensor, Sequence[int]]:
+    """What holds the text tower, its token embeddings, and the tokens that these are of, in order."""
+    if isinstance(clip, DepthPrompts):
+        return clip, clip.token_embedding, clip.word_ids
+    text: Any = getattr(clip, "text", clip)
+    pooled = getattr(text, "pool_type", None) or getattr(text, "text_pool_type", None)
+    if getattr(text, "vocab_size", None) != VOCABULARY or pooled != "argmax" or text.attn_mask is None:
+        raise ConfigError(
+            "the text tower does not read CLIP's tokens causally up to the end of the text; choose an open_clip "
+            "model with OpenAI's text tower (RN50, ViT-B-16, convnext_base, ...)."
+        )
+    return text, text.token_embedding.weight, range(VOCABULARY)
 
 
 def _token_ids(config: PromptConfig) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from hybrid_encoder.checkpoints import HubModel, load
 from hybrid_encoder.config import HybridDepthConfig
 from hybrid_encoder.decoder import DPTDecoder
 from hybrid_encoder.encoder import HybridDepthEncoder, build_groups, check_images
+from hybrid_encoder.losses import bin_centers, language_depth
 
 
 class DepthPrediction(NamedTuple):
@@ -36,21 +37,36 @@ class HybridDepthModel(HubModel):
     Args:
         config: a preset name (``"paper"``, ``"tiny"``) or a configuration.
         pretrained: start the encoder from the public CLIP and DINO weights; the decoder starts from random ones.
+        encoder: use this one, itself and not a copy, with an untrained decoder: a stage-1 result, say. The
+            configuration's part for the encoder is not read then.
     """
 
     config: HybridDepthConfig
 
-    def __init__(self, config: str | HybridDepthConfig = "paper", *, pretrained: bool = True) -> None:
+    def __init__(
+        self,
+        config: str | HybridDepthConfig = "paper",
+        *,
+        pretrained: bool = True,
+        encoder: HybridDepthEncoder | None = None,
+    ) -> None:
         super().__init__()
         config = HybridDepthConfig.preset(config) if isinstance(config, str) else config
-        self.encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained)
+        self.encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained) if encoder is None else encoder
         self.decoder = DPTDecoder.from_config(self.encoder.feature_info.channels(), config.decoder)
         self.config = config.replace(encoder=self.encoder.config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1], (B, 3, H, W) with H and W from 32 up, to disparity (B, 1, H, W) (the finest scale)."""
+        """RGB in [0, 1], (B, 3, H, W) with H and W from 32 up, to disparity (B, 1, H, W).
+
+        It is the decoder's finest scale, resized (bilinear) where that is not 0.
+        """
         outputs = self.forward_scales(images)
-        return outputs[min(outputs)]
+        scale = min(outputs)
+        finest = outputs[scale]
+        if scale > 0:
+            finest = F.interpolate(finest, images.shape[-2:], mode="bilinear", align_corners=False)
+        return finest
 
     def forward_scales(self, images: Tensor) -> dict[int, Tensor]:
         """The disparity of every scale of the decoder: {s: (B, 1, H // 2**s, W // 2**s)}."""
@@ -61,6 +77,18 @@ class HybridDepthModel(HubModel):
         """Depth = 1 / (1 / max_depth + (1 / min_depth - 1 / max_depth) x disparity)."""
         low, high = 1 / self.config.max_depth, 1 / self.config.min_depth
         return 1 / (low + (high - low) * disparity)
+
+    def language_depth(self, logits: Sequence[Tensor]) -> Tensor:
+        """The depth that the words say, whatever the decoder makes of them.
+
+        Args:
+            logits: of ``encoder.forward_features``, each (B, n, h, w); their mean is read.
+
+        Returns:
+            (B, 1, h, w), from ``min_depth`` to ``max_depth``; the prompts stand for depths even in log-depth.
+        """
+        centers = bin_centers(logits[0].shape[1], self.config.min_depth, self.config.max_depth)
+        return language_depth(torch.stack(list(logits)).mean(0), centers.to(logits[0].device))
 
     @torch.inference_mode()
     def infer(self, images: Tensor, size: tuple[int, int] | None = None) -> DepthPrediction:

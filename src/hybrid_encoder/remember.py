@@ -35,6 +35,7 @@ class Remembered:
     def __init__(self, size: int = 4) -> None:
         self._size = size
         self._kept: OrderedDict[Hashable, tuple[Hashable, object]] = OrderedDict()
+        self._frozen = False
 
     def get(self, key: Hashable, sources: Sequence[Tensor], make: Callable[[], V]) -> V:
         """``make()``, or what it gave before for this key and these sources.
@@ -42,6 +43,8 @@ class Remembered:
         With a gradient to carry, under a compiler, or for inference tensors (which have no version
         counter) nothing is kept.
         """
+        if self._frozen and key in self._kept:
+            return self._kept[key][1]  # type: ignore[return-value]
         trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
         if trains or torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
             return make()
@@ -59,12 +62,17 @@ class Remembered:
             self._kept.popitem(last=False)
         return value
 
+    def freeze(self) -> None:
+        """From now on give what is kept without looking at its sources; a compiler takes it for a constant."""
+        self._frozen = True
+
     def clear(self) -> None:
         """Forget everything."""
         self._kept.clear()
+        self._frozen = False
 
     def __deepcopy__(self, memo: object) -> Remembered:
         return Remembered(self._size)  # what was kept belongs to the original's tensors
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_size": self._size, "_kept": OrderedDict()}
+        return {"_size": self._size, "_kept": OrderedDict(), "_frozen": False}

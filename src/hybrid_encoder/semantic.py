@@ -7,11 +7,12 @@ import logging
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.config import SemanticConfig
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.towers import Tower, even_taps, fit_to_patches, resample_positions, to_map
+from hybrid_encoder.towers import Tower, even_taps, fit_to_patches, known, resample_positions, to_map
 
 
 class SemanticTower(Tower):
@@ -28,6 +29,7 @@ class SemanticTower(Tower):
         if hasattr(visual, "layer4"):
             self.kind = "resnet"
             visual.attnpool = nn.Identity()
+            _open_pools(visual)
             self.channels = tuple(_resnet_width(getattr(visual, f"layer{i}")) for i in (1, 2, 3, 4))
             self.strides = (4, 8, 16, 32)
         elif hasattr(visual, "trunk") and hasattr(visual.trunk, "stages"):
@@ -117,6 +119,25 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
         )
     finally:
         root.setLevel(level)
+
+
+class _Pool(nn.AvgPool2d):
+    """Average pooling, as a convolution where a compiler leaves sizes open: torch's pooling asks whether a row is left
+    over, which ties a compiled graph to the answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, (height, width) = int(self.kernel_size), x.shape[-2:]  # type: ignore[arg-type]
+        if not torch.compiler.is_compiling() or (known(height % k == 0) and known(width % k == 0)):
+            return super().forward(x)
+        return F.conv2d(x, x.new_full((x.shape[1], 1, k, k), 1 / k**2), stride=k, groups=x.shape[1])
+
+
+def _open_pools(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.AvgPool2d):
+            setattr(module, name, _Pool(child.kernel_size, child.stride))
+        else:
+            _open_pools(child)
 
 
 def _resnet_width(layer: nn.Module) -> int:

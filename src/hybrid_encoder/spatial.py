@@ -79,6 +79,8 @@ class TimmTower(SpatialTower):
             ) from error
         if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
             raise ConfigError(f"spatial.name is {config.name!r}, which is no vision transformer; choose a DINO one.")
+        # Only whole patches come here; timm's check writes sizes into a text, which ties a compiled graph to them.
+        model.patch_embed.img_size = None
         rule: str = config.position_embedding
         if model.pos_embed is None:
             rule = "rope"
