@@ -283,29 +283,36 @@ def language_depth(logits: Tensor, bin_centers: Tensor) -> Tensor:
     return (logits.softmax(1) * place).sum(1, keepdim=True).exp()
 
 
+def bin_centers(count: int, near: float = 0.1, far: float = 100.0) -> Tensor:
+    """The depths that prompts stand for, from near to far and even in log-depth, (count,).
+
+    Raises:
+        ConfigError: fewer than 2, or not 0 < near < far.
+
+    Example:
+        >>> bin_centers(4, 1.0, 8.0)
+        tensor([1., 2., 4., 8.])
+    """
+    if count < 2 or not 0 < near < far < math.inf:
+        raise ConfigError(
+            f"{count} bin centres from {near} to {far}; at least 2 and 0 < near < far are needed: near before far."
+        )
+    return torch.linspace(math.log(near), math.log(far), count, dtype=torch.float64).exp().float()
+
+
 class PixelLanguageLoss(nn.Module):
     """:func:`pixel_language_loss` with bin centres of its own, even in log-depth.
 
     Args:
         count: n, of the prompts.
         near, far: the first and the last centre.
-
-    Example:
-        >>> loss = PixelLanguageLoss(4, 1.0, 8.0)
-        >>> loss.bin_centers
-        tensor([1., 2., 4., 8.])
     """
 
     bin_centers: Tensor
 
     def __init__(self, count: int, near: float = 0.1, far: float = 100.0) -> None:
         super().__init__()
-        if count < 2 or not 0 < near < far < math.inf:
-            raise ConfigError(
-                f"{count} bin centres from {near} to {far}; at least 2 and 0 < near < far are needed: near before far."
-            )
-        centers = torch.linspace(math.log(near), math.log(far), count, dtype=torch.float64).exp().float()
-        self.register_buffer("bin_centers", centers, persistent=False)
+        self.register_buffer("bin_centers", bin_centers(count, near, far), persistent=False)
 
     def forward(self, logits: Tensor, depth: Tensor, mask: Tensor | None = None) -> Tensor:
         """As the function."""

@@ -142,7 +142,7 @@ def test_points_of_depth_files_are_in_order_in_the_picture(
     data = OrderedDepth(*files, size=(48, 80), lanes=20, inverse=inverse, seed=0)
     assert len(data) == 3
     for index, frame in enumerate(drive):
-        image, points = data[index]
+        image, points, _ = data[index]
         assert image.shape == (3, 48, 80) and points.shape == (20, 7, 2)
         own = (points + 0.5) * torch.tensor([320 / 80, 96 / 48]) / step - 0.5
         torch.testing.assert_close(own, own.round(), atol=1e-4, rtol=0)
@@ -183,7 +183,7 @@ def test_lidar_puts_pixels_in_order(data: Path) -> None:
     items = OrderedDepth(*lidar_frames(drive, drive.frames[:2]), size=(height, width), lanes=50)
     assert len(items) == 2 and len(OrderedDepth(*lidar_frames(drive))) == len(drive.frames)
     for index, frame in enumerate(drive.frames[:2]):
-        image, points = items[index]
+        image, points, _ = items[index]
         np.testing.assert_allclose(image.numpy(), drive.image(frame), atol=1e-5)
         values = at(torch.from_numpy(drive.lidar_depth(frame)[0]), points.round())
         assert values.shape == (50, 7) and (values > 0).all()

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from hybrid_encoder import InputError
-from hybrid_encoder.data import OrderedPatches, SyntheticDrive, TuSimpleLanes, collate, write_tusimple
+from hybrid_encoder.data import OrderedPatches, SyntheticDrive, SyntheticLanes, TuSimpleLanes, collate, write_tusimple
 from hybrid_encoder.data.ordered import fit
 
 SIZE = (96, 320)  # of the drives: their points are not moved
@@ -74,7 +74,7 @@ def test_points_stay_on_what_they_mark_through_resizing_and_flips(flip: bool) ->
     y, x = torch.meshgrid(torch.arange(720.0), torch.arange(1280.0), indexing="ij")
     image = torch.stack([x / 1280, y / 720, 0 * x])
     points = torch.rand(5, 7, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1200, 640]) + 40
-    item = fit(image, points, (720, 1280), (224, 256), flip)
+    item = fit(image, points, (720, 1280), (224, 256), flip, "a picture")
     grid = (item.points + 0.5) / torch.tensor([256, 224]) * 2 - 1
     read = torch.nn.functional.grid_sample(item.image[None], grid[None], align_corners=False)[0, :2]
     torch.testing.assert_close(read.permute(1, 2, 0) * torch.tensor([1280, 720]), points, atol=0.05, rtol=0)
@@ -151,3 +151,22 @@ def test_other_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1\.jpg is 90 x 160, but its labels reach x = 150, y = 130"):
         TuSimpleLanes(tmp_path)[0]
     assert len(TuSimpleLanes(tmp_path, labels="label_*.json")) == 1
+
+
+def test_synthetic_lanes_are_those_of_the_written_pictures(tmp_path: Path) -> None:
+    """In memory and by way of files: the same points, nearer ones nearer in the true depth."""
+    drives = [SyntheticDrive(seed=seed, num_frames=2, height=96, width=160) for seed in range(3)]
+    write_tusimple(tmp_path, drives)
+    files, memory = TuSimpleLanes(tmp_path, (96, 160)), SyntheticLanes(drives)
+    assert len(memory) == len(files) == 6
+    seen = 0
+    for index in range(6):
+        one, other = memory[index], files[index]
+        torch.testing.assert_close(one.points, other.points)
+        torch.testing.assert_close(one.image, other.image, atol=1 / 255, rtol=0)
+        assert one.name == f"drive {index // 2}, frame {index % 2}" and other.name.endswith(f"{index % 2 + 1}.png")
+        depth = torch.from_numpy(drives[index // 2][index % 2].depth[0])
+        x, y = one.points.long().unbind(-1)
+        assert (depth[y, x].diff(dim=-1) > 0).all()
+        seen += len(one.points)
+    assert seen > 6

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         lidar_frames,
         ordered_points_from_depth,
     )
+    from hybrid_encoder.data.sequences import Frames, KittiSequences, SyntheticSequences
     from hybrid_encoder.data.synthetic import (
         SyntheticBatch,
         SyntheticDrive,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         synthetic_batch,
         write_tusimple,
     )
-    from hybrid_encoder.data.tusimple import TuSimpleLanes
+    from hybrid_encoder.data.tusimple import SyntheticLanes, TuSimpleLanes
 
 _HOME = {
     "kitti": ("KittiDrive",),
@@ -36,19 +37,24 @@ _HOME = {
         "lidar_frames",
         "ordered_points_from_depth",
     ),
+    "sequences": ("Frames", "KittiSequences", "SyntheticSequences"),
     "synthetic": ("SyntheticBatch", "SyntheticDrive", "SyntheticFrame", "synthetic_batch", "write_tusimple"),
-    "tusimple": ("TuSimpleLanes",),
+    "tusimple": ("SyntheticLanes", "TuSimpleLanes"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Frames",
     "KittiDrive",
+    "KittiSequences",
     "OrderedDepth",
     "OrderedPatches",
     "PatchBatch",
     "SyntheticBatch",
     "SyntheticDrive",
     "SyntheticFrame",
+    "SyntheticLanes",
+    "SyntheticSequences",
     "TuSimpleLanes",
     "collate",
     "depth_files",

@@ -49,7 +49,8 @@ class KittiDrive:
     @property
     def frames(self) -> list[int]:
         """Numbers of the frames that have a picture, in order."""
-        return sorted(int(file.stem) for file in self._data(f"image_0{self.camera}").glob("*.[pj][np]g"))
+        names = (file.stem for file in self._data(f"image_0{self.camera}").glob("*.[pj][np]g"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     @cached_property
     def K(self) -> Array:

@@ -35,6 +35,7 @@ class OrderedPatches(NamedTuple):
 
     image: Tensor  # (3, H, W), RGB in [0, 1]
     points: Tensor  # (L, P, 2), (x, y) in pixels of the image, from near to far
+    name: str = ""  # where it is from, for error messages
 
 
 class PatchBatch(NamedTuple):
@@ -44,6 +45,7 @@ class PatchBatch(NamedTuple):
     points: Tensor  # (sum of L, P, 2)
     # Which image a lane belongs to, (sum of L,), int64; the name, of the loss, hides a method of tuples.
     index: Tensor  # type: ignore[assignment]
+    names: tuple[str, ...] = ()
 
 
 def collate(items: Sequence[OrderedPatches]) -> PatchBatch:
@@ -53,6 +55,7 @@ def collate(items: Sequence[OrderedPatches]) -> PatchBatch:
         torch.stack([item.image for item in items]),
         torch.cat([item.points for item in items]),
         torch.arange(len(items)).repeat_interleave(counts),
+        tuple(item.name for item in items),
     )
 
 
@@ -175,7 +178,8 @@ class OrderedDepth(Dataset[OrderedPatches]):
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed + index % len(self))
         points = ordered_points_from_depth(depth, self.points, self.lanes, self.ratio, generator)
         flip = self.flip and bool(torch.rand((), generator=generator) < 0.5)
-        return fit(image, points, (depth.shape[0], depth.shape[1]), self.size, flip)
+        name = f"picture {index}" if callable(picture) else str(picture)
+        return fit(image, points, (depth.shape[0], depth.shape[1]), self.size, flip, name)
 
 
 def depth_files(images: str | Path, depths: str | Path, ending: str = ".npy") -> tuple[list[Path], list[Path]]:
@@ -231,7 +235,9 @@ def read_depth(path: Path) -> Tensor:
         raise InputError(f"{path} cannot be read as depth ({error}); give a 16-bit grey PNG or a .npy.") from None
 
 
-def fit(image: Tensor, points: Tensor, frame: tuple[int, int], size: tuple[int, int], flip: bool) -> OrderedPatches:
+def fit(
+    image: Tensor, points: Tensor, frame: tuple[int, int], size: tuple[int, int], flip: bool, name: str
+) -> OrderedPatches:
     """A picture (3, h, w), and points in pixels of the same view at another size, both at one size, mirrored or not.
 
     Args:
@@ -242,7 +248,7 @@ def fit(image: Tensor, points: Tensor, frame: tuple[int, int], size: tuple[int, 
     if flip:
         image = image.flip(-1)
         points = torch.stack([size[1] - 1 - points[..., 0], points[..., 1]], dim=-1)
-    return OrderedPatches(image.clamp(0, 1), points)
+    return OrderedPatches(image.clamp(0, 1), points, name)
 
 
 def check_size(size: tuple[int, int]) -> None:

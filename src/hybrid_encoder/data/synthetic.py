@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,14 @@ class SyntheticFrame:
     world_T_cam: Array
     lanes: Array
     h_samples: Array
+
+
+class RenderedDrive(Protocol):
+    """Frames in order: a ``SyntheticDrive``, which renders them on demand, or a list of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> SyntheticFrame: ...
 
 
 @dataclass(frozen=True)

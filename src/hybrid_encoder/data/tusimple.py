@@ -12,15 +12,21 @@ Reading an order off lanes is the coarse stage of Hybrid-depth, ICCV 2025; there
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hybrid_encoder.data.ordered import OrderedPatches, check_group, check_size, fit
 from hybrid_encoder.errors import InputError
+
+if TYPE_CHECKING:
+    from hybrid_encoder.data.synthetic import RenderedDrive
 
 
 class TuSimpleLanes(Dataset[OrderedPatches]):
@@ -76,7 +82,8 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
                 f"{picture} is {height} x {width}, but its labels reach x = {x:g}, y = {y:g}; "
                 "labels are in pixels of the original picture: restore it."
             )
-        return fit(image, points, (height, width), self.size, self.flip and bool(torch.rand(()) < 0.5))
+        flip = self.flip and bool(torch.rand(()) < 0.5)
+        return fit(image, points, (height, width), self.size, flip, str(picture))
 
     def _parse(self, line: bytes, count: int, place: str) -> tuple[Path, Tensor]:
         try:
@@ -95,10 +102,53 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
             ) from None
         if not picture.is_file():
             raise InputError(f"{place}: {picture} does not exist; unpack the pictures beside the labels.")
-        steps = np.arange(count)
-        chosen = [
-            np.stack([lane[seen], rows[seen]], -1)[::-1][steps * (len(seen) - 1) // (count - 1)]
-            for lane in lanes
-            if len(seen := np.flatnonzero(lane >= 0)) >= count
-        ]
-        return picture, torch.from_numpy(np.array(chosen, np.float32).reshape(-1, count, 2))
+        return picture, lane_points(lanes, rows, count)
+
+
+class SyntheticLanes(Dataset[OrderedPatches]):
+    """Rendered frames with points along the lane lines of their street, as ``TuSimpleLanes`` has them.
+
+    Args:
+        drives: sequences of frames; a ``SyntheticDrive`` renders them on demand, a list holds them.
+        points: P, in a lane.
+        flip: mirror half of the items, drawn by torch's own generator.
+
+    Raises:
+        InputError: fewer than 2 points.
+    """
+
+    def __init__(self, drives: Sequence[RenderedDrive], points: int = 7, flip: bool = False) -> None:
+        check_group(points)
+        self.drives, self.points, self.flip = drives, points, flip
+        self.items = [(drive, frame) for drive in range(len(drives)) for frame in range(len(drives[drive]))]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> OrderedPatches:
+        drive, number = self.items[index]
+        frame = self.drives[drive][number]
+        size = (frame.image.shape[1], frame.image.shape[2])
+        points = lane_points(frame.lanes, frame.h_samples, self.points)
+        flip = self.flip and bool(torch.rand(()) < 0.5)
+        return fit(torch.from_numpy(frame.image), points, size, size, flip, f"drive {drive}, frame {number}")
+
+
+def lane_points(lanes: NDArray[Any], rows: NDArray[Any], count: int) -> Tensor:
+    """Points at equal steps along lanes, from near to far.
+
+    Args:
+        lanes: a column for each lane and row, negative where absent, (L, R).
+        rows: from top to bottom, (R,).
+        count: P, points in a lane; a lane with fewer labelled rows is left out.
+
+    Returns:
+        (x, y) in pixels, float32, (L', P, 2).
+    """
+    steps = np.arange(count)
+    chosen = [
+        np.stack([lane[seen], rows[seen]], -1)[::-1][steps * (len(seen) - 1) // (count - 1)]
+        for lane in lanes
+        if len(seen := np.flatnonzero(lane >= 0)) >= count
+    ]
+    return torch.from_numpy(np.array(chosen, np.float32).reshape(-1, count, 2))

@@ -1,0 +1,140 @@
+"""The coarse stage: patches along lanes, put in order by depth words.
+
+Source: Hybrid-depth, ICCV 2025, its stage 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, HybridEncoderConfig, PromptConfig
+from hybrid_encoder.data.ordered import PatchBatch, collate
+from hybrid_encoder.encoder import HybridDepthEncoder
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.losses import CoarseLoss, CoarsePatchLoss, Sampling, patch_order_accuracy
+from hybrid_encoder.training.loop import Stage
+from hybrid_encoder.training.parallel import share_of
+from hybrid_encoder.training.recipes import CoarseRecipe, run, writes
+
+
+class CoarseStage(Stage):
+    """Trains an encoder on batches of ordered patches (:class:`hybrid_encoder.data.PatchBatch`).
+
+    Args:
+        encoder: with as many prompts as a lane has points.
+        two_sided, sampling, box: of :class:`hybrid_encoder.losses.CoarsePatchLoss`.
+
+    Raises:
+        ConfigError: an encoder without prompts.
+    """
+
+    def __init__(
+        self, encoder: HybridDepthEncoder, two_sided: bool = False, sampling: Sampling = "cell", box: float = 32.0
+    ) -> None:
+        super().__init__()
+        if encoder.prompts is None:
+            raise ConfigError("the encoder has no prompts; the coarse stage compares patches with depth words.")
+        self.encoder = encoder
+        self.criterion = CoarsePatchLoss(two_sided, sampling, box)
+
+    def forward(self, batch: PatchBatch) -> dict[str, Tensor]:
+        """``loss`` = ``ranking`` + ``contrastive``, and ``order``, the share of pairs that the words put in order."""
+        parts = self.compare(batch)
+        # Ranking is a mean over images, of which every process has as many; contrastive is one over lanes.
+        contrastive = parts.contrastive * share_of(len(batch.points), parts.contrastive.device)
+        order = torch.tensor(patch_order_accuracy(parts.logits.detach()))
+        return {
+            "loss": parts.ranking + contrastive,
+            "ranking": parts.ranking.detach(),
+            "contrastive": parts.contrastive.detach(),
+            "order": order,
+        }
+
+    def compare(self, batch: PatchBatch) -> CoarseLoss:
+        """The loss and its parts, with the logits of patches against prompts."""
+        features = self.encoder.forward_features(batch.images)
+        assert features.prompt_embeddings is not None  # an encoder with prompts
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        loss: CoarseLoss = self.criterion(features.fused, features.prompt_embeddings, batch.points, batch.index, size)
+        return loss
+
+
+@torch.no_grad()
+def order_accuracy(stage: CoarseStage, batches: Iterable[PatchBatch]) -> float:
+    """How often the nearer of two patches is said to be nearer in words, over batches of ordered patches.
+
+    Returns:
+        In [0, 1], one half by chance; NaN without a lane.
+    """
+    was_training = stage.training
+    stage.eval()
+    device = next(stage.parameters()).device
+    try:
+        logits = [
+            stage.compare(PatchBatch(b.images.to(device), b.points.to(device), b.index.to(device))).logits.cpu()
+            for b in batches
+        ]
+    finally:
+        stage.train(was_training)
+    return patch_order_accuracy(torch.cat(logits))
+
+
+def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = True) -> HybridDepthEncoder:
+    """An encoder with the recipe's words for prompts, as the coarse stage starts from it.
+
+    Args:
+        source: a preset, built anew with ImageNet's normalisation (as published for this stage); or a checkpoint.
+        recipe: says the words.
+        pretrained: a preset starts from the public CLIP and DINO weights.
+
+    Raises:
+        CheckpointError, ConfigError: a checkpoint that is not found, or has not kept the words.
+    """
+    if str(source) not in PRESETS:
+        encoder = HybridDepthEncoder.from_pretrained(source)
+        if encoder.config.prompts is None or encoder.config.prompts.words != recipe.words:
+            encoder.set_prompts(PromptConfig(words=recipe.words))
+        return encoder
+    config = HybridEncoderConfig.preset(str(source))
+    config = config.replace(
+        semantic=dataclasses.replace(config.semantic, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        spatial=dataclasses.replace(config.spatial, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        prompts=PromptConfig(words=recipe.words, train_text=bool(config.prompts and config.prompts.train_text)),
+    )
+    return HybridDepthEncoder(config, pretrained=pretrained)
+
+
+def train_coarse(
+    encoder: HybridDepthEncoder, items: Dataset[Any], folder: str | Path, recipe: CoarseRecipe, **options: Any
+) -> Path | None:
+    """The coarse stage from its first step to weights in the Hub layout.
+
+    Args:
+        encoder: trained in place.
+        items: of ordered patches: ``TuSimpleLanes``, ``OrderedDepth``, ``SyntheticLanes``.
+        folder: of the run; the weights come into its ``final``.
+        recipe: how.
+        options: of :func:`hybrid_encoder.training.recipes.run`.
+
+    Returns:
+        The folder of the weights; None where the run was stopped before its end.
+    """
+    folder = Path(folder)
+    stage = CoarseStage(encoder, recipe.two_sided, recipe.sampling, recipe.box)
+    if recipe.freeze_spatial:
+        encoder.set_trainable(spatial=False)
+    groups = encoder.parameter_groups(recipe.lr)
+    if not run(stage, items, groups, recipe, folder, collate=collate, **options):
+        return None
+    encoder.eval()
+    if writes():
+        notes = f"The coarse stage of Hybrid-depth: {recipe.count(len(items))} steps of patches in the order of depth."  # type: ignore[arg-type]
+        encoder.save_pretrained(folder / "final", notes=notes)
+    return folder / "final"

@@ -1,0 +1,83 @@
+"""What makes several processes train as one with all their batches together would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def is_parallel() -> bool:
+    """Whether this is one of several processes that train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def share_of(count: int | Tensor, device: torch.device) -> Tensor:
+    """The factor on a mean over ``count`` things that makes the processes' average the mean over all of theirs.
+
+    Returns:
+        A scalar, count x processes / total; 1 in one process, or where nobody has any.
+    """
+    own = torch.as_tensor(count, dtype=torch.float32, device=device)
+    if not is_parallel():
+        return torch.ones_like(own)
+    total = own.clone()
+    dist.all_reduce(total)
+    return torch.where(total > 0, own * dist.get_world_size() / total, 1.0)
+
+
+def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
+    """Let batch norm see the batches of all processes, in place; parameters stay the same objects."""
+    # torch's own conversion drops the activation that timm's batch norm may carry
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncedBatchNorm):
+            on_cpu = device.type == "cpu"  # torch's own works on accelerators alone
+            made: Any = SyncedBatchNorm.of(child) if on_cpu else convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
+            setattr(module, name, made)
+        else:
+            synchronize_batch_norm(child, device)
+
+
+class SyncedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over all processes, on a CPU, and what timm's batch norm may do after it (an activation)."""
+
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d) -> SyncedBatchNorm:
+        """One that takes over the parameters and statistics of another, and its parts."""
+        made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        made._parameters, made._buffers, made._modules = norm._parameters, norm._buffers, norm._modules
+        return made.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._normalise(x)
+        for part in self.children():
+            x = part(x)
+        return x
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        if not (self.training and is_parallel()) or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        import torch.distributed.nn.functional as collective  # warns where there is no distributed build
+
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = torch.full((1,), x.numel() / x.shape[1], dtype=wide.dtype)
+        sums = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), count])
+        sums = collective.all_reduce(sums)
+        total, squares = (sums[:-1] / sums[-1]).chunk(2)
+        mean, variance, count = total, squares - total.square(), sums[-1].detach()
+        with torch.no_grad():
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+            momentum = 0.1 if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), momentum)
+        scale = (variance.clamp(min=0) + self.eps).rsqrt()
+        weight = 1.0 if self.weight is None else self.weight
+        bias = 0.0 if self.bias is None else self.bias
+        scaled = (wide - mean[:, None, None]) * (scale * weight)[:, None, None]
+        result: Tensor = (scaled + torch.as_tensor(bias).view(-1, 1, 1)).to(x.dtype)
+        return result

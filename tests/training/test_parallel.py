@@ -1,0 +1,202 @@
+"""Several processes train as one with all their batches together would; run as a script, this file is one of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hybrid_encoder import HybridDepthConfig, HybridDepthModel
+from hybrid_encoder.data import OrderedPatches, PatchBatch, SyntheticDrive, SyntheticSequences, collate
+from hybrid_encoder.losses import CoarseLoss
+from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder
+from hybrid_encoder.training.fine import FineStage
+from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, train
+from hybrid_encoder.training.parallel import SyncedBatchNorm, is_parallel, share_of, synchronize_batch_norm
+from hybrid_encoder.training.pose_network import PoseNetwork
+from hybrid_encoder.training.recipes import COARSE
+
+STEPS, ITEMS, SECONDS = 3, 4, 240  # ITEMS a step in all: half as many for each of two processes
+
+
+class Lanes(Dataset[OrderedPatches]):
+    """Pictures with no, one, two ... lanes: a mean over lanes is no mean of the processes' means."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> OrderedPatches:
+        generator = torch.Generator().manual_seed(index)
+        points = torch.rand(index % 6, 7, 2, generator=generator) * torch.tensor([95.0, 47.0])
+        return OrderedPatches(torch.rand(3, 48, 96, generator=generator), points)
+
+
+class Balanced(CoarseStage):
+    """The ranking loss is in the hundreds here, and would hide what is wrong with the contrastive one."""
+
+    def compare(self, batch: PatchBatch) -> CoarseLoss:
+        parts = super().compare(batch)
+        return parts._replace(ranking=parts.ranking / 300)
+
+
+class Poisoned(Stage):
+    """A loss that is not finite in one of the processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return {"loss": self.weight.sum() * (math.nan if bool((batch == 5).any()) else 1.0)}
+
+
+def _stage(kind: str) -> tuple[Stage, Dataset[Any], Any]:
+    torch.manual_seed(0)
+    if kind == "coarse":
+        return Balanced(coarse_encoder("tiny", COARSE["small"], pretrained=False), True), Lanes(), collate
+    if kind == "fine":
+        config = HybridDepthConfig.preset("tiny")
+        drives = [list(SyntheticDrive(seed=seed, num_frames=5, height=48, width=96)) for seed in range(4)]
+        stage = FineStage(
+            HybridDepthModel(config, pretrained=False),
+            PoseNetwork("test_resnet", channels=16),
+            language_loss=0.1,
+            levels=(0, 1),
+        )
+        return stage, SyntheticSequences(drives, augment=True), None
+    return Poisoned(), [torch.tensor(float(i)) for i in range(12)], None  # type: ignore[return-value]
+
+
+def _train(kind: str, folder: Path, batch_size: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    stage, items, collate_fn = _stage(kind)
+    before = copy.deepcopy(stage.state_dict())
+    # Not Adam: it makes steps of rounding errors where a gradient is zero.
+    optimizer = torch.optim.SGD(stage.parameters(), 0.05, momentum=0.9)
+    config = LoopConfig(STEPS, batch_size, save_every=100, clip=1.0, seed=1, cpu=True)
+    losses = train(stage, items, optimizer, None, folder, config, collate=collate_fn)
+    return {"before": before, "after": stage.state_dict(), "losses": losses}
+
+
+if __name__ == "__main__":
+    chosen, place = sys.argv[1], Path(sys.argv[2])
+    result: dict[str, Any]
+    try:
+        result = _train(chosen, place / "run", ITEMS // 2)
+        assert is_parallel()
+    except NonFiniteLossError as error:
+        result = {"error": str(error)}
+    torch.save(result, place / f"rank{os.environ['RANK']}.pt")
+
+
+def _two_processes(kind: str, folder: Path) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, kind, str(folder)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=SECONDS)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], said
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["coarse", "fine"])
+def test_two_processes_train_as_one_with_the_whole_batch(kind: str, tmp_path: Path) -> None:
+    alone = _train(kind, tmp_path / "alone", ITEMS)
+    both = _two_processes(kind, tmp_path)
+    moved = 0.0
+    for result in both:
+        assert result["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        for name, value in alone["after"].items():
+            torch.testing.assert_close(result["after"][name], value, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: n + m)
+            assert torch.equal(result["before"][name], alone["before"][name])
+            if value.is_floating_point() and "running" not in name:
+                moved = max(moved, (value - alone["before"][name]).abs().max().item())
+    assert moved > 0.01, "weights that hardly move are alike anyway"
+    assert len(set(alone["losses"])) == STEPS
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step_{STEPS:08d}"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_process_stops_both(tmp_path: Path) -> None:
+    errors = [result["error"] for result in _two_processes("poisoned", tmp_path)]
+    assert sorted("not finite in another process" in error for error in errors) == [False, True]
+    assert all("at step " in error for error in errors) and sum("is nan" in error for error in errors) == 1
+
+
+# -- in one process ----------------------------------------------------------------------------------------
+
+
+def test_in_one_process_every_share_is_whole() -> None:
+    assert not is_parallel()
+    for count in (0, 3, torch.tensor(7)):
+        share = share_of(count, torch.device("cpu"))
+        assert share.shape == () and share.item() == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_synced_batch_norm_alone_is_batch_norm(training: bool, affine: bool) -> None:
+    torch.manual_seed(0)
+    plain = nn.BatchNorm2d(5, eps=1e-3, momentum=0.3, affine=affine)
+    for value in (*plain.parameters(), plain.running_mean, plain.running_var):
+        assert value is not None
+        nn.init.uniform_(value, 0.5, 1.5)
+    synced = SyncedBatchNorm.of(copy.deepcopy(plain))
+    x = torch.randn(3, 5, 4, 6, requires_grad=True)
+    outputs, gradients = [], []
+    for norm in (plain, synced):
+        y = norm.train(training)(x)
+        outputs.append(y)
+        gradients.append(torch.autograd.grad((y * torch.arange(6)).square().sum(), [x, *norm.parameters()]))
+    torch.testing.assert_close(outputs[1], outputs[0])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(synced.state_dict()[name], value, msg=name)
+
+
+def test_synchronizing_keeps_parameters_names_and_what_comes_out() -> None:
+    # EfficientNet's batch norm carries its activation.
+    for backbone in ("test_resnet", "efficientnet_b0"):
+        torch.manual_seed(0)
+        network = PoseNetwork(backbone, channels=8, drop_path_rate=0.0)
+        frozen = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+        frozen.requires_grad_(False)
+        twin = copy.deepcopy(network)
+        parameters, names = list(network.parameters()), list(network.state_dict())
+        count = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+        synchronize_batch_norm(network, torch.device("cpu"))
+        assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))
+        assert list(network.state_dict()) == names
+        made = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert len(made) == count > 3 and all(isinstance(m, SyncedBatchNorm) for m in made)
+        assert [m.training for m in made] == [False] + [True] * (count - 1)
+        pair = torch.rand(2, 2, 3, 64, 64)
+        torch.testing.assert_close(network(*pair), twin(*pair))
+        synchronize_batch_norm(network, torch.device("cpu"))
+        assert [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)] == made, "once is enough"
