@@ -17,7 +17,7 @@ WORKERS ?= 2
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(CORE) ## fit a small model to synthetic drives and leave demo.png
+demo: $(CORE) ## both stages of the method on synthetic drives; leaves demo.png
 	$(BIN)/hybrid-encoder demo --output demo.png
 
 test: $(DEV) ## run the tests; ARGS="-m 'not slow'" for the quick ones

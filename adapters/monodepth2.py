@@ -194,8 +194,9 @@ def patch(
     encoder alone.
 
     Args:
-        encoder: a preset (None is ``"paper"``) or a configuration, built anew for every training; a Hub id or
-            folder, loaded by ``HybridDepthEncoder.from_pretrained``; or an encoder, used itself.
+        encoder: a preset (None is ``"paper"``) or a configuration, built anew for every training; a Hub id,
+            folder or stage-1 ``.ckpt`` file, loaded by ``HybridDepthEncoder.from_pretrained``; or an encoder, used
+            itself.
         decoder: ``"dpt"``, sigmoid disparity from a DPT decoder, or ``"monodepth2"``, the repository's own
             decoder on a pyramid made of our maps.
         decoder_config: widths of the DPT decoder; its scales and activation are the repository's to say.

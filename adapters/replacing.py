@@ -17,9 +17,11 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from hybrid_encoder.checkpoints import read_config
 from hybrid_encoder.config import DecoderConfig, HybridDepthConfig, HybridEncoderConfig
 from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import AdapterError, ConfigError
+from hybrid_encoder.files import CONFIG
 
 from . import legacy as shims
 from .repository import Patch, Repository, StandsFor
@@ -144,21 +146,27 @@ def resolve_encoder(
     if isinstance(encoder, str) and encoder in presets:
         encoder = presets[encoder].encoder
     if isinstance(encoder, (str, Path)):
-        if not os.path.isdir(encoder) and "/" not in str(encoder):
+        there = os.path.exists(encoder)
+        if not there and "/" not in str(encoder):
             names = ", ".join(map(repr, presets))
             raise ConfigError(
-                f"encoder is {str(encoder)!r}; give a preset ({names}), a folder, or a Hub id 'org/name'."
+                f"encoder is {str(encoder)!r}; give a preset ({names}), a folder, a stage-1 .ckpt "
+                "file, or a Hub id 'org/name'."
             )
-        encoder = os.path.abspath(encoder) if os.path.isdir(encoder) else str(encoder)
+        encoder = os.path.abspath(encoder) if there else str(encoder)
     elif not isinstance(encoder, (HybridEncoderConfig, HybridDepthEncoder)):
         raise ConfigError(
             f"encoder is a {type(encoder).__name__}; give a preset, a HybridEncoderConfig, a Hub id "
             "or folder, or a HybridDepthEncoder."
         )
-    for preset in presets.values():
-        if encoder == preset.encoder:
-            return encoder, preset.decoder
-    return encoder, presets["paper"].decoder
+    config: HybridEncoderConfig | None = None
+    if isinstance(encoder, HybridDepthEncoder):
+        config = encoder.config
+    elif isinstance(encoder, HybridEncoderConfig):
+        config = encoder
+    elif os.path.isfile(os.path.join(encoder, CONFIG)):
+        config = read_config(Path(encoder))[0]
+    return encoder, presets["paper"].decoder if config is None else HybridDepthConfig.for_encoder(config).decoder
 
 
 def locate(networks: str | ModuleType) -> Repository:

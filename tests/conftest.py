@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from hypothesis import settings
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
+from hybrid_encoder.cli import main
 
 # The same examples in every run, so that a failure is of the change at hand; HYPOTHESIS_PROFILE=default searches anew.
 settings.register_profile("repeatable", derandomize=True)
@@ -47,3 +50,18 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data: {folder} is absent; HYBRID_ENCODER_DATA can name another folder")
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``hybrid-encoder`` in this process: arguments to exit status, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hybrid-encoder", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel
-from hybrid_encoder.cli import main
 from hybrid_encoder.config import PromptConfig
 
 from published_layout import small_config, stage1_config, write_published, write_stage1
@@ -37,19 +36,6 @@ def pictures(tmp_path: Path) -> Path:
     ):
         Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(folder / name)
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hybrid-encoder", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-            raise SystemExit(0)
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_predict_writes_pictures_and_numbers_at_the_original_size(
@@ -139,23 +125,21 @@ def test_a_short_demo_leaves_picture_and_weights(run, tmp_path: Path) -> None:  
         "demo",
         "--output",
         tmp_path / "demo.png",
-        "--steps",
+        "--coarse-steps",
         3,
+        "--fine-steps",
+        2,
         "--drives",
         2,
-        "--batch-size",
-        2,
+        "--cpu",
         "--save",
         tmp_path / "w",
     )
     assert code == 0
-    assert "before" in out
-    assert "after" in out
+    assert "nearer is said to be nearer: 0." in out
+    assert "abs_rel (median-scaled) on held-out drives: 0." in out
     assert Image.open(tmp_path / "demo.png").size[0] > 1000
-    assert (
-        "3 steps" in (tmp_path / "w" / "README.md").read_text()
-        or "--steps 3" in (tmp_path / "w" / "README.md").read_text()
-    )
+    assert "demo --coarse-steps 3 --fine-steps 2 --drives 2 --seed 0" in (tmp_path / "w" / "README.md").read_text()
     assert HybridDepthModel.from_pretrained(tmp_path / "w").config.size == (96, 320)
 
 
@@ -203,7 +187,7 @@ def test_bad_input_is_one_sentence_and_exit_status_2(run, pictures: Path, publis
         (["info", tmp_path / "text.jpg"], "no checkpoint that torch can read"),
         (["convert", tmp_path / "gone.ckpt", tmp_path / "x"], "is no file or folder"),
         (["demo", "--output", tmp_path / "no" / "demo.png"], "is no folder"),
-        (["demo", "--steps", 0], "--steps"),
+        (["demo", "--fine-steps", 0], "--fine-steps"),
         (["predict"], "Missing argument"),
         (["fly"], "No such command"),
     ]

@@ -112,7 +112,8 @@ def test_every_import_is_declared() -> None:
                     imported.update(alias.name.split(".")[0] for alias in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                     imported.add(node.module.split(".")[0])
-    lines = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["train"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["project"]["dependencies"], *extras["train"], *extras["export"]]
     declared = {_normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
     brought_by = importlib.metadata.packages_distributions()
     for name in sorted(imported - sys.stdlib_module_names - {"hybrid_encoder"}):

@@ -1,4 +1,5 @@
-"""The command line: ``hybrid-encoder predict | info | convert | demo``.
+"""The command line: ``hybrid-encoder predict | evaluate | info | convert | export | demo | train-coarse | train-fine |
+run``.
 
 Errors are one sentence on standard error, with exit status 2. Heavy libraries are imported by the commands,
 not here, so that help appears at once.
@@ -17,6 +18,8 @@ import typer
 from rich.console import Console
 
 from hybrid_encoder.errors import ConfigError, HybridEncoderError, InputError
+from hybrid_encoder.export_command import export
+from hybrid_encoder.training import commands
 
 if TYPE_CHECKING:
     from hybrid_encoder.checkpoints import Loaded
@@ -79,6 +82,60 @@ def predict(
     console.print(f"{len(paths)} image{'s' if len(paths) > 1 else ''} -> {output}{last}", highlight=False)
 
 
+class Crops(str, Enum):
+    """Which part of a picture counts."""
+
+    garg = "garg"
+    eigen = "eigen"
+    none = "none"
+
+
+@app.command()
+def evaluate(
+    root: Annotated[Path, typer.Argument(help="KITTI raw: the folder of the dates, or one drive's.")],
+    weights: Weights = "tiny",
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH; by default what the weights were fitted at.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="File with a frame a line, <date>/<drive> <frame> <l or r>; by default all.")
+    ] = None,
+    camera: Annotated[int | None, typer.Option(help="2 (left, the default) or 3 (right), without --split.")] = None,
+    crop: Annotated[Crops, typer.Option(help="Which part of a picture counts.")] = Crops.garg,
+    max_depth: Annotated[float, typer.Option(min=0.1, help="Metres; lidar beyond does not count.")] = 80.0,
+    median_scaling: Annotated[
+        bool | None,
+        typer.Option(
+            "--median-scaling/--no-median-scaling",
+            help="Give every prediction the scale of its lidar; by default where the model's is unknown.",
+        ),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Compare predicted depth with lidar on KITTI raw: the seven usual numbers, averaged over the frames."""
+    from rich.table import Table
+
+    from hybrid_encoder.kitti_evaluation import evaluate_kitti, frames_with_lidar
+    from hybrid_encoder.model import HybridDepthModel
+
+    working = None if size is None else _parse_size(size)
+    frames = frames_with_lidar(root, split, camera)
+    target = _pick_device(device)
+    model = HybridDepthModel.from_pretrained(weights).to(target)
+    scaling = not model.config.metric if median_scaling is None else median_scaling
+    metrics = evaluate_kitti(
+        model,
+        frames,
+        median_scaling=scaling,
+        size=working,
+        crop=None if crop is Crops.none else crop.value,
+        max_depth=max_depth,
+        console=console,
+    ).as_dict()
+    caption = f"{'median' if scaling else 'no'} scaling, crop {crop.value}, up to {max_depth:g} m"
+    table = Table(*metrics, title=f"{len(frames)} frame{'s' if len(frames) > 1 else ''}", caption=caption)
+    table.add_row(*(f"{value:.3f}" for value in metrics.values()))
+    console.print(table, highlight=False)
+
+
 @app.command()
 def info(source: Source) -> None:
     """Say what a checkpoint holds."""
@@ -117,29 +174,33 @@ def convert(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="The picture to leave.")] = Path("demo.png"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 360,
-    drives: Annotated[int, typer.Option(min=1, help="Synthetic drives to fit.")] = 60,
-    batch_size: Annotated[int, typer.Option(min=1)] = 4,
-    seed: Annotated[int, typer.Option(help="Of weights, drives and order.")] = 0,
-    save: Annotated[Path | None, typer.Option(help="Also save the fitted weights into this folder.")] = None,
-    device: Device = "auto",
+    coarse_steps: Annotated[int, typer.Option(min=1, help="Steps of the coarse stage.")] = 120,
+    fine_steps: Annotated[int, typer.Option(min=1, help="Steps of the fine stage.")] = 600,
+    drives: Annotated[int, typer.Option(min=1, help="Synthetic drives to learn from.")] = 140,
+    seed: Annotated[int, typer.Option(min=0, max=99, help="Of weights, drives and order.")] = 0,
+    save: Annotated[Path | None, typer.Option(help="Also save the weights into this folder.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Even where there is an accelerator.")] = False,
 ) -> None:
-    """Fit the tiny preset to the depth of synthetic drives, and show held-out drives before and after."""
+    """The method on synthetic drives: words for depth first, then depth without a label; before and after."""
     from hybrid_encoder.demo import run_demo
 
-    target = _pick_device(device)
     if not output.parent.is_dir():
         raise InputError(f"{output.parent} is no folder; make it first, or give --output another one.")
     run_demo(
         output,
-        steps=steps,
+        coarse_steps=coarse_steps,
+        fine_steps=fine_steps,
         drives=drives,
-        batch_size=batch_size,
         seed=seed,
         save=save,
-        device=target,
+        cpu=cpu,
         console=console,
     )
+
+
+app.command()(export)
+app.command("train-coarse")(commands.train_coarse)
+app.command("train-fine")(commands.train_fine)
 
 
 class Repositories(str, Enum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
+from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
 from hybrid_encoder.adapters import manydepth, monodepth2
 from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder, MatchingEncoder
-from hybrid_encoder.config import IMAGENET_MEAN
+from hybrid_encoder.config import DEPTH_WORDS, IMAGENET_MEAN, PromptConfig
 from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
 
+from published_layout import stage1_config, write_stage1
 from toy_repository import FILES, Repo
 
 MATCHING = """
@@ -136,6 +138,34 @@ def test_a_ready_encoder_is_the_students_and_the_teacher_gets_a_copy(module: Mod
     assert teacher is not ready
     for (name, one), two in zip(ready.named_parameters(), teacher.parameters(), strict=True):
         assert torch.equal(one, two) and one is not two, name
+
+
+@pytest.mark.parametrize("kind", ["ours", "published"])
+def test_a_coarse_result_is_the_students_and_the_teachers(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    torch.manual_seed(0)
+    if kind == "ours":
+        encoder = HybridDepthEncoder(TINY.replace(prompts=PromptConfig(words=DEPTH_WORDS)), pretrained=False)
+        path = tmp_path / "final"
+        encoder.save_pretrained(path)
+    else:
+        model = HybridDepthModel(stage1_config(), pretrained=False)
+        encoder, path = model.encoder, write_stage1(model, tmp_path / "stage1.ckpt")
+    (tmp_path / "elsewhere").mkdir()
+    for source in (path, path.name):  # the second one from where it lies
+        monkeypatch.chdir(tmp_path)
+        with manydepth.patch(source):
+            monkeypatch.chdir(tmp_path / "elsewhere")  # a trainer may go where it likes before it builds
+            networks = module.networks
+            student = networks.ResnetEncoderMatching(18, True, 64, 96, num_depth_bins=8).matching.encoder
+            teacher = networks.ResnetEncoder(18, True).encoder
+        assert student is not teacher
+        for built in (student, teacher):
+            assert built.config.prompts.words == DEPTH_WORDS
+            state = built.state_dict()
+            assert state.keys() == encoder.state_dict().keys()
+            assert all(torch.equal(state[name], value) for name, value in encoder.state_dict().items())
 
 
 def test_frozen_towers_are_held_once_where_asked(module: ModuleType) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import sys
 from dataclasses import replace
@@ -13,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
+from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
 from hybrid_encoder.adapters import legacy, monodepth2, replacing
 from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder, PoseEncoder
 from hybrid_encoder.adapters.repository import HOOK
-from hybrid_encoder.config import DecoderConfig, HybridDepthConfig
+from hybrid_encoder.config import DEPTH_WORDS, DecoderConfig, HybridDepthConfig, PromptConfig
 from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError, HybridEncoderError
 from hybrid_encoder.losses import PixelLanguageLoss
 
+from published_layout import stage1_config, write_stage1
 from toy_repository import FILES, RESNET, Repo
 
 TINY = HybridEncoderConfig.preset("tiny")
@@ -168,7 +170,35 @@ def test_a_folder_brings_its_weights(repo: Repo, tmp_path: Path) -> None:
             assert torch.equal(loaded[key], value)
 
 
-def test_decoder_widths_follow_the_preset_unless_given(repo: Repo) -> None:
+@pytest.mark.parametrize("kind", ["ours", "published"])
+def test_a_coarse_result_brings_its_weights_wherever_it_is_named_from(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    torch.manual_seed(0)
+    if kind == "ours":
+        encoder = HybridDepthEncoder(TINY.replace(prompts=PromptConfig(words=DEPTH_WORDS)), pretrained=False)
+        path = tmp_path / "final"
+        encoder.save_pretrained(path)
+    else:
+        model = HybridDepthModel(stage1_config(), pretrained=False)
+        encoder, path = model.encoder, write_stage1(model, tmp_path / "stage1.ckpt")
+    networks = repo.load().networks
+    (tmp_path / "elsewhere").mkdir()
+    for source in (path, str(path), path.name):  # the last one from where it lies
+        monkeypatch.chdir(tmp_path)
+        with monodepth2.patch(source):
+            monkeypatch.chdir(tmp_path / "elsewhere")  # a trainer may go where it likes before it builds
+            built = networks.ResnetEncoder(18, True).encoder
+        assert built.config.prompts.words == DEPTH_WORDS
+        state = built.state_dict()
+        assert state.keys() == encoder.state_dict().keys()
+        assert all(torch.equal(state[name], value) for name, value in encoder.state_dict().items())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=rf"encoder is '{path.name}'; give a preset .*a stage-1 .ckpt"):
+        monodepth2.patch(path.name)
+
+
+def test_decoder_widths_follow_the_preset_unless_given(repo: Repo, tmp_path: Path) -> None:
     networks = repo.load().networks
 
     def widths() -> tuple[int, int]:
@@ -181,7 +211,13 @@ def test_decoder_widths_follow_the_preset_unless_given(repo: Repo) -> None:
         assert widths() == (tiny.channels[0], tiny.features)
     with monodepth2.patch(TINY):
         assert widths() == (tiny.channels[0], tiny.features)
-    with monodepth2.patch(TINY.replace(towers="spatial")):
+    one = TINY.replace(towers="spatial")
+    HybridDepthEncoder(one, pretrained=False).save_pretrained(tmp_path)
+    for source in (one, HybridDepthEncoder(one, pretrained=False), tmp_path):  # the towers' sizes decide
+        with monodepth2.patch(source):
+            assert widths() == (tiny.channels[0], tiny.features)
+    wider = {**TINY.spatial.overrides, "embed_dim": 192}
+    with monodepth2.patch(TINY.replace(spatial=dataclasses.replace(TINY.spatial, overrides=wider))):
         assert widths() == (256, 256)
     with monodepth2.patch("tiny", decoder_config=DecoderConfig(features=8, channels=(4, 4, 8, 8))):
         assert widths() == (4, 8)

@@ -161,8 +161,8 @@ def test_unmodified_evaluation(checkout: Checkout, tmp_path: Path) -> None:
 
     odometry = _odometry(tmp_path)
     (checkout.folder / "splits" / "odom" / "test_files_09.txt").write_text("\n".join(f"9 {i} l" for i in range(5)))
-    options = [*BASE, "--load_weights_folder", str(weights), "--eval_split", "odom_9"]
-    output = checkout.run(*RUN, "--cpu", "--", "evaluate_pose.py", "--data_path", str(odometry), *options)
+    options = [*BASE, "--data_path", str(odometry), "--load_weights_folder", str(weights), "--eval_split", "odom_9"]
+    output = checkout.run(*RUN, "--cpu", "--", "evaluate_pose.py", *options)
     assert re.search(r"Trajectory error: [\d.]+, std: [\d.]+", output)
     assert np.load(weights / "poses.npy").shape == (5, 4, 4)
     checkout.assert_unmodified()

@@ -1,0 +1,23 @@
+"""The benchmark of learning runs from end to end; its numbers are what it is for, and not checked here."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+pytest.importorskip("benchmarks", reason="benchmarks are in the repository, not in an installed package")
+
+
+def test_learning_compares_every_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import learning
+
+    monkeypatch.setattr(learning, "HELD_OUT", range(2))
+    monkeypatch.setattr(
+        sys, "argv", ["learning", "--steps", "2", "--coarse-steps", "2", "--drives", "2", "--runs", "1"]
+    )
+    learning.main()
+    said = capsys.readouterr().out
+    assert all(f"{way}, seed 0: abs_rel" in said for way in learning.WAYS)
+    rows = [line for line in said.splitlines() if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == list(learning.WAYS)

@@ -1,0 +1,220 @@
+"""How long and how fast: the numbers of the recipes, what a run may be gone on with, and that it goes on exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hybrid_encoder import ConfigError
+from hybrid_encoder.config import DEPTH_WORDS
+from hybrid_encoder.data import SyntheticDrive, SyntheticLanes
+from hybrid_encoder.training import recipes
+from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, train_coarse
+from hybrid_encoder.training.loop import Stage, seed_everything
+from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, Recipe, run
+
+STEPS, SAVE_EVERY = 9, 3
+
+
+# -- numbers -----------------------------------------------------------------------------------------------
+
+
+def test_the_published_numbers() -> None:
+    coarse, fine = COARSE["published"], FINE["published"]
+    assert (coarse.lr, coarse.weight_decay, coarse.batch_size, coarse.epochs) == (3.57e-4, 0.1, 6, 20)
+    assert (coarse.clip, coarse.schedule, coarse.size, coarse.words) == (0.1, "one_cycle", (224, 224), DEPTH_WORDS)
+    assert (coarse.freeze_spatial, coarse.two_sided, coarse.sampling) == (True, False, "cell")
+    assert (fine.lr, fine.batch_size, fine.epochs, fine.schedule) == (1e-4, 16, 30, "steps")
+    assert (fine.pose, fine.offsets, fine.automask, fine.levels) == ("resnet18", (-1, 1), True, (0,))
+    # A tenth of the rate after 15 of the 30 epochs.
+    steps = fine.count(1609)
+    rates = _rates(fine, steps)
+    epoch = steps // 30
+    assert epoch == 1609 // 16
+    assert rates[15 * epoch - 1] == pytest.approx(1e-4) and rates[15 * epoch] == pytest.approx(1e-5)
+    assert set(rates[: 15 * epoch]) == {1e-4} and rates[-1] == pytest.approx(1e-5)
+
+
+def test_steps_follow_from_epochs_items_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    recipe = Recipe(1e-3, 0.0, 6, epochs=20)
+    assert recipe.count(3626) == 20 * 604, "an incomplete last batch is left out"
+    assert recipe.count(5) == 20
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert recipe.count(3626) == 20 * 151
+    assert dataclasses.replace(recipe, steps=7).count(3626) == 7, "steps come first"
+
+
+def test_what_cannot_be_is_named() -> None:
+    with pytest.raises(ConfigError, match="epochs is 0 and steps 0; one of them must be at least 1"):
+        Recipe(1e-3, 0.0, 6)
+    with pytest.raises(ConfigError, match="lr is -1; it must be above 0"):
+        Recipe(-1, 0.0, 6, steps=1)
+    with pytest.raises(ConfigError, match="lr is nan"):
+        Recipe(math.nan, 0.0, 6, steps=1)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        Recipe(1e-3, 0.0, 0, steps=1)
+
+
+def _rates(recipe: Recipe, steps: int, group: dict[str, Any] | None = None) -> list[float]:
+    """The rate of every step."""
+    groups = [{"name": "rest", "params": [nn.Parameter(torch.ones(1))], "lr": recipe.lr}]
+    if group is not None:
+        groups.insert(0, {"params": [nn.Parameter(torch.ones(1))], **group})
+    optimizer = torch.optim.SGD(groups, recipe.lr)
+    scheduler = recipe.scheduler(optimizer, steps)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("warm_up", [0.1, 0.3])
+def test_one_cycle_rises_to_the_rate_at_its_warm_up_and_falls_to_nothing(warm_up: float) -> None:
+    recipe = Recipe(2e-3, 0.0, 1, epochs=1, warm_up=warm_up)
+    rates = _rates(recipe, 100)
+    peak = rates.index(max(rates))
+    assert abs(peak - 100 * warm_up) <= 1 and rates[peak] == pytest.approx(2e-3, rel=1e-2)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[0] < 0.1 * 2e-3 and rates[-1] < 1e-3 * 2e-3
+    # Every group keeps its own share.
+    half = _rates(recipe, 100, {"name": "pose", "lr": 1e-3})
+    assert half == pytest.approx([rate / 2 for rate in rates], rel=1e-6)
+
+
+def test_steps_fall_by_ten() -> None:
+    recipe = Recipe(1.0, 0.0, 1, steps=30, schedule="steps", drop=1 / 3)
+    assert _rates(recipe, 30) == pytest.approx([1.0] * 10 + [0.1] * 10 + [0.01] * 10)
+    assert _rates(dataclasses.replace(recipe, drop=0.001), 3) == pytest.approx([1.0, 0.1, 0.01])
+
+
+# -- run.json ----------------------------------------------------------------------------------------------
+
+
+class Line(Stage):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.weight - batch).square().mean()}
+
+
+def _line(folder: Path, recipe: Recipe, **options: Any) -> tuple[bool, Line]:
+    stage = Line()
+    items: Any = [torch.tensor(float(i)) for i in range(10)]
+    groups = [{"name": "line", "params": list(stage.parameters()), "lr": recipe.lr}]
+    return run(stage, items, groups, recipe, folder, cpu=True, **options), stage
+
+
+def test_a_run_says_what_it_is_made_of(tmp_path: Path) -> None:
+    recipe = CoarseRecipe(1e-2, 0.1, 2, epochs=2)
+    ended, stage = _line(tmp_path / "run", recipe, described={"data": "numbers", "depths": None}, seed=5)
+    assert ended and stage.weight.item() != 0
+    said = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert said == {
+        **json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "steps": 10,
+        "seed": 5,
+        "data": "numbers",
+        "depths": None,
+        "precision": "no",
+        "processes": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "says"),
+    [
+        ({"lr": 2e-2}, {}, r"lr is 0\.02, and the run in .* began with 0\.01; keep it"),
+        ({"steps": 9}, {}, "steps is 9, and the run in .* began with 4"),
+        ({"size": (96, 320)}, {}, r"size is \[96, 320\], and the run in .* began with \[224, 224\]"),
+        ({}, {"seed": 1}, "seed is 1, and the run in .* began with 0"),
+        ({}, {"precision": "bf16"}, "precision is bf16, and the run in .* began with no; keep it"),
+        ({}, {"described": {"data": "others"}}, "data is others, and the run in .* began with numbers"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings(
+    tmp_path: Path, changes: dict[str, Any], options: dict[str, Any], says: str
+) -> None:
+    recipe = CoarseRecipe(1e-2, 0.1, 2, steps=4)
+    same: dict[str, Any] = {"described": {"data": "numbers"}, "save_every": 2}
+    _line(tmp_path, recipe, **same)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match=says):
+        _line(tmp_path, dataclasses.replace(recipe, **changes), **{**same, **options}, resume=True)
+    assert (tmp_path / "run.json").read_bytes() == before
+    assert _line(tmp_path, recipe, **same, resume=True)[0], "the same settings are welcome"
+
+
+def test_a_folder_that_holds_a_run_keeps_its_description(tmp_path: Path) -> None:
+    _line(tmp_path, CoarseRecipe(1e-2, 0.1, 2, steps=4))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        _line(tmp_path, CoarseRecipe(5e-2, 0.1, 2, steps=4))
+    assert json.loads((tmp_path / "run.json").read_text())["lr"] == 1e-2
+    with pytest.raises(ConfigError, match="holds no checkpoint to resume from"):
+        _line(tmp_path / "empty", CoarseRecipe(5e-2, 0.1, 2, steps=4), resume=True)
+
+
+# -- a real stage, killed ----------------------------------------------------------------------------------
+
+
+def coarse_run(folder: Path, kill_at: int | None = None, resume: bool = False) -> list[float]:
+    """The losses of a run on tiny pictures, which ends with its process at one of its steps."""
+    recipe = dataclasses.replace(COARSE["small"], size=(48, 96), steps=STEPS, batch_size=2)
+    drives = [list(SyntheticDrive(seed=seed, num_frames=4, height=48, width=96)) for seed in range(2)]
+    losses: list[float] = []
+    plain_train, plain_forward, seen = recipes.train, CoarseStage.forward, []
+
+    def forward(self: CoarseStage, batch: Any) -> dict[str, Tensor]:
+        seen.append(batch)
+        if len(seen) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain_forward(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "train", lambda *a, **k: losses.extend(plain_train(*a, **k)))
+        patch.setattr(CoarseStage, "forward", forward)
+        seed_everything(3 + resume)  # what a resumed run starts from is not what it goes on with
+        encoder = coarse_encoder("tiny", recipe, pretrained=False)
+        items = SyntheticLanes(drives, flip=True)
+        train_coarse(encoder, items, folder, recipe, resume=resume, save_every=SAVE_EVERY, cpu=True)
+    return losses
+
+
+@pytest.mark.slow
+def test_a_killed_coarse_run_goes_on_exactly(tmp_path: Path) -> None:
+    whole = coarse_run(tmp_path / "whole")
+    assert len(set(whole)) == STEPS
+    step = random.Random(20).randint(SAVE_EVERY + 2, STEPS)
+    script = f"""
+        import sys
+        from pathlib import Path
+        import torch
+        torch.set_num_threads({torch.get_num_threads()})  # sums over threads are others
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_recipes
+        test_recipes.coarse_run(Path({str(tmp_path / "parts")!r}), kill_at={step})
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "parts" / "final").exists()
+    saved = (step - 1) // SAVE_EVERY * SAVE_EVERY
+    assert coarse_run(tmp_path / "parts", resume=True) == whole[saved:]
+    one, other = ((tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert one == other
