@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -90,6 +92,9 @@ def _train(kind: str, folder: Path, batch_size: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     chosen, place = sys.argv[1], Path(sys.argv[2])
+    # The first to be registered is the last to run.
+    left = place / f"rank{os.environ['RANK']}.left"
+    atexit.register(lambda: left.write_text(str(not dist.is_initialized())))
     result: dict[str, Any]
     try:
         result = _train(chosen, place / "run", ITEMS // 2)
@@ -120,6 +125,7 @@ def _two_processes(kind: str, folder: Path) -> list[dict[str, Any]]:
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [0, 0], said
+    assert [(folder / f"rank{rank}.left").read_text() for rank in range(2)] == ["True", "True"]
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 

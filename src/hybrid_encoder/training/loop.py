@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hybrid_encoder.errors import ConfigError, HybridEncoderError
-from hybrid_encoder.training.parallel import synchronize_batch_norm
+from hybrid_encoder.training.parallel import leave_at_exit, synchronize_batch_norm
 
 KEPT = 2  # checkpoints: the last good one survives a crash while the next is written
 
@@ -202,6 +202,7 @@ def train(
         generator=torch.Generator(),  # its own: the loader would draw from the model's random numbers
     )
     if accelerator.num_processes > 1:
+        leave_at_exit()
         synchronize_batch_norm(stage, accelerator.device)
     model, optimizer, loader = accelerator.prepare(stage, optimizer, loader)
     accelerator.register_for_checkpointing(progressed)

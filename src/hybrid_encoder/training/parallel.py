@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from typing import Any
 
 import torch
@@ -12,6 +14,22 @@ from torch import Tensor, nn
 def is_parallel() -> bool:
     """Whether this is one of several processes that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def leave_at_exit() -> None:
+    """End gloo's threads before Python ends.
+
+    One that still lets go of a tensor then finds no interpreter, and aborts a process whose work was done. NCCL has no
+    such threads, and would wait here for processes that have failed.
+    """
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if is_parallel() and dist.get_backend() == "gloo":
+        gc.collect()  # a wrapped model holds the group, too
+        dist.destroy_process_group()
 
 
 def share_of(count: int | Tensor, device: torch.device) -> Tensor:
