@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -107,6 +109,79 @@ def test_gradients_of_a_compiled_model(tiny_model: HybridDepthModel) -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def _compiled_prompts() -> tuple[HybridDepthEncoder, Callable[[], Tensor], list[int]]:
+    """An encoder, its prompts compiled, and a list that grows whenever they are encoded."""
+    encoder = HybridDepthEncoder("tiny", pretrained=False).eval()
+    prompts, encoded = encoder.prompts, list[int]()
+    assert prompts is not None
+    held = prompts._encode
+
+    def counted() -> Tensor:
+        encoded.append(1)
+        return held()
+
+    prompts._encode = counted  # type: ignore[method-assign]
+    return encoder, torch.compile(prompts, backend="aot_eager", fullgraph=True), encoded
+
+
+@torch.no_grad()
+def test_compiled_prompts_are_encoded_when_something_changed() -> None:
+    encoder, compiled, encoded = _compiled_prompts()
+    first = compiled()
+    torch.testing.assert_close(compiled(), first, rtol=0, atol=0)
+    assert len(encoded) == 1
+    compiled().zero_()  # what a caller does with it is no matter to the next
+    torch.testing.assert_close(compiled(), first, rtol=0, atol=0)
+    state = {name: value.clone() for name, value in encoder.state_dict().items()}
+
+    encoder.prompts.text_projection.neg_()  # type: ignore[union-attr]
+    torch.testing.assert_close(compiled(), -first)
+    assert len(encoded) == 2
+    encoder.load_state_dict(state)
+    torch.testing.assert_close(compiled(), first, rtol=0, atol=0)
+    assert len(encoded) == 3
+    encoder.double()
+    torch.testing.assert_close(compiled(), first.double(), rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_prompts_carry_gradients_where_something_trains() -> None:
+    encoder, compiled, encoded = _compiled_prompts()
+    encoder.prompts.text_projection.requires_grad_(True)  # type: ignore[union-attr]
+    for _ in range(2):
+        compiled().sum().backward()
+    assert encoder.prompts.text_projection.grad is not None  # type: ignore[union-attr]
+    encoder.prompts.requires_grad_(False)  # type: ignore[union-attr]
+    encoded.clear()
+    assert not compiled().requires_grad
+    compiled()
+    assert len(encoded) == 1
+
+
+@torch.no_grad()
+def test_copies_share_a_graph_and_no_prompts() -> None:
+    backend, images = CountingBackend(), _pictures(70, 106)[0]
+    model = HybridDepthModel("tiny", pretrained=False).eval()
+    other = copy.deepcopy(model)
+    other.encoder.prompts.positional_embedding.neg_()  # type: ignore[union-attr]
+    for network in (model, other, pickle.loads(pickle.dumps(other))):
+        torch.testing.assert_close(torch.compile(network, backend=backend)(images), network(images))
+    assert backend.compiled == 1
+    assert (model(images) - other(images)).abs().max() > 1e-5
+
+
+@torch.no_grad()
+def test_compiled_prompts_with_other_parameters_in_their_place() -> None:
+    encoder, _, _ = _compiled_prompts()
+    prompts = encoder.prompts
+    assert prompts is not None
+    before, others = prompts().clone(), {name: value + 0.1 for name, value in prompts.named_parameters()}
+    called = torch.compile(lambda given: torch.func.functional_call(prompts, given), backend="aot_eager")
+    swapped = called(others)
+    torch.testing.assert_close(swapped, torch.func.functional_call(prompts, others))
+    assert (swapped - before).abs().max() > 1e-3
+    torch.testing.assert_close(prompts(), before, rtol=0, atol=0)
 
 
 @pytest.mark.slow

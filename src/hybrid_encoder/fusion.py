@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.config import FusionConfig
+from hybrid_encoder.remember import is_exporting
 from hybrid_encoder.towers import Grid, known
 
 
@@ -55,8 +56,7 @@ class Fusion(nn.Module):
 
 
 def _nearest(x: Tensor, grid: Grid) -> Tensor:
-    exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    if exporting is None or not exporting():
+    if not is_exporting():
         return F.interpolate(x, grid)
     # torch's nearest cell in so many words: other runtimes round it otherwise, and would now and then read the next.
     for axis, count in ((2, grid[0]), (3, grid[1])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hybrid_encoder.config import DEPTH_WORDS, PromptConfig
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.remember import Remembered
+from hybrid_encoder.remember import Remembered, is_exporting
 
 START, END, VOCABULARY = 49406, 49407, 49408  # of CLIP's byte-pair tokenizer
 LOGIT_SCALE = 100.0
@@ -28,8 +29,8 @@ class DepthPrompts(nn.Module):
     positions as the longest prompt has (the tower is causal and read at the end of the text, so nothing after
     that matters).
 
-    The result is kept until something it depends on changes; while any of that trains, it is computed with
-    gradients at every call. The words that all prompts begin with go through the tower once for all of them, as what
+    The result is kept until something it depends on changes, under ``torch.compile`` too; while any of that trains, it
+    is computed with gradients at every call. The words that all prompts begin with go through the tower once for all of them, as what
     comes later cannot change what they give.
 
     Args:
@@ -82,6 +83,7 @@ class DepthPrompts(nn.Module):
         self.dim = int(projection.shape[1])
         self.count = len(ids)
         self._kept = Remembered(size=1)
+        _alive.add(self)
 
         self.tokens: nn.Parameter | None = None
         if config.words is None:
@@ -94,7 +96,15 @@ class DepthPrompts(nn.Module):
 
     def forward(self) -> Tensor:
         """The prompt matrix (n, D)."""
-        return self._kept.get("prompts", list(self.parameters()), self._encode)
+        parameters = list(self.parameters())
+        if torch.compiler.is_compiling() and not is_exporting():
+            if not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)):
+                return _kept_matrix([parameter.detach() for parameter in parameters], self.index, self.dim)
+        return self._kept.get("prompts", parameters, self._encode)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _alive.add(self)  # a copy, or what was pickled
 
     def _encode(self) -> Tensor:
         # Kept in the parameters' own precision: it is little work and every pixel is compared with it.
@@ -122,6 +132,45 @@ class DepthPrompts(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._kept.clear()
         super()._load_from_state_dict(*args, **kwargs)
+
+
+# One operator to a compiler, which cannot ask at every call whether what is kept still holds. It must not depend on the
+# object: each would be compiled anew.
+_alive: WeakSet[DepthPrompts] = WeakSet()
+_when_called = getattr(torch.Tag, "cudagraph_unsafe", None)  # a replayed CUDA graph would not ask
+
+
+@torch.library.custom_op(
+    "hybrid_encoder::prompts", mutates_args=(), **({"tags": [_when_called]} if _when_called else {})
+)
+def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
+    """The matrix of the prompts whose ``index`` this is."""
+    prompts = next((one for one in _alive if one.index.data_ptr() == index.data_ptr()), None)
+    if prompts is None:
+        raise RuntimeError("the compiled prompts are gone, or moved without their graph; compile the model again.")
+    with torch.no_grad():
+        own = list(prompts.parameters())
+        if all(a.data_ptr() == b.data_ptr() for a, b in zip(own, parameters, strict=True)):
+            matrix: Tensor = prompts().clone()  # a compiler may write into what it is given
+            return matrix
+        # Others in their place, as with torch.func.functional_call: of no use next time.
+        names = [f"prompts.{name}" for name, _ in prompts.named_parameters()]
+        swapped = torch.func.functional_call(_Encoding(prompts), dict(zip(names, parameters, strict=True)))
+        return swapped
+
+
+@_kept_matrix.register_fake
+def _(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
+    return parameters[0].new_empty(len(index), dim)
+
+
+class _Encoding(nn.Module):
+    def __init__(self, prompts: DepthPrompts) -> None:
+        super().__init__()
+        self.prompts = prompts
+
+    def forward(self) -> Tensor:
+        return self.prompts._encode()
 
 
 def _causal(transformer: Any, shared: Tensor, own: Tensor) -> Tensor:

@@ -24,6 +24,12 @@ def _count_step(*_: object) -> None:
 register_optimizer_step_post_hook(_count_step)
 
 
+def is_exporting() -> bool:
+    """Whether ``torch.export`` traces; before torch 2.7, which does not say, whether any compiler may be exporting."""
+    asked = getattr(torch.compiler, "is_exporting", None)
+    return torch.compiler.is_compiling() if asked is None else bool(asked())
+
+
 class Remembered:
     """A few results, each valid for one state of its source tensors.
 
