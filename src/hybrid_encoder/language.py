@@ -30,8 +30,8 @@ class DepthPrompts(nn.Module):
     that matters).
 
     The result is kept until something it depends on changes, under ``torch.compile`` too; while any of that trains, it
-    is computed with gradients at every call. The words that all prompts begin with go through the tower once for all of them, as what
-    comes later cannot change what they give.
+    is computed with gradients at every call. The words that all prompts begin with go through the tower once for all
+    of them, as what comes later cannot change what they give.
 
     Args:
         clip: an open_clip model whose text tower uses CLIP's own tokenizer, or other prompts, whose text tower these
@@ -97,13 +97,14 @@ class DepthPrompts(nn.Module):
     def forward(self) -> Tensor:
         """The prompt matrix (n, D)."""
         parameters = list(self.parameters())
-        if torch.compiler.is_compiling() and not is_exporting():
-            if not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)):
-                return _kept_matrix([parameter.detach() for parameter in parameters], self.index, self.dim)
+        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        if torch.compiler.is_compiling() and not is_exporting() and not trains:
+            kept: Tensor = _kept_matrix([parameter.detach() for parameter in parameters], self.index, self.dim)
+            return kept
         return self._kept.get("prompts", parameters, self._encode)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         _alive.add(self)  # a copy, or what was pickled
 
     def _encode(self) -> Tensor:
@@ -137,12 +138,11 @@ class DepthPrompts(nn.Module):
 # One operator to a compiler, which cannot ask at every call whether what is kept still holds. It must not depend on the
 # object: each would be compiled anew.
 _alive: WeakSet[DepthPrompts] = WeakSet()
-_when_called = getattr(torch.Tag, "cudagraph_unsafe", None)  # a replayed CUDA graph would not ask
+_asked = getattr(torch.Tag, "cudagraph_unsafe", None)  # a replayed CUDA graph would not ask
+_operator: Any = torch.library.custom_op  # that it takes tags came later than itself
 
 
-@torch.library.custom_op(
-    "hybrid_encoder::prompts", mutates_args=(), **({"tags": [_when_called]} if _when_called else {})
-)
+@_operator("hybrid_encoder::prompts", mutates_args=(), **({"tags": [_asked]} if _asked else {}))  # type: ignore[untyped-decorator]
 def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
     """The matrix of the prompts whose ``index`` this is."""
     prompts = next((one for one in _alive if one.index.data_ptr() == index.data_ptr()), None)
@@ -155,11 +155,13 @@ def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
             return matrix
         # Others in their place, as with torch.func.functional_call: of no use next time.
         names = [f"prompts.{name}" for name, _ in prompts.named_parameters()]
-        swapped = torch.func.functional_call(_Encoding(prompts), dict(zip(names, parameters, strict=True)))
-        return swapped
+        others: Tensor = torch.func.functional_call(
+            _Encoding(prompts), dict(zip(names, parameters, strict=True)), args=()
+        )
+        return others
 
 
-@_kept_matrix.register_fake
+@_kept_matrix.register_fake  # type: ignore[untyped-decorator]
 def _(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
     return parameters[0].new_empty(len(index), dim)
 
