@@ -8,7 +8,6 @@ not here, so that help appears at once.
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from enum import Enum
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 from hybrid_encoder.errors import ConfigError, HybridEncoderError, InputError
 from hybrid_encoder.export_command import export
 from hybrid_encoder.training import commands
+from hybrid_encoder.typed import make_folder, parse_size, pick_device
 
 if TYPE_CHECKING:
     from hybrid_encoder.checkpoints import Loaded
@@ -63,7 +63,7 @@ def predict(
     from hybrid_encoder.model import HybridDepthModel
     from hybrid_encoder.pictures import colour, find_images, open_image, read_image, write_png
 
-    working = None if size is None else _parse_size(size)
+    working = None if size is None else parse_size(size)
     paths = find_images(images)
     stems: dict[str, Path] = {}
     for path in paths:  # all are looked at before the first is predicted
@@ -71,9 +71,9 @@ def predict(
         if path.stem in stems:
             raise InputError(f"{stems[path.stem]} and {path} would be written to the same files; give one at a time.")
         stems[path.stem] = path
-    target = _pick_device(device)
+    target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
-    _make_folder(output)
+    make_folder(output)
     for path in track(paths, description="predicting", console=console, disable=len(paths) < 2):
         prediction = model.infer(read_image(path), size=working)
         write_png(output / f"{path.stem}_depth.png", colour(prediction.disparity[0]))
@@ -116,9 +116,9 @@ def evaluate(
     from hybrid_encoder.kitti_evaluation import evaluate_kitti, frames_with_lidar
     from hybrid_encoder.model import HybridDepthModel
 
-    working = None if size is None else _parse_size(size)
+    working = None if size is None else parse_size(size)
     frames = frames_with_lidar(root, split, camera)
-    target = _pick_device(device)
+    target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
     scaling = not model.config.metric if median_scaling is None else median_scaling
     metrics = evaluate_kitti(
@@ -166,7 +166,7 @@ def convert(
         model = loaded.build_encoder(HybridDepthEncoder)
     else:
         model = loaded.build_model(HybridDepthModel)
-    _make_folder(output)
+    make_folder(output)
     model.save_pretrained(output, notes=notes or f"Converted from a checkpoint of the {loaded.kind} layout.")
     console.print(f"{type(model).__name__} -> {output}", highlight=False)
 
@@ -290,34 +290,6 @@ def main() -> None:
     except HybridEncoderError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found or min(int(found[1]), int(found[2])) < 32:
-        raise InputError(f"--size is {text!r}; give HEIGHTxWIDTH with both at least 32, for example 224x672.")
-    return int(found[1]), int(found[2])
-
-
-def _pick_device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device is {name!r}, which cannot be used here ({reason}); try auto or cpu.") from None
-    return device
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be made ({error.strerror}); give another folder.") from None
 
 
 def _write_numbers(output: Path, stem: str, prediction: DepthPrediction, numbers: Numbers) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar, Union
 
 from hybrid_encoder.errors import ConfigError
 
+MIN_SIZE = 32  # pixels of height and of width, that an encoder takes
+
 T = TypeVar("T")
 Triple = tuple[float, float, float]
 

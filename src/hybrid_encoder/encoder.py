@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder.checkpoints import HubModel
-from hybrid_encoder.config import HybridEncoderConfig, PromptConfig
+from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.fusion import Fusion
 from hybrid_encoder.language import DepthPrompts, pixel_prompt_logits
@@ -18,7 +18,6 @@ from hybrid_encoder.semantic import SemanticTower, build_clip
 from hybrid_encoder.spatial import SpatialTower, build_spatial
 from hybrid_encoder.towers import keep_frozen_still
 
-MIN_SIZE = 32
 PARTS = ("semantic", "spatial", "text", "prompts", "fusion")
 
 

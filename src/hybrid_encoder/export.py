@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import hybrid_encoder
-from hybrid_encoder.encoder import MIN_SIZE
+from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.files import write_whole
 from hybrid_encoder.model import HybridDepthModel

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid_encoder.errors import ConfigError, InputError
-from hybrid_encoder.training.commands import parse_size
+from hybrid_encoder.typed import parse_size
 
 if TYPE_CHECKING:
     from hybrid_encoder.model import HybridDepthModel

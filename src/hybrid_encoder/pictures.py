@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hybrid_encoder.encoder import MIN_SIZE
+from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.files import write_whole
 

@@ -132,8 +132,11 @@ def test_a_stopped_run_is_gone_on_with(run: Run, tmp_path: Path, monkeypatch: py
 def test_bad_input_is_one_sentence_and_exit_status_2(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases = [
-        (["train-coarse", "synthetic", "--size", "96"], "--size is '96'; give HEIGHTxWIDTH, for example 192x640"),
-        (["train-coarse", "synthetic", "--size", "16x96"], "height is 16; it must be an integer of at least 32"),
+        (["train-coarse", "synthetic", "--size", "96"], "--size is '96'; give HEIGHTxWIDTH with both at least 32"),
+        (
+            ["train-coarse", "synthetic", "--size", "16x96"],
+            "--size is '16x96'; give HEIGHTxWIDTH",
+        ),
         (["train-coarse", tmp_path / "gone"], "gone holds no label_data_*.json; give the folder with TuSimple's"),
         (["train-coarse", tmp_path / "empty", "--depths", tmp_path], "empty holds no pictures"),
         (["train-coarse", "synthetic", "--seed", "-1"], "--seed is -1; it must be from 0 to 99999"),

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
@@ -253,8 +254,6 @@ def fit(
 
 def check_size(size: tuple[int, int]) -> None:
     """Raises InputError unless a model takes pictures of this size."""
-    from hybrid_encoder.encoder import MIN_SIZE
-
     if len(size) != 2 or min(size) < MIN_SIZE:
         raise InputError(f"size is {size}; it must be (H, W) with at least {MIN_SIZE} pixels each: raise it.")
 

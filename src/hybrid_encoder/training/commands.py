@@ -6,7 +6,6 @@ Heavy libraries are imported by the commands, not here, so that help appears at 
 from __future__ import annotations
 
 import dataclasses
-import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.typed import parse_size
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.synthetic import SyntheticFrame
@@ -208,14 +208,6 @@ def _recipe(recipe: Recipes | None, encoder: str) -> str:
 
 def _change(recipe: R, **changes: Any) -> R:
     return dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``HEIGHTxWIDTH`` as typed, to both numbers."""
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
-        raise InputError(f"--size is {text!r}; give HEIGHTxWIDTH, for example 192x640.")
-    return int(found[1]), int(found[2])
 
 
 def _render(count: int, frames: int, size: tuple[int, int], seed: int, console: Console) -> list[list[SyntheticFrame]]:
