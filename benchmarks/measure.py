@@ -40,6 +40,7 @@ WAYS = {
     "ours-compiled": "ours, compiled",
     "ours-bf16": "ours, bf16 autocast",
     "ours-bf16-weights": "ours, bf16 weights",
+    "ours-fp16": "ours, fp16 autocast",
     "ours-frozen-text": "ours, text tower frozen whole (the preset)",
     "reference": "reference, plainly written",
     "published": "published implementation",
@@ -47,6 +48,7 @@ WAYS = {
     "monodepth2": "Monodepth2, ResNet-18",
 }
 SAME_NUMBERS = ("ours", "ours-compiled", "ours-frozen-text", "reference", "published")
+LOW = ("ours-bf16", "ours-bf16-weights", "ours-fp16")  # the difference is shown and not judged
 TOLERANCE = 2e-4
 MIB = 2**20
 
@@ -112,7 +114,9 @@ def why_not(way: str, case: Case) -> str | None:
         return "it differs in training alone"
     if way == "ours-bf16-weights" and case.train:
         return "weights in bfloat16 do not train"
-    if way in ("ours-bf16", "ours-bf16-weights") and case.bf16:
+    if way == "ours-fp16" and case.train:
+        return "float16 trains with a loss scaler, which is no part of this step"
+    if way in LOW and case.bf16:
         return "every way runs in bfloat16 here"
     if way == "monodepth2" and others.checkout(others.MONODEPTH2) is None:
         return f"{others.MONODEPTH2} names no checkout"
@@ -161,7 +165,10 @@ class Run:
         if way == "ours-bf16-weights":
             self.module, self.images = self.module.to(torch.bfloat16), self.images.to(torch.bfloat16)
         self.forward = torch.compile(self.module) if way == "ours-compiled" else self.module
-        self.device, self.low = case.device, case.bf16 or way == "ours-bf16"
+        self.device = case.device
+        self.low: torch.dtype | None = torch.bfloat16 if case.bf16 or way == "ours-bf16" else None
+        if way == "ours-fp16":
+            self.low = torch.float16
         self.optimizer: torch.optim.Optimizer | None = None
         if case.train:
             # The learning rate is next to nothing, so that every step meets the same weights.
@@ -170,7 +177,7 @@ class Run:
 
     def __call__(self) -> Tensor:
         with torch.inference_mode(self.optimizer is None):
-            with torch.autocast(self.device, torch.bfloat16) if self.low else contextlib.nullcontext():
+            with torch.autocast(self.device, self.low) if self.low else contextlib.nullcontext():
                 disparity: Tensor = self.forward(self.images)
             if self.optimizer is not None:
                 disparity.float().mean().backward()

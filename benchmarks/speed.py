@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import measure
-from benchmarks.measure import TOLERANCE, WAYS, Case
+from benchmarks.measure import LOW, TOLERANCE, WAYS, Case
 
 PARTS = ("memory", "loading", "inference", "training", "growth", "utilisation")  # memory before anything is timed
 SIZES = ((192, 640), (224, 672), (320, 1024))
@@ -157,7 +157,7 @@ class Benchmark:
 
             def pair(ours: str = ours) -> Record:
                 found = measure.in_turn(way, ours, case, rounds)
-                low = case.bf16 or "bf16" in way or "bf16" in ours
+                low = case.bf16 or way in LOW or ours in LOW
                 agrees = None if low or found["difference"] is None else found["difference"] <= TOLERANCE
                 self.failed |= agrees is False
                 return {**found, "agrees": agrees}
@@ -242,9 +242,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the tiny preset on small images: a smoke run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there, too")
     given = parser.parse_args(words)
-    quick = [
-        way for way in WAYS if way not in ("ours-compiled", "published")
-    ]  # compiling takes longer than all the rest
+    # Compiling takes longer than all the rest.
+    quick = [way for way in WAYS if way not in ("ours-compiled", "published")]
     given.ways = given.ways or (quick if given.quick else list(WAYS))
     given.rounds = given.rounds or (2 if given.quick else 7)
     given.long_rounds = given.long_rounds or (2 if given.quick else 3)

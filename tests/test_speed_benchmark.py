@@ -34,7 +34,7 @@ def test_speed_compares_outputs_and_gives_every_row(
     rows = {(r["part"], r["way"]): r for r in records if "skipped" not in r}
     for part, ways in {
         "memory": ("ours",),
-        "inference": ("ours-bf16", "ours-bf16-weights", "reference", "dinov2-dpt"),
+        "inference": ("ours-bf16", "ours-bf16-weights", "ours-fp16", "reference", "dinov2-dpt"),
         "training": ("ours-bf16", "ours-frozen-text", "reference", "dinov2-dpt"),
         "growth, size": ("reference", "dinov2-dpt"),
         "growth, batch": ("reference", "dinov2-dpt"),
