@@ -127,6 +127,37 @@ def test_blocks_below_the_first_that_trains_keep_nothing_for_a_backward_pass(
     assert 1.9 * one < two < 2.1 * one
 
 
+def test_folded_prompts_give_the_same_and_hold_no_text_tower(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+    tiny.eval()
+    text = sum(parameter.numel() for parameter in tiny.prompts.parameters())  # type: ignore[union-attr]
+    whole = sum(parameter.numel() for parameter in tiny.parameters())
+    state = tiny.state_dict()
+    with torch.no_grad():
+        expected = tiny(images)
+        tiny.fold_prompts()
+        tiny.fold_prompts()
+        for a, b in zip(tiny(images), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+        for a, b in zip(copy.deepcopy(tiny)(images), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+        compiled = torch.compile(tiny, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(images)[0], expected[0], rtol=1e-4, atol=1e-4)
+    assert sum(parameter.numel() for parameter in tiny.parameters()) == whole - text
+    assert text > 0
+    tiny.set_grad_checkpointing()
+    tiny.set_trainable(text=True, prompts=True)
+    assert {group["name"] for group in tiny.parameter_groups(1e-3)} == {"semantic", "spatial", "fusion"}
+    for refused in (tiny.state_dict, lambda: tiny.load_state_dict(state), lambda: tiny.set_prompts(PromptConfig())):
+        with pytest.raises(ConfigError, match="the prompts are folded, and their text tower is gone; load the"):
+            refused()
+
+
+def test_folding_without_prompts_does_nothing(tiny_config: HybridEncoderConfig, images) -> None:  # type: ignore[no-untyped-def]
+    encoder = HybridDepthEncoder(tiny_config.replace(prompts=None), pretrained=False).eval()
+    encoder.fold_prompts()
+    assert encoder.state_dict() and encoder(images)
+
+
 def test_frozen_parts_stay_as_they_are_through_train(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
     tiny.set_trainable(semantic=False, spatial=1, text=False)
     tiny.train()

@@ -138,15 +138,25 @@ class HybridDepthEncoder(HubModel):
         What reads the maps must be made anew: the number of logits among them changes.
 
         Raises:
-            ConfigError: no prompts so far, or words that they have not kept.
+            ConfigError: no prompts so far, folded ones, or words that they have not kept.
         """
         if self.prompts is None or self.config.prompts is None:
             raise ConfigError("the encoder has no prompts, and no text tower for others; build one with prompts.")
+        self.prompts.check_unfolded()
         trains = any(parameter.requires_grad for parameter in self.prompts.text_parameters())
         device = self.prompts.token_embedding.device
         self.prompts = DepthPrompts(self.prompts, config).to(device)
         self.config = self.config.replace(prompts=config)
         self.set_trainable(text=trains or config.train_text, prompts=True)
+
+    def fold_prompts(self) -> None:
+        """Put the prompts' matrix in the place of their text tower, for prediction with less memory.
+
+        The numbers stay. Afterwards prompts and text tower cannot train, and the weights cannot be saved: load the
+        checkpoint again for that. Without prompts nothing happens.
+        """
+        if self.prompts is not None:
+            self.prompts.fold()
 
     def _check(self, images: Tensor) -> None:
         check_images(images)
@@ -238,7 +248,7 @@ class HybridDepthEncoder(HubModel):
             toggle = "gradient_checkpointing_enable" if enable else "gradient_checkpointing_disable"
             if hasattr(inner, toggle):  # a transformers model runs its own blocks
                 getattr(inner, toggle)()
-        if self.prompts is not None:
+        if self.prompts is not None and self.prompts.folded is None:
             self.prompts.transformer.grad_checkpointing = enable
 
     # -- loading and saving ------------------------------------------------------------------------------

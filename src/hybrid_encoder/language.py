@@ -44,6 +44,7 @@ class DepthPrompts(nn.Module):
 
     index: Tensor
     ends: Tensor
+    folded: Tensor | None
 
     def __init__(self, clip: nn.Module, config: PromptConfig) -> None:
         super().__init__()
@@ -66,6 +67,7 @@ class DepthPrompts(nn.Module):
         for i, row in enumerate(ids):
             index[i, : len(row)] = torch.tensor([rows[t] if t >= 0 else len(known) + i for t in row])
         self.register_buffer("index", index, persistent=False)
+        self.register_buffer("folded", None, persistent=False)
         self.register_buffer("ends", torch.tensor([len(row) - 1 for row in ids]), persistent=False)
         # Every prompt has tokens of its own: the last one is not shared even where all are alike.
         alike = (index == index[:1]).all(0)[:-1].tolist()
@@ -96,6 +98,8 @@ class DepthPrompts(nn.Module):
 
     def forward(self) -> Tensor:
         """The prompt matrix (n, D)."""
+        if self.folded is not None:
+            return self.folded
         parameters = list(self.parameters())
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
         if torch.compiler.is_compiling() and not is_exporting() and not trains:
@@ -122,6 +126,14 @@ class DepthPrompts(nn.Module):
             matrix: Tensor = x / x.norm()
             return matrix
 
+    def fold(self) -> None:
+        """Keep the matrix alone and let the text tower go: less memory for prediction, and nothing left to train."""
+        with torch.no_grad():
+            self.folded = self().clone()
+        for name in (*self._modules, *self._parameters):
+            delattr(self, name)
+        self.tokens = None
+
     def text_parameters(self) -> list[nn.Parameter]:
         """The text tower's parameters: all but the learned tokens."""
         return [parameter for name, parameter in self.named_parameters() if name != "tokens"]
@@ -130,7 +142,20 @@ class DepthPrompts(nn.Module):
         self._kept.clear()  # a move to another dtype or device and back changes values, not versions
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
+    def check_unfolded(self) -> None:
+        """Raises ConfigError where the text tower has been let go."""
+        if self.folded is not None:
+            raise ConfigError(
+                "the prompts are folded, and their text tower is gone; load the checkpoint again for one that can be "
+                "saved, filled or given other prompts."
+            )
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.check_unfolded()
+        super()._save_to_state_dict(*args, **kwargs)
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.check_unfolded()
         self._kept.clear()
         super()._load_from_state_dict(*args, **kwargs)
 
