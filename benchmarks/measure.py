@@ -176,9 +176,9 @@ class Run:
             self.low = torch.float16
         self.optimizer: torch.optim.Optimizer | None = None
         if case.train:
-            # The learning rate is next to nothing, so that every step meets the same weights.
+            # Nothing moves, so that every step meets the same weights.
             trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-            self.optimizer = torch.optim.AdamW(trained, lr=1e-8)
+            self.optimizer = torch.optim.AdamW(trained, lr=0.0)
 
     def __call__(self) -> Tensor:
         with torch.inference_mode(self.optimizer is None):

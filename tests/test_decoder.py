@@ -57,7 +57,7 @@ def test_the_head_follows_its_formula() -> None:
     head = DisparityHead(8, 4, 1)
     path = torch.randn(1, 8, 5, 6)
     x = F.interpolate(head.reduce(path), (16, 20), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(head(path, (16, 20)), head.out(F.relu(head.hidden(x))))
+    torch.testing.assert_close(head(head.reduce(path), (16, 20)), head.out(F.relu(head.hidden(x))))
 
 
 def test_a_wrong_decoder_is_named() -> None:

@@ -47,7 +47,7 @@ class FusionBlock(nn.Module):
 
 
 class DisparityHead(nn.Module):
-    """3x3 to half the channels, up to the working size, 3x3, ReLU, 1x1."""
+    """3x3 to half the channels (``reduce``); and, as its call, up to the working size, 3x3, ReLU, 1x1."""
 
     def __init__(self, channels: int, hidden: int, out_channels: int) -> None:
         super().__init__()
@@ -55,9 +55,8 @@ class DisparityHead(nn.Module):
         self.hidden = nn.Conv2d(max(1, channels // 2), hidden, 3, padding=1)
         self.out = nn.Conv2d(hidden, out_channels, 1)
 
-    def forward(self, path: Tensor, size: Size) -> Tensor:
-        x = _resize(self.reduce(path), size)
-        result: Tensor = self.out(F.relu(self.hidden(x)))
+    def forward(self, reduced: Tensor, size: Size) -> Tensor:
+        result: Tensor = self.out(F.relu(self.hidden(_resize(reduced, size))))
         return result
 
 
@@ -124,24 +123,30 @@ class DPTDecoder(nn.Module):
         """
         height, width = image_size
         grid = (maps[0].shape[-2], maps[0].shape[-1])
-        # Convolutions of many channels are faster so, and what follows keeps the format.
-        maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
+        # What follows keeps the format. Convolutions of many channels are faster channels last, but not the backward
+        # pass on a CPU, which takes 2.5 times as long.
+        trains = torch.is_grad_enabled() and maps[0].device.type == "cpu"
+        layout = torch.contiguous_format if trains else torch.channels_last
         levels = [
-            reassemble(resize(project(x)))
+            reassemble(resize(project(x.contiguous(memory_format=layout))))
             for x, project, resize, reassemble in zip(maps, self.project, self.resize, self.reassemble, strict=True)
         ]
         sizes: list[Size] = [(x.shape[-2], x.shape[-1]) for x in levels]
         targets = [(sizes[0][0] * 2, sizes[0][1] * 2), *sizes[:3]]
-        outputs: dict[int, Tensor] = {}
-        path = levels[3]
+        reduced: dict[int, Tensor] = {}
+        path = levels.pop()
         for level in (3, 2, 1, 0):
-            path = self.fuse[level](path, None if level == 3 else levels[level], targets[level])
+            path = self.fuse[level](path, None if level == 3 else levels.pop(), targets[level])
             if level in self.scales:
-                # The published head works at 16 pixels a cell before the last resize.
-                working = (grid[0] * 16 // 2**level, grid[1] * 16 // 2**level)
-                x = self.heads[str(level)](path, working)
-                outputs[level] = self._activate(x, (max(1, height // 2**level), max(1, width // 2**level)))
-        return {scale: outputs[scale] for scale in self.scales}
+                reduced[level] = cast(DisparityHead, self.heads[str(level)]).reduce(path)
+        del path  # large, and not read again: the heads need the most memory
+        outputs: dict[int, Tensor] = {}
+        for scale in self.scales:
+            # The published head works at 16 pixels a cell before the last resize.
+            working = (grid[0] * 16 // 2**scale, grid[1] * 16 // 2**scale)
+            x = self.heads[str(scale)](reduced.pop(scale), working)
+            outputs[scale] = self._activate(x, (max(1, height // 2**scale), max(1, width // 2**scale)))
+        return outputs
 
     def _activate(self, x: Tensor, size: Size) -> Tensor:
         if self.activation == "sigmoid":
