@@ -128,7 +128,7 @@ class DepthPrompts(nn.Module):
 
     def fold(self) -> None:
         """Keep the matrix alone and let the text tower go: less memory for prediction, and nothing left to train."""
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             self.folded = self().clone()
         for name in (*self._modules, *self._parameters):
             delattr(self, name)
