@@ -65,3 +65,19 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return int(stop.value.code or 0), captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def refused(run: Callable[..., tuple[int, str, str]]) -> Callable[..., None]:
+    """``hybrid-encoder`` with wrong input ends with status 2 and says this, in one line where the error is ours."""
+
+    def check(says: str, *arguments: object) -> None:
+        code, _, err = run(*arguments)
+        plain = " ".join(err.replace("│", " ").split())
+        assert code == 2, (arguments, err)
+        assert says in plain, (arguments, err)
+        assert "Traceback" not in err
+        if err.startswith("error:"):
+            assert err.count("\n") == 1, err
+
+    return check
