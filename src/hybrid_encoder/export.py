@@ -254,19 +254,6 @@ def check_packages(*names: str) -> None:
         ) from None
 
 
-class _FoldedPrompts(nn.Module):
-    """The prompt matrix (n, D) as a constant, where the text tower was."""
-
-    matrix: Tensor
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("matrix", matrix)
-
-    def forward(self) -> Tensor:
-        return self.matrix
-
-
 def _fold(model: HybridDepthModel) -> HybridDepthModel:
     """A copy to trace: the same weights (float32, CPU, without gradients), prompts computed, no text tower."""
     # What the memo holds under an object's id, deepcopy takes in its place.
@@ -275,10 +262,9 @@ def _fold(model: HybridDepthModel) -> HybridDepthModel:
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("cpu", torch.float32), requires_grad=False)
     for buffer in model.buffers():
         memo[id(buffer)] = buffer.detach().to("cpu", torch.float32 if buffer.is_floating_point() else None)
-    prompts = model.encoder.prompts
-    if prompts is not None:
-        memo[id(prompts)] = _FoldedPrompts(prompts().detach().to("cpu", torch.float32, copy=True))
-    return copy.deepcopy(model, memo).eval()
+    folded = copy.deepcopy(model, memo).eval()
+    folded.encoder.fold_prompts()
+    return folded
 
 
 def _parts(model: HybridDepthModel) -> dict[str, list[nn.Parameter]]:
