@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import legacy, manydepth, monodepth2, recipes, runner
+    from . import manydepth, monodepth2, patching, recipes, runner
 
-__all__ = ["legacy", "manydepth", "monodepth2", "recipes", "runner"]
+__all__ = ["manydepth", "monodepth2", "patching", "recipes", "runner"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,15 +18,16 @@ from typing import Literal
 
 from torch import nn
 
-from hybrid_encoder.config import DecoderConfig, HybridDepthConfig
-from hybrid_encoder.encoder import HybridDepthEncoder
+from hybrid_encoder.config import PRESETS, DecoderConfig, HybridDepthConfig, HybridMatchingConfig
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.matching_encoder import HybridMatchingEncoder, Match, multi_frame_config
+from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.models.matching import HybridMatchingEncoder, Match
 
-from . import monodepth2, replacing
-from .modules import MatchingEncoder
+from . import monodepth2
+from .networks import MatchingEncoder
+from .patching import replacing
+from .patching.replacing import Source
 from .recipes import Recipe
-from .replacing import Source
 
 MATCHING = "ResnetEncoderMatching"
 NEEDED = ("pretrained", "adaptive_bins", "min_depth_bin", "max_depth_bin", "depth_binning", "num_depth_bins")
@@ -47,9 +48,9 @@ class Settings(monodepth2.Settings):
 
     def build_student(self, pretrained: bool) -> HybridDepthEncoder:
         """What goes into the matching encoder: a preset's multi-frame configuration, or the source itself."""
-        for name in replacing.PRESETS:
+        for name in PRESETS:
             if self.encoder == HybridDepthConfig.preset(name).encoder:
-                return HybridDepthEncoder(multi_frame_config(name), pretrained=pretrained)
+                return HybridDepthEncoder(HybridMatchingConfig.preset_encoder(name), pretrained=pretrained)
         return super().build_encoder(pretrained)
 
     def build_encoder(self, pretrained: bool) -> HybridDepthEncoder:
@@ -143,7 +144,7 @@ def patch(
         teacher: ``"hybrid"``, or ``"repository"``, which leaves the teacher a ResNet.
         share_frozen: hold one copy of what is frozen in student and hybrid teacher alike.
         match: in which tower's first map lookup frames are matched: ``"semantic"``, ``"spatial"`` or ``"both"``.
-        legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.legacy` to that repository.
+        legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.patching.legacy` to that repository.
 
     Returns:
         The handle. The same call again returns the same one.

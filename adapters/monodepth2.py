@@ -24,15 +24,17 @@ from typing import Any, Literal
 from torch import nn
 
 from hybrid_encoder.config import DecoderConfig
-from hybrid_encoder.decoder import PyramidNeck
-from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import AdapterError, ConfigError
-from hybrid_encoder.losses import PixelLanguageLoss
+from hybrid_encoder.language.depth_words import bin_centers
+from hybrid_encoder.losses.pixel_language import PixelLanguageLoss
+from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.models.neck import PyramidNeck
 
-from . import recipes, replacing
-from .modules import DepthDecoder, DepthEncoder, PoseDecoder, PoseEncoder
+from . import recipes
+from .networks import DepthDecoder, DepthEncoder, PoseDecoder, PoseEncoder
+from .patching import replacing
+from .patching.replacing import Source
 from .recipes import Recipe
-from .replacing import Source
 
 # What pose from class tokens replaces besides, and the arguments that say what to build.
 NEEDED_FOR_POSE: dict[str, tuple[str, ...]] = {
@@ -163,7 +165,7 @@ class Patched(replacing.NetworksPatch[Settings]):
                 "language_loss is set, and no class with compute_losses(inputs, outputs), as Monodepth2's Trainer has, "
                 "was imported: there is no loss to add to. Leave language_loss at 0 where nothing trains."
             )
-        return config.number
+        return config.num_prompts
 
     def _make_pose(self, call: inspect.BoundArguments) -> nn.Module:
         channels = list(call.arguments["num_ch_enc"])
@@ -210,7 +212,7 @@ def patch(
         language_loss: weight of the pixel-language alignment loss (:func:`hybrid_encoder.losses.pixel_language_loss`)
             in the trainer's ``loss``, with the trainer's own depth as the target; it is logged under this name. Prompts
             stand for depths from ``--min_depth`` to ``--max_depth``, even in log-depth.
-        legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.legacy` to that repository.
+        legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.patching.legacy` to that repository.
 
     Returns:
         The handle. The same call again returns the same one.
@@ -248,7 +250,9 @@ def _with_language(own: Callable[..., Any], weight: float) -> Callable[..., Any]
         losses = own(trainer, inputs, outputs, *args, **kwargs)
         logits = [value for key, value in outputs.items() if isinstance(key, tuple) and key[0] == "language"]
         if logits:
-            language = PixelLanguageLoss(logits[0].shape[1], trainer.opt.min_depth, trainer.opt.max_depth)
+            language = PixelLanguageLoss(
+                bin_centers(logits[0].shape[1], trainer.opt.min_depth, trainer.opt.max_depth).to(logits[0].device)
+            )
             losses["language_loss"] = sum(language(x, outputs["depth", 0, 0]) for x in logits) / len(logits)
             losses["loss"] = losses["loss"] + weight * losses["language_loss"]
         return losses

@@ -15,7 +15,7 @@ from types import ModuleType
 
 from hybrid_encoder.errors import InputError
 
-from .repository import Patch
+from .patching.repository import Patch
 
 
 def run(command: Sequence[str], patch: Callable[[], Patch], *, show: bool = False) -> Patch:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
 
-from hybrid_encoder.matching import BORDER, depth_bins, plane_sweep_cost_volume
+from hybrid_encoder.geometry.plane_sweep import BORDER, depth_bins, plane_sweep_cost_volume
 
 Sweep = Callable[..., tuple[Tensor, Tensor]]
 

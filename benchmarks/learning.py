@@ -29,10 +29,10 @@ from hybrid_encoder import HybridDepthConfig, HybridDepthModel
 from hybrid_encoder.data import SyntheticDrive, SyntheticLanes, SyntheticSequences, synthetic_batch
 from hybrid_encoder.data.ordered import PatchBatch, collate
 from hybrid_encoder.evaluation import depth_metrics
+from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.fine import FineStage, fine_model
 from hybrid_encoder.training.loop import seed_everything
-from hybrid_encoder.training.pose_network import PoseNetwork
 from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe, run
 
 COARSE_HYBRID = "hybrid, with the coarse stage"

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthModel
 from hybrid_encoder.config import HybridDepthConfig, PromptConfig
-from hybrid_encoder.decoder import DPTDecoder
-from hybrid_encoder.fusion import Fusion
-from hybrid_encoder.semantic import build_clip
+from hybrid_encoder.models.decoder import DPTDecoder
+from hybrid_encoder.models.fusion import Fusion
+from hybrid_encoder.towers.semantic import build_clip
 
 START, END = 49406, 49407
 

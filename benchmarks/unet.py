@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthConfig
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD
-from hybrid_encoder.encoder import HybridFeatures
+from hybrid_encoder.models.encoder import HybridFeatures
 
 WIDTHS = (16, 32, 64, 128, 256)  # of the decoder, from fine to coarse
 

@@ -18,8 +18,13 @@ from torch import Tensor
 
 from hybrid_encoder import HybridDepthEncoder
 from hybrid_encoder.data import KittiDrive
-from hybrid_encoder.matching import confidence_mask, depth_bins, lowest_cost_disparity, plane_sweep_cost_volume
-from hybrid_encoder.pictures import colour, contact_sheet, to_pixels, write_png
+from hybrid_encoder.data.images import colour, contact_sheet, to_pixels, write_png
+from hybrid_encoder.geometry.plane_sweep import (
+    confidence_mask,
+    depth_bins,
+    lowest_cost_disparity,
+    plane_sweep_cost_volume,
+)
 
 SIZE = (192, 640)
 

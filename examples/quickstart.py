@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.pictures import colour, read_image, write_png
+from hybrid_encoder.data.images import colour, read_image, write_png
 
 
 def main(path: Path) -> None:

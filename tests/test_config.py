@@ -32,7 +32,7 @@ def test_any_config_goes_to_json_and_back(towers, method, count, words, size, bl
             towers=towers,
             spatial=SpatialConfig(blocks=blocks, trainable_blocks=trainable),
             fusion=FusionConfig(method=method),
-            prompts=PromptConfig(count=count, words=words),
+            prompts=PromptConfig(num_tokens=count, words=words),
         ),
         size=size,
     )
@@ -40,7 +40,7 @@ def test_any_config_goes_to_json_and_back(towers, method, count, words, size, bl
     assert back == config
     assert hash(back.encoder.fusion) == hash(config.encoder.fusion)
     assert back.encoder.prompts is not None
-    assert back.encoder.prompts.number == (count if words is None else 7)
+    assert back.encoder.prompts.num_prompts == (count if words is None else 7)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_any_config_goes_to_json_and_back(towers, method, count, words, size, bl
         (lambda: FusionConfig(method="sum"), "fusion.method is 'sum'"),  # type: ignore[arg-type]
         (lambda: FusionConfig(channels=0), "fusion.channels is 0"),
         (lambda: PromptConfig(template="no place"), "exactly one {}"),
-        (lambda: PromptConfig(count=1), "at least 2"),
+        (lambda: PromptConfig(num_tokens=1), "at least 2"),
         (lambda: SpatialConfig(blocks=(1, 2)), "four block numbers"),
         (lambda: SpatialConfig(trainable_blocks=-1), "trainable_blocks is -1"),
         (lambda: DecoderConfig(scales=(4,)), "one or more of 0, 1, 2, 3"),

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthEncoder, PyramidNeck
-from hybrid_encoder.adapters.modules import DepthEncoder
-from hybrid_encoder.semantic import SemanticTower, build_clip
-from hybrid_encoder.spatial import build_spatial
+from hybrid_encoder.adapters.networks import DepthEncoder
 from hybrid_encoder.testing import EncoderContract
+from hybrid_encoder.towers.semantic import SemanticTower, build_clip
+from hybrid_encoder.towers.spatial import build_spatial
 
-from small_models import small_clip, small_dino
+from helpers.small_models import small_clip, small_dino
 
 
 class TestHybridDepthEncoder(EncoderContract):

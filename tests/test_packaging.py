@@ -199,7 +199,7 @@ def _check_use(installation: Installation, folder: Path) -> None:
     assert found["bare adapters"] is None or Path(found["bare adapters"]).parent != installation.adapters
     assert len(set(found["version"])) == 1
     assert {"networks.ResnetEncoder", "networks.DepthDecoder"} <= set(found["replaced"])
-    assert found["encoder"] == "hybrid_encoder.adapters.modules"
+    assert found["encoder"] == "hybrid_encoder.adapters.networks"
     assert found["pose encoder"] == "networks"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from hybrid_encoder import HybridDepthModel
 from hybrid_encoder.checkpoints import load_published_matching
-from hybrid_encoder.encoder import HybridFeatures
+from hybrid_encoder.models.encoder import HybridFeatures
 
 FOLDER = Path(__file__).parent / "parity"
 _spec = importlib.util.spec_from_file_location("parity_fill", FOLDER / "fill.py")

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.kitti_evaluation import frames_with_lidar
-from hybrid_encoder.pictures import colour, contact_sheet, to_pixels, write_png
+from hybrid_encoder.data.images import colour, contact_sheet, to_pixels, write_png
+from hybrid_encoder.evaluation.protocols import frames_with_lidar
 
 SIZE = (120, 400)
 

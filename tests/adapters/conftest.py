@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hybrid_encoder.adapters import legacy, replacing
-from hybrid_encoder.adapters.repository import HOOK
+from hybrid_encoder.adapters.patching.repository import HOOK
 
-from toy_repository import Repo
+from helpers.toy_repository import Repo
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from torch.utils import data
 
 from hybrid_encoder import adapters
 from hybrid_encoder.adapters import legacy, standins
-from hybrid_encoder.adapters.repository import HOOK, ModuleProxy
+from hybrid_encoder.adapters.patching.repository import HOOK, ModuleProxy
 from hybrid_encoder.errors import AdapterError, HybridEncoderError
 
 FILES = {

@@ -13,12 +13,12 @@ from torch import nn
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
 from hybrid_encoder.adapters import manydepth, monodepth2
-from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder, MatchingEncoder
+from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder, MatchingEncoder
 from hybrid_encoder.config import DEPTH_WORDS, IMAGENET_MEAN, PromptConfig
 from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
 
-from published_layout import stage1_config, write_stage1
-from toy_repository import FILES, Repo
+from helpers.published_layout import stage1_config, write_stage1
+from helpers.toy_repository import FILES, Repo
 
 MATCHING = """
     import numpy as np

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hybrid_encoder.data import KittiDrive
 
-from checkouts import BASE, DATA, DRIVE, HEIGHT, PICTURES, WIDTH, Checkout
+from helpers.checkouts import BASE, DATA, DRIVE, HEIGHT, PICTURES, WIDTH, Checkout
 
 CHECKOUT = os.environ.get("HYBRID_ENCODER_MANYDEPTH", "")
 RUN = ["-m", "hybrid_encoder", "run", "manydepth", "--encoder", "tiny"]

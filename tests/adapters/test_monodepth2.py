@@ -16,14 +16,14 @@ import torch
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
 from hybrid_encoder.adapters import legacy, monodepth2, replacing
-from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder, PoseEncoder
-from hybrid_encoder.adapters.repository import HOOK
+from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder, PoseEncoder
+from hybrid_encoder.adapters.patching.repository import HOOK
 from hybrid_encoder.config import DEPTH_WORDS, DecoderConfig, HybridDepthConfig, PromptConfig
 from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError, HybridEncoderError
 from hybrid_encoder.losses import PixelLanguageLoss
 
-from published_layout import stage1_config, write_stage1
-from toy_repository import FILES, RESNET, Repo
+from helpers.published_layout import stage1_config, write_stage1
+from helpers.toy_repository import FILES, RESNET, Repo
 
 TINY = HybridEncoderConfig.preset("tiny")
 

@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 import torch
 
-from checkouts import BASE, DATA, DRIVE, HEIGHT, ITEMS, WIDTH, Checkout
+from helpers.checkouts import BASE, DATA, DRIVE, HEIGHT, ITEMS, WIDTH, Checkout
 
 CHECKOUT = os.environ.get("HYBRID_ENCODER_MONODEPTH2", "")
 EPOCHS = 12

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from hybrid_encoder.adapters import monodepth2, recipes
-from hybrid_encoder.adapters.modules import DepthDecoder, DepthEncoder, PoseEncoder
+from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder, PoseEncoder
 from hybrid_encoder.errors import AdapterError, ConfigError
 
-from toy_repository import Repo
+from helpers.toy_repository import Repo
 
 # Three levels, a class of another name, no argument for public weights.
 THREE_LEVELS = {

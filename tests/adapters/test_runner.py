@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from toy_repository import FILES
+from helpers.toy_repository import FILES
 
 TRAIN = """
 import sys

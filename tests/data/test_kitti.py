@@ -11,7 +11,7 @@ from PIL import Image
 from hybrid_encoder import InputError
 from hybrid_encoder.data import KittiDrive
 
-from kitti_layout import write_drive
+from helpers.kitti_layout import write_drive
 
 ROOT = Path(__file__).parents[2]
 DRIVE = Path("kitti_mini", "2011_09_26", "2011_09_26_drive_0001_sync")

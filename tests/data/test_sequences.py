@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from hybrid_encoder import InputError
 from hybrid_encoder.data import Frames, KittiDrive, KittiSequences, SyntheticDrive, SyntheticFrame, SyntheticSequences
 from hybrid_encoder.data.sequences import Augment, resized_intrinsics
-from hybrid_encoder.training.photometric import photometric_error, warp
+from hybrid_encoder.losses.photometric import photometric_error, warp
 
-from kitti_layout import write_drive
+from helpers.kitti_layout import write_drive
 
 FULL, HALF = (80, 256), (40, 128)  # of the written pictures: the left and upper part of what is rendered
 NAME = "2011_01_01/2011_01_01_drive_{:04d}_sync"

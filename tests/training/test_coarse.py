@@ -146,7 +146,7 @@ def test_an_encoder_without_prompts_is_refused() -> None:
 def test_a_preset_gets_imagenets_normalisation_and_the_words(
     encoder: HybridDepthEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert encoder.prompts is not None and encoder.prompts.tokens is None and encoder.prompts.count == 7
+    assert encoder.prompts is not None and encoder.prompts.tokens is None and encoder.prompts.num_prompts == 7
     assert encoder.semantic is not None and encoder.spatial is not None
     pixel = torch.rand(1, 3, 1, 1, generator=torch.Generator().manual_seed(1))
     expected = (pixel - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)

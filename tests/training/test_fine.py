@@ -25,16 +25,16 @@ from hybrid_encoder import (
 )
 from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.data import Frames, SyntheticDrive, SyntheticSequences
-from hybrid_encoder.encoder import HybridFeatures
-from hybrid_encoder.language import DepthPrompts
-from hybrid_encoder.losses import bin_centers, pixel_language_loss
-from hybrid_encoder.pose import ClassTokenPoseHead, pose_matrix
+from hybrid_encoder.geometry.pose import ClassTokenPoseHead, pose_matrix
+from hybrid_encoder.language import DepthPrompts, bin_centers
+from hybrid_encoder.losses import pixel_language_loss
+from hybrid_encoder.losses.photometric import warp
+from hybrid_encoder.models.encoder import HybridFeatures
+from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.fine import FineStage, fine_model, shrink, train_fine
-from hybrid_encoder.training.photometric import warp
-from hybrid_encoder.training.pose_network import PoseNetwork
 from hybrid_encoder.training.recipes import FineRecipe
 
-from published_layout import stage1_config, write_stage1
+from helpers.published_layout import stage1_config, write_stage1
 
 SIZE = (64, 192)
 RECIPE = FineRecipe(1e-3, 0.01, 2, steps=2, pose="test_resnet", pose_channels=16, scales=(0, 1), size=(48, 96))
@@ -317,7 +317,7 @@ def test_learned_prompts_take_over_from_the_words(words: Path) -> None:
     assert before.prompts is not None and encoder.prompts is not None and encoder.prompts.tokens is not None
     added = np.subtract(encoder.feature_info.channels(), before.feature_info.channels())
     assert added.tolist() == [16 - 7] * 4
-    assert model.config.encoder.prompts == PromptConfig(count=16, init="words")
+    assert model.config.encoder.prompts == PromptConfig(num_tokens=16, init="words")
     assert encoder.prompts.tokens.requires_grad
     # Token i starts from the embedding of word i * 7 / 16 alone, its channels taken to the text tower's width.
     embedded = DepthPrompts(before.prompts, PromptConfig(template="{}", words=DEPTH_WORDS))().detach()

@@ -21,11 +21,11 @@ from torch.utils.data import Dataset
 from hybrid_encoder import HybridDepthConfig, HybridDepthModel
 from hybrid_encoder.data import OrderedPatches, PatchBatch, SyntheticDrive, SyntheticSequences, collate
 from hybrid_encoder.losses import CoarseLoss
+from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder
 from hybrid_encoder.training.fine import FineStage
 from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, train
 from hybrid_encoder.training.parallel import SyncedBatchNorm, is_parallel, share_of, synchronize_batch_norm
-from hybrid_encoder.training.pose_network import PoseNetwork
 from hybrid_encoder.training.recipes import COARSE
 
 STEPS, ITEMS, SECONDS = 3, 4, 240  # ITEMS a step in all: half as many for each of two processes

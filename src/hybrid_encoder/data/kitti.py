@@ -59,7 +59,7 @@ class KittiDrive:
 
     def image(self, frame: int) -> Array:
         """RGB in [0, 1], float32, (3, H, W)."""
-        from hybrid_encoder.pictures import read_image
+        from hybrid_encoder.data.images import read_image
 
         stem = self._data(f"image_0{self.camera}") / f"{frame:010d}"
         file = next((stem.with_suffix(s) for s in (".png", ".jpg") if stem.with_suffix(s).is_file()), None)

@@ -165,7 +165,7 @@ class OrderedDepth(Dataset[OrderedPatches]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> OrderedPatches:
-        from hybrid_encoder.pictures import read_image
+        from hybrid_encoder.data.images import read_image
 
         picture, source = self.images[index], self.depths[index]
         image = torch.as_tensor(picture()) if callable(picture) else read_image(Path(picture))
@@ -195,7 +195,7 @@ def depth_files(images: str | Path, depths: str | Path, ending: str = ".npy") ->
     Raises:
         InputError: no pictures, or one without depth.
     """
-    from hybrid_encoder.pictures import find_images
+    from hybrid_encoder.data.images import find_images
 
     pictures = find_images([str(images)])
     files = [Path(depths).expanduser() / (picture.stem + ending) for picture in pictures]

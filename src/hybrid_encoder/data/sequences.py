@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import ColorJitter
 from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.ordered import check_size
 from hybrid_encoder.errors import InputError
+from hybrid_encoder.geometry.camera import resized_intrinsics
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.synthetic import RenderedDrive
@@ -214,12 +215,6 @@ def make_frames(images: Tensor, K: Tensor, name: str, augment: Augment) -> Frame
         K[0, 2] = images.shape[-1] - 1 - K[0, 2]
     change = augment is True and bool(torch.rand(()) < 0.5)
     return Frames(images, CHANGE(images) if change else images, K, name)
-
-
-def resized_intrinsics(K: Tensor, frame: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Intrinsics (3, 3) in pixels of images that were resized from ``frame`` to ``size``, (H, W) each."""
-    x, y = size[1] / frame[1], size[0] / frame[0]
-    return K.new_tensor([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]]) @ K
 
 
 def check_offsets(offsets: Sequence[int]) -> tuple[int, ...]:

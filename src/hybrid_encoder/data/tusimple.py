@@ -71,7 +71,7 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> OrderedPatches:
-        from hybrid_encoder.pictures import read_image
+        from hybrid_encoder.data.images import read_image
 
         picture, points = self.items[index]
         image = read_image(picture)

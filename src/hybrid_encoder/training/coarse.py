@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.data.ordered import PatchBatch, collate
-from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses import CoarseLoss, CoarsePatchLoss, Sampling, patch_order_accuracy
+from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import share_of
 from hybrid_encoder.training.recipes import CoarseRecipe, run, writes

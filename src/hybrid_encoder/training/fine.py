@@ -17,19 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hybrid_encoder.checkpoints import load
+from hybrid_encoder.checkpoints.reading import read_checkpoint
 from hybrid_encoder.config import PRESETS, HybridDepthConfig, PromptConfig
-from hybrid_encoder.encoder import HybridDepthEncoder
 from hybrid_encoder.errors import ConfigError, InputError
-from hybrid_encoder.files import write_whole
-from hybrid_encoder.losses import bin_centers, pixel_language_loss
-from hybrid_encoder.model import HybridDepthModel
-from hybrid_encoder.pose import ClassTokenPoseHead, pose_matrix
-from hybrid_encoder.training.alignment import align
+from hybrid_encoder.geometry.alignment import refine_pose
+from hybrid_encoder.geometry.camera import depth_to_disparity, resized_intrinsics
+from hybrid_encoder.geometry.pose import pose_matrix
+from hybrid_encoder.language.depth_words import bin_centers
+from hybrid_encoder.losses.photometric import reprojection_loss, smoothness_loss
+from hybrid_encoder.losses.pixel_language import pixel_language_loss
+from hybrid_encoder.models.depth import HybridDepthModel
+from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork
 from hybrid_encoder.training.loop import Stage
-from hybrid_encoder.training.photometric import reprojection_loss, smoothness_loss
-from hybrid_encoder.training.pose_network import PoseNetwork
 from hybrid_encoder.training.recipes import FineRecipe, run, writes
+from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.sequences import Frames
@@ -85,7 +87,7 @@ class FineStage(Stage):
         self.automask, self.smoothness, self.language_loss = automask, smoothness, language_loss
         bins = None
         if prompts is not None:
-            bins = bin_centers(prompts.count, model.config.min_depth, model.config.max_depth)
+            bins = bin_centers(prompts.num_prompts, model.config.min_depth, model.config.max_depth)
         self.bin_centers: Tensor | None
         self.register_buffer("bin_centers", bins, persistent=False)
 
@@ -153,7 +155,7 @@ class FineStage(Stage):
             small = F.interpolate(depth, frames.shape[-2:], mode="area").repeat_interleave(sources, 0)
             target = frames[:, :1].expand_as(frames[:, 1:]).flatten(0, 1)
             intrinsics = intrinsics.repeat_interleave(sources, 0)
-            found = align(target, frames[:, 1:].flatten(0, 1), small, intrinsics, found, self.refine)
+            found = refine_pose(target, frames[:, 1:].flatten(0, 1), small, intrinsics, found, self.refine)
         return found.reshape(-1, sources, 4, 4)
 
     def motions(self, frames: Tensor, class_token: Tensor | None) -> Tensor:
@@ -179,9 +181,8 @@ def shrink(images: Tensor, K: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     if factor == 1:
         return images, K
     size = (images.shape[-2] // factor, images.shape[-1] // factor)
-    y, x = size[0] / images.shape[-2], size[1] / images.shape[-1]
     small = F.interpolate(images.flatten(0, 1), size, mode="area").unflatten(0, images.shape[:2])
-    return small, K.new_tensor([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]]) @ K
+    return small, resized_intrinsics(K, (images.shape[-2], images.shape[-1]), size)
 
 
 def fine_model(
@@ -208,20 +209,19 @@ def fine_model(
         config = HybridDepthConfig.preset(str(source))
         encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained)
     else:
-        loaded = load(source)
-        if loaded.model_config is not None and prompts is None:
-            return loaded.build_model(HybridDepthModel)
-        encoder = loaded.build_encoder(HybridDepthEncoder)
+        checkpoint = read_checkpoint(source)
+        if isinstance(checkpoint.config, HybridDepthConfig) and prompts is None:
+            return HybridDepthModel.from_checkpoint(checkpoint)
+        encoder = HybridDepthEncoder.from_checkpoint(checkpoint)
     if prompts is not None:
         train_text = bool(encoder.config.prompts and encoder.config.prompts.train_text)
-        encoder.set_prompts(PromptConfig(count=prompts, init="words", train_text=train_text))
+        encoder.set_prompts(PromptConfig(num_tokens=prompts, init="words", train_text=train_text))
     config = HybridDepthConfig.for_encoder(encoder.config)
     if recipe.scales is not None:
         config = config.replace(decoder=dataclasses.replace(config.decoder, scales=recipe.scales))
     model = HybridDepthModel(config, encoder=encoder)
     if recipe.start_depth is not None and config.decoder.activation == "sigmoid":
-        low, high = 1 / config.max_depth, 1 / config.min_depth
-        start = (1 / recipe.start_depth - low) / (high - low)
+        start = depth_to_disparity(recipe.start_depth, config.min_depth, config.max_depth)
         model.decoder.set_bias(math.log(start / (1 - start)))
     return model
 

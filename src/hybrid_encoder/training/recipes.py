@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.files import write_whole
 from hybrid_encoder.losses import Sampling
 from hybrid_encoder.training.loop import LoopConfig, Stage, find_checkpoint, train
+from hybrid_encoder.writing import write_whole
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,225 @@
+"""Our networks behind the interfaces of Monodepth2's and ManyDepth's ``networks``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hybrid_encoder.config import DecoderConfig
+from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.models.decoder import DPTDecoder
+from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.models.matching import HybridMatchingEncoder
+from hybrid_encoder.models.neck import PyramidNeck
+from hybrid_encoder.models.pose_network import ClassTokenPoseHead
+
+
+class StrictLoading(nn.Module):
+    """Refuses weights that miss names, even where a trainer fills the gaps with the module's own.
+
+    Monodepth2's trainer drops the names that it does not know, lays the rest over ``state_dict()`` and loads
+    that: a checkpoint of another model is loaded without a word. What was filled in shares its memory with the
+    module, and is seen by it.
+    """
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        own = self.state_dict()
+        filled = [
+            name
+            for name, value in state_dict.items()
+            if name in own and value.numel() and value.data_ptr() == own[name].data_ptr()
+        ]
+        if filled:
+            raise CheckpointError(
+                f"the weights hold nothing for {filled[0]!r} ({len(filled)} of {len(own)} names): they are another "
+                "model's, the unpatched repository's perhaps; load them without patch(), or train under it first."
+            )
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+class Features(StrictLoading):
+    """Hands on four maps as a codebase's decoders read them.
+
+    With a neck the features are the maps of its strides. Without one they are the encoder's four maps,
+    and before them an empty one, (B, 0, H, W): the decoder reads the image size off it, and being a tensor
+    it is split, moved and gathered with the others.
+
+    Args:
+        channels: of the four maps.
+        neck: brings them to a pyramid.
+    """
+
+    num_ch_enc: np.ndarray[Any, np.dtype[np.int_]]
+
+    def __init__(self, channels: Sequence[int], neck: PyramidNeck | None) -> None:
+        super().__init__()
+        self.neck = neck
+        self.num_ch_enc = np.array(neck.num_ch_enc if neck is not None else (0, *channels))
+
+    def features(self, images: Tensor, maps: list[Tensor]) -> list[Tensor]:
+        """The maps of images (B, 3, H, W) to features (B, num_ch_enc[i], h_i, w_i)."""
+        if self.neck is None:
+            return [images[:, :0], *maps]
+        features: list[Tensor] = self.neck(maps, image_size=(images.shape[-2], images.shape[-1]))
+        return features
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Those that train. Trainers hand this list to an optimizer, where a frozen one has no place;
+        ``state_dict``, ``to`` and ``named_parameters`` go other ways and see every parameter."""
+        return (parameter for parameter in super().parameters(recurse) if parameter.requires_grad)
+
+
+class DepthEncoder(Features):
+    """A hybrid encoder behind the interface of ``networks.ResnetEncoder``.
+
+    Args:
+        encoder: gives four maps on one grid.
+        neck: brings them to a pyramid.
+        mean: what the caller subtracts from RGB in [0, 1], by channel.
+        std: by what the caller divides then.
+    """
+
+    normalisation: Tensor
+
+    def __init__(
+        self,
+        encoder: HybridDepthEncoder,
+        neck: PyramidNeck | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__(encoder.feature_info.channels(), neck)
+        self.encoder = encoder
+        self.normalised = any(mean) or set(std) != {1.0}
+        self.register_buffer("normalisation", torch.tensor([mean, std])[:, :, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The caller's RGB, (B, 3, H, W), to features (B, num_ch_enc[i], h_i, w_i)."""
+        if self.normalised:
+            mean, std = self.normalisation
+            images = images * std + mean
+        return self.features(images, self.encoder(images))
+
+
+class MatchingEncoder(Features):
+    """A matching encoder behind the interface of ManyDepth's ``networks.ResnetEncoderMatching``.
+
+    Args:
+        matching: with or without adaptive depth bins.
+        neck: brings its maps to a pyramid.
+    """
+
+    def __init__(self, matching: HybridMatchingEncoder, neck: PyramidNeck | None = None) -> None:
+        super().__init__(matching.feature_info.channels(), neck)
+        self.matching = matching
+
+    def compute_depth_bins(self, min_depth_bin: float, max_depth_bin: float) -> None:
+        """Spread the depth bins over another range."""
+        self.matching.compute_depth_bins(min_depth_bin, max_depth_bin)
+
+    def forward(
+        self,
+        current_image: Tensor,
+        lookup_images: Tensor,
+        poses: Tensor,
+        K: Tensor,
+        invK: Tensor,
+        min_depth_bin: float | None = None,
+        max_depth_bin: float | None = None,
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """As ``HybridMatchingEncoder.forward``, with features for the decoder in the place of the maps."""
+        maps, lowest_cost, confidence = self.matching(
+            current_image, lookup_images, poses, K, invK, min_depth_bin, max_depth_bin
+        )
+        return self.features(current_image, maps), lowest_cost, confidence
+
+
+class PoseEncoder(StrictLoading):
+    """DINO's class tokens of two frames behind the interface of the pose encoder.
+
+    Args:
+        encoder: the depth encoder; its DINO tower is used itself, not a copy of it.
+    """
+
+    def __init__(self, encoder: HybridDepthEncoder) -> None:
+        super().__init__()
+        if encoder.spatial is None:
+            raise ConfigError(
+                f"towers is {encoder.config.towers!r}; pose='class_token' reads DINO's class token: "
+                "take an encoder with that tower, or pose='repository'."
+            )
+        self.spatial = encoder.spatial
+        self.num_ch_enc = np.array([2 * encoder.spatial.channels[-1]])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Two frames in temporal order, RGB in [0, 1], (B, 6, H, W), to one feature (B, 2 C, 1, 1)."""
+        _, tokens = self.spatial(torch.cat(images.split(3, dim=1)))
+        return [torch.cat(tokens.chunk(2), dim=1)[..., None, None]]
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """None: the depth encoder hands the tower to the optimizer already."""
+        return iter(())
+
+
+class PoseDecoder(nn.Module):
+    """One linear layer on two class tokens behind the interface of ``networks.PoseDecoder``.
+
+    Args:
+        num_ch_enc: of a :class:`PoseEncoder`.
+    """
+
+    def __init__(self, num_ch_enc: Sequence[int]) -> None:
+        super().__init__()
+        self.head = ClassTokenPoseHead(int(num_ch_enc[-1]) // 2)
+
+    def forward(self, features: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+        """One pair's features to axis-angle and translation, both (B, 1, 1, 3)."""
+        first, second = features[0][-1].flatten(1).chunk(2, dim=1)
+        axis_angle, translation = self.head(first, second)
+        return axis_angle[:, None, None], translation[:, None, None]
+
+
+class DepthDecoder(StrictLoading):
+    """A DPT decoder behind the interface of ``networks.DepthDecoder``.
+
+    Args:
+        num_ch_enc: of a :class:`DepthEncoder` without a neck.
+        scales: output scales; scale s is 1 / 2**s of the image size.
+        num_output_channels: channels of each output.
+        config: widths.
+        prompts: hand on the logits of so many depth prompts, with which every map begins; 0 does not.
+    """
+
+    def __init__(
+        self,
+        num_ch_enc: Sequence[int],
+        scales: Iterable[int],
+        num_output_channels: int,
+        config: DecoderConfig,
+        prompts: int = 0,
+    ) -> None:
+        super().__init__()
+        self.prompts = prompts
+        self.dpt = DPTDecoder.from_config(
+            [int(channels) for channels in num_ch_enc[1:]],
+            config,
+            scales=tuple(scales),
+            out_channels=num_output_channels,
+            activation="sigmoid",
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
+        """``{("disp", s): (B, num_output_channels, H // 2**s, W // 2**s)}``, in [0, 1].
+
+        With prompts also ``{("language", level): (B, prompts, h, w)}``.
+        """
+        size, *maps = features
+        outputs = self.dpt(maps, image_size=(size.shape[-2], size.shape[-1]))
+        result = {("disp", scale): output for scale, output in outputs.items()}
+        if self.prompts:
+            result |= {("language", level): x[:, : self.prompts] for level, x in enumerate(maps)}
+        return result

@@ -1,0 +1,1 @@
+"""Where names of a repository are replaced, and the way back."""

@@ -1,0 +1,57 @@
+"""What a model is made of, as frozen data that goes to JSON and back.
+
+Imports no torch: a configuration can be read, checked and printed without loading a model library.
+"""
+
+from __future__ import annotations
+
+from hybrid_encoder.config.models import (
+    MODEL_CONFIGS,
+    PRESETS,
+    DepthScale,
+    HybridDepthConfig,
+    HybridEncoderConfig,
+    HybridMatchingConfig,
+    HybridMatchingDepthConfig,
+    find_encoder_config,
+)
+from hybrid_encoder.config.parts import (
+    DEPTH_WORDS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MIN_SIZE,
+    NO_MEAN,
+    NO_STD,
+    DecoderConfig,
+    FusionConfig,
+    PromptConfig,
+    SemanticConfig,
+    SpatialConfig,
+    Triple,
+)
+from hybrid_encoder.config.serialization import FORMAT_VERSION, migrate
+
+__all__ = [
+    "DEPTH_WORDS",
+    "FORMAT_VERSION",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "MIN_SIZE",
+    "MODEL_CONFIGS",
+    "NO_MEAN",
+    "NO_STD",
+    "PRESETS",
+    "DecoderConfig",
+    "DepthScale",
+    "FusionConfig",
+    "HybridDepthConfig",
+    "HybridEncoderConfig",
+    "HybridMatchingConfig",
+    "HybridMatchingDepthConfig",
+    "PromptConfig",
+    "SemanticConfig",
+    "SpatialConfig",
+    "Triple",
+    "find_encoder_config",
+    "migrate",
+]

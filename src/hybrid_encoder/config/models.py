@@ -1,0 +1,231 @@
+"""Whole models as frozen data, and the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hybrid_encoder.config.parts import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DecoderConfig,
+    FusionConfig,
+    PromptConfig,
+    SemanticConfig,
+    SpatialConfig,
+    check_choice,
+)
+from hybrid_encoder.config.serialization import Serializable
+from hybrid_encoder.errors import ConfigError
+
+MULTI_FRAME_PROMPTS = 128  # as published for several frames; the single-frame model has 256
+
+
+@dataclass(frozen=True)
+class HybridEncoderConfig(Serializable):
+    """The encoder.
+
+    Args:
+        semantic: the CLIP model; its text tower reads the prompts even where its image tower is left out.
+        spatial: the DINO model.
+        towers: which image towers are used; one alone gives the ablations.
+        fusion: how their maps come together.
+        prompts: the depth prompts, None for an encoder without language.
+    """
+
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
+    spatial: SpatialConfig = field(default_factory=SpatialConfig)
+    towers: Literal["both", "semantic", "spatial"] = "both"
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    prompts: PromptConfig | None = field(default_factory=PromptConfig)
+
+    def __post_init__(self) -> None:
+        check_choice("towers", self.towers, ("both", "semantic", "spatial"))
+
+    @property
+    def uses_semantic(self) -> bool:
+        """Whether CLIP's image tower is part of the encoder."""
+        return self.towers != "spatial"
+
+    @property
+    def uses_spatial(self) -> bool:
+        """Whether DINO is part of the encoder."""
+        return self.towers != "semantic"
+
+    @classmethod
+    def preset(cls, name: str) -> HybridEncoderConfig:
+        """Return the encoder of a preset, ``"paper"`` or ``"tiny"``."""
+        return HybridDepthConfig.preset(name).encoder
+
+    def for_matching(self) -> HybridEncoderConfig:
+        """Return these settings as published for several frames: CLIP's input, and it alone, normalised with
+        ImageNet's mean and std."""
+        return self.replace(semantic=dataclasses.replace(self.semantic, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthScale(Serializable):
+    """The range of depth that disparity 1 and 0 stand for, and what its unit is.
+
+    Args:
+        min_depth, max_depth: depth = 1 / (1 / max_depth + (1 / min_depth - 1 / max_depth) * disparity).
+        metric: whether that depth is in metres (``depth_m``) or of unknown scale (``relative_depth``).
+        size: height and width that the weights were fitted at, None when unknown.
+    """
+
+    min_depth: float = 0.1
+    max_depth: float = 100.0
+    metric: bool = False
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_depth < self.max_depth:
+            raise ConfigError(
+                f"min_depth is {self.min_depth} and max_depth {self.max_depth}; 0 < min_depth < max_depth is needed."
+            )
+
+
+@dataclass(frozen=True)
+class HybridDepthConfig(DepthScale):
+    """Encoder and decoder, with the depth range that disparity stands for (:class:`DepthScale`)."""
+
+    encoder: HybridEncoderConfig = field(default_factory=HybridEncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    @classmethod
+    def preset(cls, name: str) -> HybridDepthConfig:
+        """Return ``"paper"``, DINOv2 ViT-B/14 and CLIP RN50 with 256 prompts, or ``"tiny"``, both towers built small.
+
+        Raises:
+            ConfigError: another name.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"unknown preset {name!r}; the presets are {', '.join(map(repr, PRESETS))}.")
+        return PRESETS[name]
+
+    @classmethod
+    def for_encoder(cls, encoder: HybridEncoderConfig) -> HybridDepthConfig:
+        """Return an encoder with the decoder of the preset that has the same towers, or else the paper's."""
+        towers = (encoder.semantic, encoder.spatial)
+        alike = (p for p in PRESETS.values() if (p.encoder.semantic, p.encoder.spatial) == towers)
+        return next(alike, PRESETS["paper"]).replace(encoder=encoder)
+
+
+@dataclass(frozen=True)
+class HybridMatchingConfig(Serializable):
+    """The multi-frame encoder: the hybrid encoder, and the cost volume between its semantic tower's first two maps.
+
+    Args:
+        encoder: of the current frame.
+        num_depth_bins: D, how many depths are tried.
+        depth_binning: ``"linear"`` or ``"inverse"`` (even steps of 1 / depth).
+        min_depth_bin, max_depth_bin: range of the bins, in the unit of the poses.
+        adaptive_bins: use the range that a call brings, as training from video without a known scale needs.
+        match: in which tower's first map; ``"both"`` gives two volumes. DINO is published as off; matching in it
+            runs DINO on the lookup frames too.
+    """
+
+    encoder: HybridEncoderConfig = field(default_factory=lambda: HybridMatchingConfig.preset_encoder("paper"))
+    num_depth_bins: int = 96
+    depth_binning: Literal["linear", "inverse"] = "linear"
+    min_depth_bin: float = 0.1
+    max_depth_bin: float = 20.0
+    adaptive_bins: bool = False
+    match: Literal["semantic", "spatial", "both"] = "semantic"
+
+    def __post_init__(self) -> None:
+        check_choice("depth_binning", self.depth_binning, ("linear", "inverse"))
+        check_choice("match", self.match, ("semantic", "spatial", "both"))
+        if self.num_depth_bins < 2:
+            raise ConfigError(f"num_depth_bins is {self.num_depth_bins}; it must be at least 2.")
+        if not 0 < self.min_depth_bin < self.max_depth_bin < math.inf:
+            raise ConfigError(
+                f"the depth bins go from {self.min_depth_bin:.4g} to {self.max_depth_bin:.4g}; "
+                "0 < min_depth_bin < max_depth_bin is needed: near before far."
+            )
+
+    @property
+    def num_volumes(self) -> int:
+        """How many cost volumes there are: one for each tower that is matched in."""
+        return 2 if self.match == "both" else 1
+
+    @classmethod
+    def preset(cls, name: str) -> HybridMatchingConfig:
+        """Return the multi-frame encoder of a preset, ``"paper"`` or ``"tiny"``."""
+        return cls(encoder=cls.preset_encoder(name))
+
+    @staticmethod
+    def preset_encoder(name: str) -> HybridEncoderConfig:
+        """Return a preset's encoder with the published settings for several frames, 128 prompts at most."""
+        config = HybridEncoderConfig.preset(name).for_matching()
+        if config.prompts is None:
+            return config
+        num_tokens = min(MULTI_FRAME_PROMPTS, config.prompts.num_tokens)
+        return config.replace(prompts=dataclasses.replace(config.prompts, num_tokens=num_tokens))
+
+
+@dataclass(frozen=True)
+class HybridMatchingDepthConfig(DepthScale):
+    """Multi-frame encoder and decoder, with the depth range that disparity stands for (:class:`DepthScale`)."""
+
+    encoder: HybridMatchingConfig = field(default_factory=HybridMatchingConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    @classmethod
+    def preset(cls, name: str) -> HybridMatchingDepthConfig:
+        """Return the multi-frame model of a preset, ``"paper"`` or ``"tiny"``."""
+        return cls(encoder=HybridMatchingConfig.preset(name), decoder=HybridDepthConfig.preset(name).decoder)
+
+
+_TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
+_TINY_VISION = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
+
+PRESETS: dict[str, HybridDepthConfig] = {
+    "paper": HybridDepthConfig(encoder=HybridEncoderConfig(spatial=SpatialConfig(blocks=(2, 5, 8, 11)))),
+    "tiny": HybridDepthConfig(
+        encoder=HybridEncoderConfig(
+            semantic=SemanticConfig(
+                name="RN50-quickgelu",
+                pretrained=None,
+                overrides={"embed_dim": 128, "vision_cfg": _TINY_VISION, "text_cfg": _TINY_TEXT},
+                mean=IMAGENET_MEAN,
+                std=IMAGENET_STD,
+            ),
+            spatial=SpatialConfig(
+                name="vit_small_patch14_dinov2",
+                pretrained=False,
+                overrides={"embed_dim": 96, "depth": 4, "num_heads": 3, "img_size": 224},
+                blocks=(0, 1, 2, 3),
+                mean=IMAGENET_MEAN,
+                std=IMAGENET_STD,
+                trainable_blocks="all",
+            ),
+            fusion=FusionConfig(channels=32),
+            prompts=PromptConfig(num_tokens=16, train_text=True),
+        ),
+        decoder=DecoderConfig(
+            features=48,
+            channels=(32, 48, 64, 64),
+            head_channels=16,
+            scales=(0, 1, 2, 3),
+            activation="sigmoid",
+        ),
+    ),
+}
+
+MODEL_CONFIGS: dict[str, type[Serializable]] = {
+    "HybridDepthEncoder": HybridEncoderConfig,
+    "HybridDepthModel": HybridDepthConfig,
+    "HybridMatchingEncoder": HybridMatchingConfig,
+    "HybridMatchingModel": HybridMatchingDepthConfig,
+}
+"""The configuration of every model class, by the name that stands in ``config.json``."""
+
+
+def find_encoder_config(config: Any) -> HybridEncoderConfig:
+    """Return the hybrid encoder's configuration inside any of these."""
+    while not isinstance(config, HybridEncoderConfig):
+        config = config.encoder
+    return config

@@ -1,0 +1,179 @@
+"""The parts of a model as frozen data: towers, fusion, prompts, decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hybrid_encoder.errors import ConfigError
+
+MIN_SIZE = 32  # pixels: the least height and width that an encoder takes
+
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+NO_MEAN: Triple = (0.0, 0.0, 0.0)
+NO_STD: Triple = (1.0, 1.0, 1.0)
+
+DEPTH_WORDS = (
+    "very close",
+    "close",
+    "slightly close",
+    "neither close nor distant",
+    "slightly distant",
+    "distant",
+    "very distant",
+)
+"""The seven phrases of the coarse stage, near before far."""
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """The CLIP tower: any open_clip model with a ResNet, ViT or ConvNeXt image tower.
+
+    Args:
+        name: open_clip architecture. OpenAI's weights need the ``-quickgelu`` names.
+        pretrained: open_clip weight tag for a new model, None for random weights.
+        overrides: fields laid over the architecture's configuration, for example
+            ``{"vision_cfg": {"width": 16}}``.
+        mean, std: normalisation of RGB in [0, 1]; the published models feed raw [0, 1].
+        trainable: whether the image tower trains.
+    """
+
+    name: str = "RN50-quickgelu"
+    pretrained: str | None = "openai"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    mean: Triple = NO_MEAN
+    std: Triple = NO_STD
+    trainable: bool = True
+
+
+@dataclass(frozen=True)
+class SpatialConfig:
+    """The DINO tower: a timm vision transformer, or ``hf:<repository or folder>`` for transformers.
+
+    Args:
+        name: timm model name, or ``hf:`` and a Hub id or folder.
+        pretrained: whether a new model starts from the public weights.
+        overrides: keyword arguments of the timm model (``embed_dim``, ``depth``, ...).
+        blocks: 0-based blocks whose outputs are the four maps; None spreads them evenly.
+        position_embedding: how a learned position grid is resampled. ``"dinov2"`` is the rule of
+            the DINOv2 code (bicubic, scale factor (n + 0.1) / n0, no antialias); ``"size"`` is bicubic
+            to the exact size with antialias (timm's); ``"auto"`` takes what the model was made with.
+        mean, std: normalisation of RGB in [0, 1]; the published models feed raw [0, 1].
+        trainable_blocks: how many of the last blocks train; ``"all"`` trains the whole tower.
+    """
+
+    name: str = "vit_base_patch14_dinov2.lvd142m"
+    pretrained: bool = True
+    overrides: dict[str, Any] = field(default_factory=dict)
+    blocks: tuple[int, ...] | None = None
+    position_embedding: Literal["auto", "dinov2", "size"] = "auto"
+    mean: Triple = NO_MEAN
+    std: Triple = NO_STD
+    trainable_blocks: int | Literal["all"] = 1
+
+    def __post_init__(self) -> None:
+        check_choice("spatial.position_embedding", self.position_embedding, ("auto", "dinov2", "size"))
+        if self.blocks is not None and len(self.blocks) != 4:
+            raise ConfigError(f"spatial.blocks is {self.blocks}; four block numbers are needed, or null for even ones.")
+        if self.trainable_blocks != "all" and self.trainable_blocks < 0:
+            raise ConfigError(
+                f"spatial.trainable_blocks is {self.trainable_blocks}; give a number from 0 up, or 'all'."
+            )
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """How the two towers' maps come together on one grid.
+
+    Args:
+        method: ``"interp_conv1x1"`` (nearest resize, then 1x1 convolution) or ``"convs2_interp"``
+            (strided convolutions, then nearest resize).
+        channels: channels that each semantic map is taken to.
+        grid_stride: pixels per grid cell where there is no spatial tower to set the grid.
+    """
+
+    method: Literal["interp_conv1x1", "convs2_interp"] = "interp_conv1x1"
+    channels: int = 256
+    grid_stride: int = 14
+
+    def __post_init__(self) -> None:
+        check_choice("fusion.method", self.method, ("interp_conv1x1", "convs2_interp"))
+        check_positive("fusion.channels", self.channels)
+        check_positive("fusion.grid_stride", self.grid_stride)
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The depth prompts, near before far, and what the decoder reads of them.
+
+    Args:
+        template: the sentence; ``{}`` is the place of the depth word or learned token.
+        num_tokens: number of learned tokens; ignored where ``words`` is given.
+        words: fixed phrases instead of learned tokens.
+        init: learned tokens start from noise (std 0.02) or from ``DEPTH_WORDS``, interpolated.
+        decoder_input: what the decoder reads: ``"concat"``, [logits, map], or the ``"logits"`` alone.
+        train_text: whether the text tower itself trains.
+    """
+
+    template: str = "This patch appears to be {}"
+    num_tokens: int = 256
+    words: tuple[str, ...] | None = None
+    init: Literal["random", "words"] = "random"
+    decoder_input: Literal["concat", "logits"] = "concat"
+    train_text: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("prompts.init", self.init, ("random", "words"))
+        check_choice("prompts.decoder_input", self.decoder_input, ("concat", "logits"))
+        if self.template.count("{}") != 1:
+            raise ConfigError(f"prompts.template is {self.template!r}; it needs exactly one {{}} for the depth word.")
+        if self.num_prompts < 2:
+            raise ConfigError(f"prompts has {self.num_prompts} prompts; at least 2 are needed to tell near from far.")
+
+    @property
+    def num_prompts(self) -> int:
+        """How many prompts there are: one for each of the words, or else for each learned token."""
+        return self.num_tokens if self.words is None else len(self.words)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The DPT decoder.
+
+    Args:
+        features: channels of the fusion blocks.
+        channels: channels of the four projections.
+        head_channels: channels before the last 1x1 convolution.
+        scales: output scales; scale s is 1 / 2**s of the image size (0 to 3).
+        activation: ``"relu"`` as published (disparity may pass 1), or ``"sigmoid"`` (always in [0, 1]).
+    """
+
+    features: int = 256
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    head_channels: int = 32
+    scales: tuple[int, ...] = (0,)
+    activation: Literal["relu", "sigmoid"] = "relu"
+
+    def __post_init__(self) -> None:
+        check_choice("decoder.activation", self.activation, ("relu", "sigmoid"))
+        check_positive("decoder.features", self.features)
+        check_positive("decoder.head_channels", self.head_channels)
+        if len(self.channels) != 4:
+            raise ConfigError(f"decoder.channels is {self.channels}; four numbers are needed, one for each map.")
+        if not self.scales or not set(self.scales) <= {0, 1, 2, 3}:
+            raise ConfigError(f"decoder.scales is {self.scales}; give one or more of 0, 1, 2, 3.")
+
+
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError unless the value is one of these."""
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise ConfigError unless the number is at least 1."""
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 1.")

@@ -1,0 +1,116 @@
+"""Configurations as JSON: checked when they are read, and read from files of older versions too."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar, Union
+
+from typing_extensions import Self
+
+from hybrid_encoder.errors import ConfigError
+
+FORMAT_VERSION = 1  # of config.json; a file without one is of version 0
+
+T = TypeVar("T")
+Content = dict[str, Any]
+
+
+class Serializable:
+    """What every configuration can do: become a dictionary and come back, and be copied with changes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, nested, as JSON can hold them."""
+        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build the configuration that ``to_dict`` describes.
+
+        Raises:
+            ConfigError: a field that does not exist, or a value that cannot be.
+        """
+        return decode(cls, values, cls.__name__)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        copy: Self = dataclasses.replace(self, **changes)  # type: ignore[type-var]
+        return copy
+
+
+def decode(cls: type[T], values: Any, where: str) -> T:
+    """Build a dataclass from a dictionary, nested dataclasses and tuples included.
+
+    Args:
+        cls: the dataclass.
+        values: its fields by name; those left out take their defaults.
+        where: what to call this place in an error message.
+
+    Raises:
+        ConfigError: no dictionary, a field that does not exist, or a value that cannot be.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is {values!r}; a JSON object is needed.")
+    hints = typing.get_type_hints(cls)
+    fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(sorted(fields))}.")
+    try:
+        return cls(**{name: _decode_value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where} does not hold what {cls.__name__} needs: {error}.") from error
+
+
+def _decode_value(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        # Unions here are "T or None" and "int or a literal": the first part says how to read a container.
+        return _decode_value(args[0], value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return decode(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} is {value!r}; a list is needed.")
+        return tuple(value)
+    return value
+
+
+def migrate(content: Content) -> Content:
+    """Return the content of a ``config.json`` of any version as this version writes it.
+
+    Raises:
+        ConfigError: a newer version than this one, or no version number.
+    """
+    version = content.get("format_version", 0)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        raise ConfigError(f"format_version is {version!r}; it must be a whole number of at least 0.")
+    if version > FORMAT_VERSION:
+        raise ConfigError(
+            f"format_version is {version}, and this release of hybrid-encoder reads up to {FORMAT_VERSION}; "
+            "upgrade it: pip install -U hybrid-encoder."
+        )
+    for step in MIGRATIONS[version:]:
+        content = step(content)
+    return {**content, "format_version": FORMAT_VERSION}
+
+
+def _from_version_0(content: Content) -> Content:
+    """Rename two fields of the prompts: ``count`` was ``num_tokens``' name, and ``align`` that of ``decoder_input``."""
+    renamed = {"count": "num_tokens", "align": "decoder_input"}
+    config = dict(content["config"])
+    holder = config
+    if isinstance(config.get("encoder"), dict):  # of a whole model
+        holder = config["encoder"] = dict(config["encoder"])
+    if isinstance(holder.get("prompts"), dict):
+        holder["prompts"] = {renamed.get(name, name): value for name, value in holder["prompts"].items()}
+    return {**content, "config": config}
+
+
+MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_from_version_0,)
+"""The step at index n takes a file of version n to version n + 1."""

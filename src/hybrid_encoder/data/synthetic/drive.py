@@ -1,0 +1,233 @@
+"""A small ray-cast drive: images, exact depth, intrinsics, camera poses and lane labels, from a seed.
+
+A static street (road with lane lines, cars, houses, walls, trees) is cast with one ray through every pixel
+centre. World and camera axes are OpenCV's, x right, y down, z forward; the ground is y = 0 and the unit is
+the metre. Pixel (u, v) has its centre at the integers u, v, as KITTI and Monodepth2's projection have it.
+
+Colour is a function of the point in the world, so that frames agree photometrically; only two small terms
+look at the distance: haze, and the fading of texture that is finer than a pixel. Images and depth use only
+operations that IEEE 754 rounds correctly (no sine, no exponential, no BLAS): a seed gives the same bytes
+everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_encoder.data.synthetic.rendering import GROUND, cast_rays, label_lanes, shade
+from hybrid_encoder.data.synthetic.street import Street, build_street, turn, wave
+from hybrid_encoder.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[Any]
+
+KITTI_FOCAL = 0.58  # of the width
+
+
+@dataclass(frozen=True)
+class SyntheticFrame:
+    """One frame of a drive.
+
+    Args:
+        image: RGB in [0, 1], float32, (3, H, W).
+        depth: z-depth in metres, float32, (1, H, W); ``max_depth`` where nothing is nearer than that.
+        valid: bool, (1, H, W); False on the sky and on whatever is ``max_depth`` or farther away.
+        K: intrinsics in pixels, float32, (3, 3).
+        world_T_cam: camera to world, float32, (4, 4).
+        lanes: column of every lane line, left to right, on every row of ``h_samples``, int64, (L, R);
+            -2 where the line is outside the image, occluded, or beyond ``max_depth``.
+        h_samples: rows, top (far) to bottom (near), int64, (R,).
+    """
+
+    image: Array
+    depth: Array
+    valid: Array
+    K: Array
+    world_T_cam: Array
+    lanes: Array
+    h_samples: Array
+
+
+class RenderedDrive(Protocol):
+    """Frames in order: a ``SyntheticDrive``, which renders them on demand, or a list of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> SyntheticFrame: ...
+
+
+@dataclass(frozen=True)
+class SyntheticDrive:
+    """A short drive down a street made from ``seed``: a sequence of ``SyntheticFrame``, rendered on demand.
+
+    The seed decides about the street (road, lanes, obstacles, walls, colours, light) and the camera (height
+    1.2 to 1.8 m, pitch, 0.3 to 1 m per frame, gentle yaw). The street also depends on ``num_frames`` and
+    ``max_depth``, as it is built just as long as needed, but not on which frames are rendered.
+
+    Args:
+        seed: 0 or more.
+        num_frames: length of the drive.
+        height, width: image size in pixels, 32 at least.
+        focal: in pixels, for both axes; by default 0.58 x width, about KITTI's.
+        max_depth: in metres, 10 at least; beyond it, depth is clipped and not valid.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    seed: int
+    num_frames: int = 20
+    height: int = 96
+    width: int = 320
+    focal: float | None = None
+    max_depth: float = 80.0
+
+    def __post_init__(self) -> None:
+        for name, low in (("seed", 0), ("num_frames", 1), ("height", 32), ("width", 32)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+                raise InputError(f"{name} is {value!r}; it must be an integer of at least {low}: raise it.")
+        if self.focal is not None and not 0 < self.focal < float("inf"):
+            raise InputError(f"focal is {self.focal!r}; it must be a positive number of pixels, or None.")
+        if not 10 <= self.max_depth < float("inf"):
+            raise InputError(f"max_depth is {self.max_depth!r}; it must be at least 10 metres, and finite.")
+
+    @property
+    def K(self) -> Array:
+        """Intrinsics in pixels, (3, 3), float32; the principal point is the centre of the image."""
+        f = KITTI_FOCAL * self.width if self.focal is None else self.focal
+        K = [[f, 0, (self.width - 1) / 2], [0, f, (self.height - 1) / 2], [0, 0, 1]]
+        return np.array(K, dtype=np.float32)
+
+    @property
+    def normalized_K(self) -> Array:
+        """Monodepth2's form, (4, 4), float32: first row divided by the width, second by the height."""
+        K = np.eye(4, dtype=np.float32)
+        K[:3, :3] = self.K / np.array([[self.width], [self.height], [1]], dtype=np.float32)
+        return K
+
+    @property
+    def h_samples(self) -> Array:
+        """The labelled rows, int64, (R,): TuSimple's 240, 250, ... of 720, as far as whole rows allow."""
+        return np.arange(self.height // 3, self.height, max(1, self.height // 72), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __iter__(self) -> Iterator[SyntheticFrame]:
+        return (self[index] for index in range(self.num_frames))
+
+    def __getitem__(self, index: int) -> SyntheticFrame:
+        pose = self.world_T_cam(index)
+        K = self.K.astype(np.float64)
+        x = ((np.arange(self.width) - K[0, 2]) / K[0, 0])[None, :]
+        y = ((np.arange(self.height) - K[1, 2]) / K[1, 1])[:, None]
+        # Directions with z = 1 in the camera: the parameter along a ray is z-depth itself.
+        rays = np.stack([pose[k, 0] * x + pose[k, 1] * y + pose[k, 2] for k in range(3)])
+        rays[np.abs(rays) < 1e-9] = 1e-9
+        depth, hit, axis = cast_rays(self._street, pose, K, rays)
+        image = shade(self._street, pose[:3, 3], rays, depth, hit, axis, K[0, 0])
+        valid = depth < self.max_depth
+        return SyntheticFrame(
+            image=image,
+            depth=np.minimum(depth, self.max_depth).astype(np.float32)[None],
+            valid=valid[None],
+            K=self.K,
+            world_T_cam=pose.astype(np.float32),
+            lanes=label_lanes(self._street, pose[:3, 3], rays, (hit == GROUND) & valid, self.h_samples),
+            h_samples=self.h_samples,
+        )
+
+    def world_T_cam(self, index: int) -> Array:
+        """Camera to world of one frame, (4, 4), float64.
+
+        Raises:
+            IndexError: no such frame.
+        """
+        if not -self.num_frames <= index < self.num_frames:
+            raise IndexError(f"frame is {index}; this drive has {self.num_frames}: raise num_frames.")
+        street = self._street
+        z = street.step * (index % self.num_frames)
+        road, road_slope = street.centre(z)
+        weave, weave_slope = wave(z, *street.weave)
+        cos, sin = turn(road_slope + weave_slope)
+        cos_pitch, sin_pitch = turn(street.pitch)
+        pose = np.eye(4)
+        pose[:3, 0] = cos, 0, -sin
+        pose[:3, 1] = -sin * sin_pitch, cos_pitch, -cos * sin_pitch
+        pose[:3, 2] = sin * cos_pitch, sin_pitch, cos * cos_pitch
+        pose[:3, 3] = road + street.ego + weave, -street.camera_height, z
+        return pose
+
+    @cached_property
+    def _street(self) -> Street:
+        return build_street(int(self.seed), self.num_frames, self.max_depth)
+
+
+class SyntheticBatch(NamedTuple):
+    """Frames stacked as tensors; what each holds is said in ``SyntheticFrame``."""
+
+    images: Tensor  # (B, 3, H, W)
+    depth: Tensor  # (B, 1, H, W)
+    valid: Tensor  # (B, 1, H, W)
+    K: Tensor  # (B, 3, 3)
+    world_T_cam: Tensor  # (B, 4, 4)
+
+
+def synthetic_batch(drives: Sequence[SyntheticDrive], frames: Sequence[int] = (0,)) -> SyntheticBatch:
+    """The given frames of every drive as one batch, drive by drive.
+
+    Raises:
+        InputError: nothing to stack, or drives of different sizes.
+    """
+    if not drives or not frames:
+        raise InputError(f"the batch has {len(drives)} drives x {len(frames)} frames; give at least one of each.")
+    sizes = sorted({(drive.height, drive.width) for drive in drives})
+    if len(sizes) > 1:
+        raise InputError(f"the drives have sizes {sizes}; a batch takes one: render them alike.")
+    import torch
+
+    made = [drive[index] for drive in drives for index in frames]
+    fields = ("image", "depth", "valid", "K", "world_T_cam")
+    return SyntheticBatch(*(torch.from_numpy(np.stack([getattr(f, name) for f in made])) for name in fields))
+
+
+def write_tusimple(root: str | Path, drives: Sequence[SyntheticDrive]) -> Path:
+    """Write drives as a TuSimple root: PNG images, and a JSON line for each in ``label_data_synthetic.json``.
+
+    Lines that a frame shows nowhere are left out of its ``lanes``. The label file comes last, and every file
+    appears whole or not at all.
+
+    Returns:
+        The label file.
+    """
+    from PIL import Image
+
+    from hybrid_encoder.writing import write_whole
+
+    root, lines = Path(root), []
+    for number, drive in enumerate(drives):
+        clip = f"clips/synthetic/{number:04d}"
+        (root / clip).mkdir(parents=True, exist_ok=True)
+        for index, frame in enumerate(drive):
+            name, buffer = f"{clip}/{index + 1}.png", io.BytesIO()
+            pixels = np.rint(frame.image.transpose(1, 2, 0) * 255).astype(np.uint8)
+            Image.fromarray(pixels).save(buffer, format="PNG")
+            write_whole(root / name, buffer.getvalue())
+            lanes = [lane.tolist() for lane in frame.lanes if (lane >= 0).any()]
+            label = {"lanes": lanes, "h_samples": frame.h_samples.tolist(), "raw_file": name}
+            lines.append(json.dumps(label) + "\n")
+    labels = root / "label_data_synthetic.json"
+    write_whole(labels, "".join(lines).encode())
+    return labels

@@ -1,0 +1,7 @@
+"""Models as files that other runtimes read, compared with the model before they are kept."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

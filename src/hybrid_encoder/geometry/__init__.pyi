@@ -1,0 +1,34 @@
+from .alignment import refine_pose
+from .camera import (
+    Projected,
+    depth_to_disparity,
+    disparity_to_depth,
+    pixel_coordinates,
+    project,
+    resized_intrinsics,
+    sample,
+    transform,
+    unproject,
+    warp,
+)
+from .plane_sweep import confidence_mask, depth_bins, lowest_cost_disparity, plane_sweep_cost_volume
+from .pose import pose_matrix
+
+__all__ = [
+    "Projected",
+    "confidence_mask",
+    "depth_bins",
+    "depth_to_disparity",
+    "disparity_to_depth",
+    "lowest_cost_disparity",
+    "pixel_coordinates",
+    "plane_sweep_cost_volume",
+    "pose_matrix",
+    "project",
+    "refine_pose",
+    "resized_intrinsics",
+    "sample",
+    "transform",
+    "unproject",
+    "warp",
+]

@@ -1,0 +1,7 @@
+"""Depth in words: the prompts, their encoding, and what pixels have to do with them."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

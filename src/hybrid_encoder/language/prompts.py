@@ -1,0 +1,205 @@
+"""The depth prompts: sentences about depth, encoded by CLIP's text tower."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakSet
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid_encoder.caching import TensorCache
+from hybrid_encoder.compiling import is_exporting
+from hybrid_encoder.config import DEPTH_WORDS, PromptConfig
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.language.text_tower import LEARNED, VOCABULARY, clip_text_tower, encode_causally, token_ids
+
+
+class DepthPrompts(nn.Module):
+    """n depth prompts, near before far, as rows of one (n, D) matrix.
+
+    Each row is L2-normalised, then the whole matrix is divided by its Frobenius norm (as published). Only the
+    part of CLIP's text tower that the prompts read is kept: the embeddings of the words that occur, and as many
+    positions as the longest prompt has (the tower is causal and read at the end of the text, so nothing after
+    that matters).
+
+    The result is kept until something it depends on changes, under ``torch.compile`` too; while any of that trains, it
+    is computed with gradients at every call. The words that all prompts begin with go through the tower once for all
+    of them, as what comes later cannot change what they give.
+
+    Args:
+        clip: an open_clip model whose text tower uses CLIP's own tokenizer, or other prompts, whose text tower these
+            then share.
+        config: template, words or number of learned tokens.
+
+    Raises:
+        ConfigError: another tokenizer, a prompt that is too long, or a word that the other prompts have not kept.
+    """
+
+    index: Tensor
+    ends: Tensor
+    folded: Tensor | None
+
+    def __init__(self, clip: nn.Module, config: PromptConfig) -> None:
+        super().__init__()
+        text, table, kept = _source(clip)
+        ids = token_ids(config)
+        known = sorted({token for row in ids for token in row if token != LEARNED})
+        if lost := [index for index, row in enumerate(ids) if not set(row) - {LEARNED} <= set(kept)]:
+            sentence = config.template.format("..." if config.words is None else config.words[lost[0]])
+            raise ConfigError(
+                f"the prompt {sentence!r} has words that this checkpoint's text tower has not kept: it holds those of "
+                "its own prompts alone. Choose among these, or start from the whole CLIP."
+            )
+        length = max(map(len, ids))
+        if length > text.positional_embedding.shape[0]:
+            raise ConfigError(
+                f"the longest prompt has {length} tokens; this text tower takes {text.positional_embedding.shape[0]}."
+            )
+        rows = {token: row for row, token in enumerate(known)}
+        index = torch.zeros(len(ids), length, dtype=torch.long)
+        for i, row in enumerate(ids):
+            index[i, : len(row)] = torch.tensor([rows[t] if t != LEARNED else len(known) + i for t in row])
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("folded", None, persistent=False)
+        self.register_buffer("ends", torch.tensor([len(row) - 1 for row in ids]), persistent=False)
+        # Every prompt has tokens of its own: the last one is not shared even where all are alike.
+        alike = (index == index[:1]).all(0)[:-1].tolist()
+        self.shared = alike.index(False) if False in alike else length - 1
+
+        self.word_ids = tuple(known)
+        self.token_embedding = nn.Parameter(table.detach()[[kept.index(token) for token in known]].clone())
+        self.positional_embedding = nn.Parameter(text.positional_embedding.detach()[:length].clone())
+        self.transformer = text.transformer
+        self.ln_final = text.ln_final
+        projection = text.text_projection
+        if isinstance(projection, nn.Linear):
+            projection = nn.Parameter(projection.weight.detach().T.clone())
+        self.text_projection = projection
+        self.dim = int(projection.shape[1])
+        self.num_prompts = len(ids)
+        self._kept = TensorCache(size=1)
+        _alive.add(self)
+
+        self.tokens: nn.Parameter | None = None
+        if config.words is None:
+            width = self.token_embedding.shape[1]
+            start = 0.02 * torch.randn(config.num_tokens, width)
+            if config.init == "words":
+                worded = DepthPrompts(clip, PromptConfig(template="{}", words=DEPTH_WORDS))
+                start = F.interpolate(worded().detach().T[None, None], (width, config.num_tokens))[0, 0].T.contiguous()
+            self.tokens = nn.Parameter(start)
+
+    def forward(self) -> Tensor:
+        """The prompt matrix (n, D)."""
+        if self.folded is not None:
+            return self.folded
+        parameters = list(self.parameters())
+        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        if torch.compiler.is_compiling() and not is_exporting() and not trains:
+            kept: Tensor = _kept_matrix([parameter.detach() for parameter in parameters], self.index, self.dim)
+            return kept
+        return self._kept.get("prompts", parameters, self._encode)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _alive.add(self)  # a copy, or what was pickled
+
+    def _encode(self) -> Tensor:
+        # Kept in the parameters' own precision: it is little work and every pixel is compared with it.
+        device = self.token_embedding.device.type
+        casts = torch.amp.autocast_mode.is_autocast_available(device)  # not on every device
+        with torch.autocast(device, enabled=False) if casts else contextlib.nullcontext():
+            table: Tensor = self.token_embedding
+            if self.tokens is not None:
+                table = torch.cat([table, self.tokens])
+            x = table[self.index] + self.positional_embedding
+            x = encode_causally(self.transformer, x[:1, : self.shared], x[:, self.shared :])
+            x = x[torch.arange(self.num_prompts, device=x.device), self.ends - self.shared]
+            x = F.normalize(self.ln_final(x) @ self.text_projection, dim=-1)
+            matrix: Tensor = x / x.norm()
+            return matrix
+
+    def fold(self) -> None:
+        """Keep the matrix alone and let the text tower go: less memory for prediction, and nothing left to train."""
+        with torch.inference_mode(False), torch.no_grad():
+            self.folded = self().clone()
+        for name in (*self._modules, *self._parameters):
+            delattr(self, name)
+        self.tokens = None
+
+    def text_parameters(self) -> list[nn.Parameter]:
+        """The text tower's parameters: all but the learned tokens."""
+        return [parameter for name, parameter in self.named_parameters() if name != "tokens"]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._kept.clear()  # a move to another dtype or device and back changes values, not versions
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def check_unfolded(self) -> None:
+        """Raises ConfigError where the text tower has been let go."""
+        if self.folded is not None:
+            raise ConfigError(
+                "the prompts are folded, and their text tower is gone; load the checkpoint again for one that can be "
+                "saved, filled or given other prompts."
+            )
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.check_unfolded()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.check_unfolded()
+        self._kept.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+# One operator to a compiler, which cannot ask at every call whether what is kept still holds. It must not depend on the
+# object: each would be compiled anew.
+_alive: WeakSet[DepthPrompts] = WeakSet()
+_asked = getattr(torch.Tag, "cudagraph_unsafe", None)  # a replayed CUDA graph would not ask
+_operator: Any = torch.library.custom_op  # that it takes tags came later than itself
+
+
+@_operator("hybrid_encoder::prompts", mutates_args=(), **({"tags": [_asked]} if _asked else {}))  # type: ignore[untyped-decorator]
+def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
+    """The matrix of the prompts whose ``index`` this is."""
+    prompts = next((one for one in _alive if one.index.data_ptr() == index.data_ptr()), None)
+    if prompts is None:
+        raise RuntimeError("the compiled prompts are gone, or moved without their graph; compile the model again.")
+    with torch.no_grad():
+        own = list(prompts.parameters())
+        if all(a.data_ptr() == b.data_ptr() for a, b in zip(own, parameters, strict=True)):
+            matrix: Tensor = prompts().clone()  # a compiler may write into what it is given
+            return matrix
+        # Others in their place, as with torch.func.functional_call: of no use next time.
+        names = [f"prompts.{name}" for name, _ in prompts.named_parameters()]
+        others: Tensor = torch.func.functional_call(
+            _Encoding(prompts), dict(zip(names, parameters, strict=True)), args=()
+        )
+        return others
+
+
+@_kept_matrix.register_fake  # type: ignore[untyped-decorator]
+def _(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
+    return parameters[0].new_empty(len(index), dim)
+
+
+class _Encoding(nn.Module):
+    def __init__(self, prompts: DepthPrompts) -> None:
+        super().__init__()
+        self.prompts = prompts
+
+    def forward(self) -> Tensor:
+        return self.prompts._encode()
+
+
+def _source(clip: nn.Module) -> tuple[Any, Tensor, Sequence[int]]:
+    """Return what holds the text tower, its token embeddings, and which tokens these belong to, in order."""
+    if isinstance(clip, DepthPrompts):
+        return clip, clip.token_embedding, clip.word_ids
+    text = clip_text_tower(clip)
+    return text, text.token_embedding.weight, range(VOCABULARY)

@@ -1,0 +1,7 @@
+"""Losses: ordered patches (coarse), pixels among depth words (fine), view synthesis (self-supervised depth)."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

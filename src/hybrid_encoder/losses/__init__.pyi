@@ -1,0 +1,27 @@
+from .coarse import (
+    CoarseLoss,
+    CoarsePatchLoss,
+    Sampling,
+    patch_contrastive_loss,
+    patch_features,
+    patch_order_accuracy,
+    patch_ranking_loss,
+)
+from .photometric import Reprojection, photometric_error, reprojection_loss, smoothness_loss
+from .pixel_language import PixelLanguageLoss, pixel_language_loss
+
+__all__ = [
+    "CoarseLoss",
+    "CoarsePatchLoss",
+    "PixelLanguageLoss",
+    "Reprojection",
+    "Sampling",
+    "patch_contrastive_loss",
+    "patch_features",
+    "patch_order_accuracy",
+    "patch_ranking_loss",
+    "photometric_error",
+    "pixel_language_loss",
+    "reprojection_loss",
+    "smoothness_loss",
+]

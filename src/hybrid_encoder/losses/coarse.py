@@ -1,0 +1,211 @@
+"""The coarse stage's losses: patches in the order of their depth, compared with depth words.
+
+Near before far: patch 0 and prompt 0 are the nearest. Sums are in float32 or finer whatever the inputs are, and without
+a lane a loss is zero and still carries a gradient.
+
+Source: Hybrid-depth, ICCV 2025, its stage 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.similarity import LOGIT_SCALE, at_least_float32, nearest_channels
+
+Sampling = Literal["cell", "box"]
+
+
+def patch_ranking_loss(logits: Tensor, two_sided: bool = False) -> Tensor:
+    """Penalise every patch that is more similar to a farther patch's word than that patch itself is.
+
+    With S the logits, patch i against prompt j: the sum over i < j of max(0, S[i, j] - S[j, j]), over all lanes.
+
+    Args:
+        logits: (..., P, P), P patches from near to far against P prompts from near to far.
+        two_sided: take the pairs i > j as well.
+
+    Returns:
+        A scalar, summed over the leading axes.
+
+    Raises:
+        InputError: not as many prompts as patches.
+
+    Source: Hybrid-depth, ICCV 2025, its stage 1 (a margin ranking loss with margin 0).
+
+    Example:
+        >>> patch_ranking_loss(torch.tensor([[3.0, 2.0], [0.0, 1.0]]))
+        tensor(1.)
+    """
+    if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
+        raise InputError(
+            f"logits is {tuple(logits.shape)}; (..., P, P) is needed: as many prompts as patches in a lane."
+        )
+    logits = at_least_float32(logits)
+    above = (logits - logits.diagonal(dim1=-2, dim2=-1)[..., None, :]).clamp(min=0)
+    # The diagonal is zero by itself.
+    return above.sum() if two_sided else above.triu(1).sum()
+
+
+def patch_contrastive_loss(features: Tensor) -> Tensor:
+    """Penalise the similarity of patches, the more the farther apart in depth order they are.
+
+    The sum over i, j of |i - j| / (P - 1) x cos(patch_i, patch_j), divided by P squared; the mean over lanes.
+
+    Args:
+        features: (..., P, C), patches of a lane from near to far.
+
+    Returns:
+        A scalar in [-1, 1]; 0 without a lane.
+
+    Source: Hybrid-depth, ICCV 2025, its stage 1.
+
+    Example:
+        >>> patch_contrastive_loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        tensor(0.5000)
+    """
+    if features.ndim < 2:
+        raise InputError(f"features is {tuple(features.shape)}; (..., P, C) is needed.")
+    features = F.normalize(at_least_float32(features), dim=-1)
+    count = features.shape[-2]
+    order = torch.arange(count, device=features.device, dtype=features.dtype)
+    apart = (order[:, None] - order).abs() / max(1, count - 1)
+    alike = (features @ features.transpose(-1, -2) * apart).sum((-2, -1)) / max(1, count) ** 2
+    return alike.sum() / max(1, alike.numel())
+
+
+def patch_features(
+    fused: Sequence[Tensor],
+    points: Tensor,
+    index: Tensor,
+    image_size: tuple[int, int],
+    channels: int,
+    sampling: Sampling = "cell",
+    box: float = 32.0,
+) -> Tensor:
+    """The fused maps at patches, concatenated, resampled to the prompts' channels (nearest) and L2-normalised.
+
+    Args:
+        fused: maps (B, C_i, h, w) on one grid, of ``HybridDepthEncoder.forward_features``.
+        points: centres of patches (L, P, 2) as (x, y) in pixels of the images, pixel centres at integers.
+        index: which image a lane belongs to, (L,).
+        image_size: (H, W) of the images.
+        channels: D, of the prompts.
+        sampling: the grid cell that holds the point, or ``"box"``, the mean of RoIAlign over a box around it.
+        box: side of that box in pixels.
+
+    Returns:
+        (L, P, D).
+
+    Raises:
+        InputError: points or index of another shape.
+        ConfigError: another sampling.
+    """
+    if points.ndim != 3 or points.shape[-1] != 2 or index.shape != points.shape[:1]:
+        raise InputError(
+            f"points is {tuple(points.shape)} and index {tuple(index.shape)}; (L, P, 2) and (L,) are needed: L lanes "
+            "of P patches (x, y), and the image that each belongs to."
+        )
+    maps = torch.cat(list(fused), dim=1)
+    lanes, patches, _ = points.shape
+    height, width = maps.shape[-2:]
+    scale = points.new_tensor([width / image_size[1], height / image_size[0]])
+    if sampling == "cell":
+        last = torch.tensor([width - 1, height - 1], device=points.device)
+        x, y = ((points + 0.5) * scale).long().clamp(min=0).minimum(last).unbind(-1)
+        found = maps[index[:, None], :, y, x]
+    elif sampling == "box":
+        from torchvision.ops import roi_align
+
+        corners = torch.cat([points - (box - 1) / 2, points + (box + 1) / 2], dim=-1) * torch.cat([scale, scale])
+        rows = torch.cat([index[:, None].expand(lanes, patches).unsqueeze(-1), corners], dim=-1).flatten(0, 1)
+        # RoIAlign has no bf16 on every device.
+        pooled = roi_align(at_least_float32(maps), rows.to(at_least_float32(maps).dtype), output_size=2, aligned=True)
+        found = pooled.mean((-2, -1)).unflatten(0, (lanes, patches))
+    else:
+        raise ConfigError(f"sampling is {sampling!r}; it must be 'cell' or 'box'.")
+    nearest = nearest_channels(maps.shape[1], channels, maps.device)
+    return F.normalize(at_least_float32(found)[..., nearest], dim=-1)
+
+
+class CoarseLoss(NamedTuple):
+    """The coarse stage's loss and its parts, scalars; ``logits`` are those of patches against prompts, (L, P, P)."""
+
+    total: Tensor
+    ranking: Tensor
+    contrastive: Tensor
+    logits: Tensor
+
+
+class CoarsePatchLoss(nn.Module):
+    """Patches in the order of their depth, compared with the depth words and with each other.
+
+    Ranking loss, summed over lanes and divided by the number of images, plus contrastive loss, the mean over lanes.
+
+    Args:
+        two_sided: of the ranking loss.
+        sampling: how patches are read off the maps: ``"cell"`` or ``"box"`` (see :func:`patch_features`).
+        box: side of a patch in pixels, for ``"box"``.
+
+    Source: Hybrid-depth, ICCV 2025, its stage 1.
+
+    Example:
+        >>> fused = [torch.rand(1, 8, 4, 4) for _ in range(4)]
+        >>> points = torch.tensor([[[8.0, 60.0], [30.0, 20.0]]])  # a near and a far one, (x, y)
+        >>> loss = CoarsePatchLoss()(fused, torch.eye(2, 32), points, torch.tensor([0]), (64, 64))
+        >>> loss.logits.shape
+        torch.Size([1, 2, 2])
+    """
+
+    def __init__(self, two_sided: bool = False, sampling: Sampling = "cell", box: float = 32.0) -> None:
+        super().__init__()
+        if sampling not in ("cell", "box"):
+            raise ConfigError(f"sampling is {sampling!r}; it must be 'cell' or 'box'.")
+        self.two_sided = two_sided
+        self.sampling: Sampling = sampling
+        self.box = box
+
+    def forward(
+        self, fused: Sequence[Tensor], prompts: Tensor, points: Tensor, index: Tensor, image_size: tuple[int, int]
+    ) -> CoarseLoss:
+        """Fused maps, prompt embeddings (P, D), and patches as in :func:`patch_features`.
+
+        Raises:
+            InputError: not as many prompts as patches in a lane.
+        """
+        features = patch_features(fused, points, index, image_size, prompts.shape[1], self.sampling, self.box)
+        logits = LOGIT_SCALE * features @ prompts.to(features.dtype).T
+        ranking = patch_ranking_loss(logits, self.two_sided) / max(1, len(fused[0]))
+        contrastive = patch_contrastive_loss(features)
+        return CoarseLoss(ranking + contrastive, ranking, contrastive, logits)
+
+
+def patch_order_accuracy(logits: Tensor) -> float:
+    """Return how often the words put two patches in the right order.
+
+    A patch's position is the mean index of its words under a softmax; counted is the share of all pairs in a lane
+    whose positions are in order.
+
+    Args:
+        logits: (..., P, n), patches from near to far against prompts from near to far.
+
+    Returns:
+        In [0, 1], one half by chance; NaN without a pair.
+
+    Example:
+        >>> patch_order_accuracy(torch.eye(3) * 9)
+        1.0
+    """
+    logits = at_least_float32(logits)
+    place = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    position = (logits.softmax(-1) * place).sum(-1)
+    count = position.shape[-1]
+    near, far = torch.triu_indices(count, count, 1, device=logits.device)
+    ordered = position[..., near] < position[..., far]
+    return float(ordered.double().mean()) if ordered.numel() else math.nan

@@ -1,0 +1,26 @@
+from .base import EncoderHolder, HybridModel
+from .decoder import DPTDecoder
+from .depth import DepthModel, DepthPrediction, HybridDepthModel
+from .encoder import HybridDepthEncoder, HybridFeatures
+from .fusion import Fusion
+from .matching import HybridMatchingEncoder, HybridMatchingModel, MatchingFeatures
+from .neck import PyramidNeck
+from .pose_network import ClassTokenPoseHead, PoseNetwork
+
+__all__ = [
+    "ClassTokenPoseHead",
+    "DPTDecoder",
+    "DepthModel",
+    "DepthPrediction",
+    "EncoderHolder",
+    "Fusion",
+    "HybridDepthEncoder",
+    "HybridDepthModel",
+    "HybridFeatures",
+    "HybridMatchingEncoder",
+    "HybridMatchingModel",
+    "HybridModel",
+    "MatchingFeatures",
+    "PoseNetwork",
+    "PyramidNeck",
+]

@@ -1,0 +1,180 @@
+"""What all models have in common: parts that train or not, optimizer groups, loading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+from typing_extensions import Self
+
+from hybrid_encoder.checkpoints.hub import HubModel
+from hybrid_encoder.checkpoints.reading import Checkpoint, fill, no_initialisation, read_checkpoint
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.towers.base import set_frozen_to_eval
+
+
+class HybridModel(HubModel):
+    """A model made of named parts, each of which trains or is frozen.
+
+    Attributes:
+        config_class: the kind of its configuration.
+    """
+
+    config_class: ClassVar[type[Any]]
+
+    # -- what trains -------------------------------------------------------------------------------------
+
+    def part_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Return all parameters by part, frozen ones included."""
+        raise NotImplementedError
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the configuration or ``set_trainable`` froze, whatever their flags are now."""
+        raise NotImplementedError
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute the towers' activations in the backward pass."""
+        raise NotImplementedError
+
+    def fold_prompts(self) -> None:
+        """Put the prompts' matrix in the place of their text tower, for prediction with less memory.
+
+        The numbers stay. Afterwards prompts and text tower cannot train, and the weights cannot be saved: load the
+        checkpoint again for that. Without prompts nothing happens.
+        """
+        raise NotImplementedError
+
+    def text_size(self) -> tuple[tuple[int, ...], int]:
+        """Return which token embeddings and how many positions the prompts keep of CLIP's text tower."""
+        raise NotImplementedError
+
+    def parameter_groups(
+        self, lr: float, *, lr_scale: Mapping[str, float] | None = None, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Return optimizer groups, one for each part that has something to train; no frozen parameter is in them.
+
+        Args:
+            lr: learning rate.
+            lr_scale: factors on ``lr`` by part, for example ``{"spatial": 0.1}``.
+            options: further entries of every group, for example ``weight_decay``.
+
+        Raises:
+            ConfigError: a factor for a part that does not exist.
+        """
+        parts = self.part_parameters()
+        scale = dict(lr_scale or {})
+        if unknown := sorted(set(scale) - set(parts)):
+            raise ConfigError(f"lr_scale names {unknown[0]!r}; the parts are {', '.join(parts)}.")
+        groups = []
+        for name, parameters in parts.items():
+            trainable = [parameter for parameter in parameters if parameter.requires_grad]
+            if trainable:
+                groups.append({"name": name, "params": trainable, "lr": lr * scale.get(name, 1.0), **options})
+        return groups
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; wholly frozen parts stay in evaluation mode, batch norm included."""
+        super().train(mode)
+        if mode:
+            set_frozen_to_eval(self)
+        return self
+
+    # -- loading -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # a shorter name for the source, and no model_kwargs
+        cls, source: str | Path, *, config: Any = None, **hub: Any
+    ) -> Self:
+        """Load a trained model, in evaluation mode. It never downloads a backbone that it is about to overwrite.
+
+        Args:
+            source: ``"tiny"`` (ships in the package), a folder, a stage-1 ``.ckpt`` file, or a Hub id; ours or the
+                published layout.
+            config: overrides what is read off the checkpoint.
+            hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``.
+
+        Raises:
+            CheckpointError: not found, unreadable, or not what this model needs.
+        """
+        return cls.from_checkpoint(read_checkpoint(source, **hub), config)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, config: Any = None) -> Self:
+        """Build the model of a checkpoint that was read before, in evaluation mode.
+
+        Args:
+            checkpoint: of this model, or of a whole model whose encoder this is.
+            config: overrides the checkpoint's.
+
+        Raises:
+            CheckpointError: not what this model needs.
+        """
+        stored, prefix = checkpoint.part(cls.config_class)
+        with no_initialisation():
+            model = cls(config or stored, pretrained=False)  # type: ignore[call-arg]  # as every model takes them
+        fill(model, checkpoint.state(prefix, model.config, *model.text_size()), checkpoint.path)
+        return model.eval()
+
+
+class EncoderHolder(HybridModel):
+    """A model around another one, which keeps the parts of its encoder and adds one of its own.
+
+    Attributes:
+        encoder: what it is built around.
+        own_part: the name of the part that it adds.
+    """
+
+    encoder: Any
+    own_part: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own_trains = True
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the part that this model adds."""
+        raise NotImplementedError
+
+    def part_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Return all parameters by part: those of the encoder, and this model's own."""
+        return {**self.encoder.part_parameters(), self.own_part: self.own_parameters()}
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        return [*self.encoder.frozen_parameters(), *([] if self._own_trains else self.own_parameters())]
+
+    def set_trainable(self, **parts: Any) -> None:
+        """Freeze or release parts; None leaves a part as it is.
+
+        Args:
+            parts: by name, as in :meth:`part_parameters`; values are those of ``HybridDepthEncoder.set_trainable``.
+
+        Raises:
+            ConfigError: a part that does not exist.
+        """
+        known = list(self.part_parameters())
+        if unknown := sorted(set(parts) - set(known)):
+            raise ConfigError(f"there is no part {unknown[0]!r}; the parts are {', '.join(known)}.")
+        own = parts.pop(self.own_part, None)
+        if own is not None:
+            self._own_trains = bool(own)
+            set_requires_grad(self.own_parameters(), self._own_trains)
+        self.encoder.set_trainable(**parts)
+        self.train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.encoder.set_grad_checkpointing(enable)
+
+    def fold_prompts(self) -> None:
+        self.encoder.fold_prompts()
+
+    def text_size(self) -> tuple[tuple[int, ...], int]:
+        size: tuple[tuple[int, ...], int] = self.encoder.text_size()
+        return size
+
+
+def set_requires_grad(parameters: Iterable[nn.Parameter], trains: bool) -> None:
+    """Freeze or release parameters."""
+    for parameter in parameters:
+        parameter.requires_grad_(trains)

@@ -1,0 +1,282 @@
+"""One encoder made of CLIP, DINO and depth prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, PromptConfig
+from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.language.logits import pixel_prompt_logits
+from hybrid_encoder.language.prompts import DepthPrompts
+from hybrid_encoder.models.base import HybridModel
+from hybrid_encoder.models.fusion import Fusion
+from hybrid_encoder.towers.base import patch_grid
+from hybrid_encoder.towers.semantic import SemanticTower, build_clip
+from hybrid_encoder.towers.spatial import SpatialTower, build_spatial
+
+
+class HybridFeatures(NamedTuple):
+    """Everything that one forward pass of the encoder computed.
+
+    Attributes:
+        maps: what a decoder reads, four (B, C_i, h, w).
+        fused: the two towers' maps on one grid, four (B, C, h, w).
+        logits: similarity to each prompt, four (B, n, h, w), near before far; None without prompts.
+        class_token: DINO's, (B, C); None without that tower.
+        prompt_embeddings: (n, D); None without prompts.
+    """
+
+    maps: list[Tensor]
+    fused: list[Tensor]
+    logits: list[Tensor] | None
+    class_token: Tensor | None
+    prompt_embeddings: Tensor | None
+
+
+class HybridDepthEncoder(HybridModel):
+    """CLIP (what things are) and DINO (where they are), joined under depth prompts.
+
+    Source: Hybrid-grained Feature Aggregation with Coarse-to-fine Language Guidance for Self-supervised
+    Monocular Depth Estimation, ICCV 2025.
+
+    Args:
+        config: a preset name (``"paper"``, ``"tiny"``) or a configuration.
+        pretrained: start from the public CLIP and DINO weights that the configuration names; False starts
+            from random ones. Trained weights come through ``from_pretrained``.
+
+    Attributes:
+        check_values: look at the values of images in every forward pass, which an accelerator waits for. Set it to
+            False in a loop that is known to feed RGB in [0, 1].
+
+    Example:
+        >>> encoder = HybridDepthEncoder("tiny", pretrained=False)
+        >>> maps = encoder(torch.rand(2, 3, 96, 320))
+        >>> [tuple(x.shape) for x in maps] == [(2, c, 7, 23) for c in encoder.feature_info.channels()]
+        True
+    """
+
+    config: HybridEncoderConfig
+    config_class = HybridEncoderConfig
+
+    def __init__(self, config: str | HybridEncoderConfig = "paper", *, pretrained: bool = True) -> None:
+        super().__init__()
+        config = HybridEncoderConfig.preset(config) if isinstance(config, str) else config
+        clip = build_clip(config.semantic, pretrained) if config.uses_semantic or config.prompts else None
+        self.semantic = SemanticTower(clip.visual, config.semantic) if clip and config.uses_semantic else None
+        self.spatial: SpatialTower | None = build_spatial(config.spatial, pretrained) if config.uses_spatial else None
+        self.fusion = Fusion(
+            self.semantic.channels if self.semantic else (),
+            self.spatial.channels if self.spatial else (),
+            config.fusion,
+        )
+        self.prompts = DepthPrompts(clip, config.prompts) if clip and config.prompts else None
+        if self.spatial is not None:
+            config = config.replace(spatial=self.spatial.config)
+        self.config = config
+        self.check_values = True
+        self._trains: dict[str, bool | int] = {}
+        self.set_trainable(
+            semantic=config.semantic.trainable,
+            spatial=True if config.spatial.trainable_blocks == "all" else config.spatial.trainable_blocks,
+            text=bool(config.prompts and config.prompts.train_text),
+            prompts=True,
+            fusion=True,
+        )
+
+    # -- what comes out ----------------------------------------------------------------------------------
+
+    @property
+    def feature_info(self) -> Any:
+        """Channels and reduction of the four maps, timm's own ``FeatureInfo`` (``channels()``, ``reduction()``)."""
+        from timm.models import FeatureInfo
+
+        prompts = self.config.prompts
+        num_logits = 0 if self.prompts is None else self.prompts.num_prompts
+        alone = prompts is not None and prompts.decoder_input == "logits"
+        rows = [
+            {"num_chs": num_logits + (0 if alone else fused), "reduction": self.stride, "module": f"level{level}"}
+            for level, fused in enumerate(self.fusion.channels)
+        ]
+        return FeatureInfo(rows, (0, 1, 2, 3))
+
+    @property
+    def stride(self) -> int:
+        """Pixels per grid cell; sizes that are no multiple of it go to the nearest grid."""
+        return self.spatial.patch if self.spatial is not None else self.config.fusion.grid_stride
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Take RGB in [0, 1], (B, 3, H, W) with H and W from 32 up, to four decoder-ready maps (B, C_i, h, w)."""
+        return self.forward_features(images).maps
+
+    def forward_features(self, images: Tensor) -> HybridFeatures:
+        """Run the same pass and return everything it computed.
+
+        Raises:
+            InputError: images of another shape, type or value range.
+        """
+        self.check_images(images)
+        spatial, class_token = self.forward_spatial(images)
+        semantic = self.semantic(images) if self.semantic is not None else []
+        return self.join(semantic, spatial, class_token, (images.shape[-2], images.shape[-1]))
+
+    def forward_spatial(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Run DINO alone: four maps on one grid and the class token; none of either without that tower."""
+        return self.spatial(images) if self.spatial is not None else ([], None)
+
+    def join(
+        self,
+        semantic: Sequence[Tensor],
+        spatial: Sequence[Tensor],
+        class_token: Tensor | None,
+        image_size: tuple[int, int],
+    ) -> HybridFeatures:
+        """Fuse the towers' maps and compare them with the prompts: what follows the towers in a forward pass.
+
+        Args:
+            semantic: CLIP's four maps; empty without that tower.
+            spatial: DINO's four maps on one grid; empty without that tower.
+            class_token: DINO's, handed on.
+            image_size: (H, W) of the images.
+        """
+        grid = (spatial[0].shape[-2], spatial[0].shape[-1]) if spatial else patch_grid(*image_size, self.stride)
+        fused = self.fusion(semantic, spatial, grid)
+        if self.prompts is None or self.config.prompts is None:
+            return HybridFeatures(fused, fused, None, class_token, None)
+        prompts = self.prompts()
+        logits = [pixel_prompt_logits(x, prompts) for x in fused]
+        maps = logits
+        if self.config.prompts.decoder_input == "concat":
+            maps = [torch.cat([a, b], dim=1) for a, b in zip(logits, fused, strict=True)]
+        return HybridFeatures(maps, fused, logits, class_token, prompts)
+
+    def set_prompts(self, config: PromptConfig) -> None:
+        """Replace the prompts, on the same text tower: learned tokens after a coarse stage's words, say.
+
+        What reads the maps must be built anew: the number of logits among them changes.
+
+        Raises:
+            ConfigError: no prompts so far, folded ones, or words that they have not kept.
+        """
+        if self.prompts is None or self.config.prompts is None:
+            raise ConfigError("the encoder has no prompts, and no text tower for others; build one with prompts.")
+        self.prompts.check_unfolded()
+        trains = any(parameter.requires_grad for parameter in self.prompts.text_parameters())
+        device = self.prompts.token_embedding.device
+        self.prompts = DepthPrompts(self.prompts, config).to(device)
+        self.config = self.config.replace(prompts=config)
+        self.set_trainable(text=trains or config.train_text, prompts=True)
+
+    def fold_prompts(self) -> None:
+        if self.prompts is not None:
+            self.prompts.fold()
+
+    def text_size(self) -> tuple[tuple[int, ...], int]:
+        if self.prompts is None:
+            return (), 0
+        return self.prompts.word_ids, self.prompts.positional_embedding.shape[0]
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise InputError unless these are RGB images in [0, 1] that the encoder takes.
+
+        Values are not looked at under a compiler, on the meta device, or with ``check_values`` off.
+        """
+        check_images(images)
+        if self.check_values and not torch.compiler.is_compiling() and not images.is_meta:
+            check_value_range(images)
+
+    # -- what trains -------------------------------------------------------------------------------------
+
+    def set_trainable(
+        self,
+        *,
+        semantic: bool | None = None,
+        spatial: bool | int | None = None,
+        text: bool | None = None,
+        prompts: bool | None = None,
+        fusion: bool | None = None,
+    ) -> None:
+        """Freeze or release parts; None leaves a part as it is.
+
+        Args:
+            semantic: CLIP's image tower.
+            spatial: DINO; a number releases only that many of the last blocks.
+            text: CLIP's text tower.
+            prompts: the learned depth tokens.
+            fusion: the aligning convolutions.
+        """
+        asked = {"semantic": semantic, "spatial": spatial, "text": text, "prompts": prompts, "fusion": fusion}
+        changed = {part: trains for part, trains in asked.items() if trains is not None}
+        self._trains |= changed
+        released = {id(parameter) for part in changed for parameter in self._released(part)}
+        for part in changed:
+            for parameter in self.part_parameters()[part]:
+                parameter.requires_grad_(id(parameter) in released)
+        self.train(self.training)
+
+    def _released(self, part: str) -> list[nn.Parameter]:
+        """Return the parameters of a part that are meant to train."""
+        trains = self._trains[part]
+        if part == "spatial" and self.spatial is not None and not isinstance(trains, bool):
+            blocks = list(self.spatial.blocks)
+            return [parameter for block in blocks[max(0, len(blocks) - trains) :] for parameter in block.parameters()]
+        return self.part_parameters()[part] if trains else []
+
+    def part_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Return all parameters by part: semantic, spatial, text, prompts, fusion."""
+        tokens = None if self.prompts is None else self.prompts.tokens
+        return {
+            "semantic": [] if self.semantic is None else list(self.semantic.parameters()),
+            "spatial": [] if self.spatial is None else list(self.spatial.parameters()),
+            "text": [] if self.prompts is None else self.prompts.text_parameters(),
+            "prompts": [] if tokens is None else [tokens],
+            "fusion": list(self.fusion.parameters()),
+        }
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        frozen = []
+        for part, parameters in self.part_parameters().items():
+            released = {id(parameter) for parameter in self._released(part)}
+            frozen += [parameter for parameter in parameters if id(parameter) not in released]
+        return frozen
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for tower in (self.semantic, self.spatial):
+            if tower is not None:
+                tower.grad_checkpointing = enable
+        if isinstance(inner := getattr(self.spatial, "model", None), nn.Module):
+            toggle = "gradient_checkpointing_enable" if enable else "gradient_checkpointing_disable"
+            if hasattr(inner, toggle):  # a transformers model runs its own blocks
+                getattr(inner, toggle)()
+        if self.prompts is not None and self.prompts.folded is None:
+            self.prompts.transformer.grad_checkpointing = enable
+
+
+def check_images(images: Tensor) -> None:
+    """Raise InputError unless these are floating-point images (B, 3, H, W) of at least 32 x 32."""
+    if not isinstance(images, Tensor):
+        raise InputError(f"images is a {type(images).__name__}; a tensor (B, 3, H, W) is needed.")
+    shape = tuple(images.shape)
+    if images.ndim != 4 or shape[1] != 3:
+        raise InputError(f"images has the shape {shape}; (B, 3, H, W) is needed, RGB with three channels.")
+    if shape[2] < MIN_SIZE or shape[3] < MIN_SIZE:  # not min(): a compiler would tie its graph to the smaller one
+        raise InputError(
+            f"images are {shape[2]} x {shape[3]}; height and width must be at least {MIN_SIZE}: resize them up."
+        )
+    if shape[0] == 0:
+        raise InputError("images is an empty batch; at least one image is needed.")
+    if not images.is_floating_point():
+        raise InputError(f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255.")
+
+
+def check_value_range(images: Tensor) -> None:
+    """Raise InputError unless all values are in [0, 1], give or take what resampling overshoots."""
+    low, high = (float(x) for x in torch.aminmax(images.detach()))
+    if not (low >= -0.25 and high <= 1.25):  # NaN fails too
+        raise InputError(
+            f"images hold values from {low:.4g} to {high:.4g}; RGB in [0, 1] is needed: "
+            "divide bytes by 255, and leave normalisation to the encoder."
+        )

@@ -1,0 +1,154 @@
+"""The semantic tower: CLIP's image tower as four maps, through open_clip."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid_encoder.compiling import known
+from hybrid_encoder.config import SemanticConfig
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.quiet import quiet
+from hybrid_encoder.towers.base import Tower, evenly_spread_blocks, fit_to_patches, to_map
+from hybrid_encoder.towers.positions import resample_positions
+
+
+class SemanticTower(Tower):
+    """CLIP's image tower: four maps, from fine to coarse.
+
+    ResNets and ConvNeXts give strides 4, 8, 16, 32 and can be entered after the first map
+    (``first`` and ``rest``); a ViT gives four maps at its patch stride.
+    """
+
+    visual: Any  # an open_clip image tower
+
+    def __init__(self, visual: Any, config: SemanticConfig) -> None:
+        super().__init__(config.mean, config.std)
+        if hasattr(visual, "layer4"):
+            self.kind = "resnet"
+            visual.attnpool = nn.Identity()
+            _make_pools_traceable(visual)
+            self.channels = tuple(_resnet_width(getattr(visual, f"layer{i}")) for i in (1, 2, 3, 4))
+            self.strides = (4, 8, 16, 32)
+        elif hasattr(visual, "trunk") and hasattr(visual.trunk, "stages"):
+            self.kind = "convnext"
+            trunk = visual.trunk
+            trunk.norm_pre, trunk.head, visual.head = nn.Identity(), nn.Identity(), nn.Identity()
+            self.channels = tuple(info["num_chs"] for info in trunk.feature_info)
+            self.strides = tuple(info["reduction"] for info in trunk.feature_info)
+        elif hasattr(visual, "transformer") and hasattr(visual, "conv1"):
+            self.kind = "vit"
+            visual.proj, visual.ln_post = None, nn.Identity()
+            self.taps = evenly_spread_blocks(len(visual.transformer.resblocks))
+            self.patch = int(visual.patch_size[0])
+            self.channels = (int(visual.transformer.width),) * 4
+            self.strides = (self.patch,) * 4
+        else:
+            raise ConfigError(
+                f"semantic.name is {config.name!r}, whose image tower ({type(visual).__name__}) is neither a ResNet, "
+                "a ViT nor a ConvNeXt; choose an open_clip model that has one of these."
+            )
+        self.visual = visual
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Take RGB in [0, 1], (B, 3, H, W), to four maps (B, C_i, H_i, W_i)."""
+        if self.kind == "vit":
+            return self._vit(self.normalise(images))
+        first = self.first(images)
+        return [first, *self.rest(first)]
+
+    def first(self, images: Tensor) -> Tensor:
+        """Return the first map alone, (B, C_0, H/4, W/4).
+
+        Raises:
+            ConfigError: a ViT, whose blocks have no stages to stop after.
+        """
+        x = self.normalise(images)
+        if self.kind == "resnet":
+            return self.run_block(self.visual.layer1, self.visual.stem(x))
+        if self.kind == "convnext":
+            return self.run_block(self.visual.trunk.stages[0], self.visual.trunk.stem(x))
+        raise ConfigError("a ViT has no first map to enter after; choose a ResNet or ConvNeXt CLIP.")
+
+    def rest(self, first: Tensor) -> list[Tensor]:
+        """Return the second to fourth map, computed from the first."""
+        visual = self.visual
+        stages = [visual.layer2, visual.layer3, visual.layer4] if self.kind == "resnet" else visual.trunk.stages[1:]
+        maps, x = [], first
+        for stage in stages:
+            x = self.run_block(stage, x)
+            maps.append(x)
+        return maps
+
+    def _vit(self, images: Tensor) -> list[Tensor]:
+        visual = self.visual
+        images, grid = fit_to_patches(images, self.patch)
+        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
+        table = visual.positional_embedding
+        position = self._positions.get(
+            grid, [table], lambda: resample_positions(table[None], visual.grid_size, grid, 1, "size")
+        )
+        x = visual.ln_pre(x + position.to(x.dtype))
+        maps = []
+        for index, block in enumerate(visual.transformer.resblocks):
+            x = self.run_block(block, x)
+            if index in self.taps:
+                maps.append(to_map(x[:, 1:], grid))
+        return maps
+
+
+def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
+    """Build the open_clip model of a configuration, image and text tower, in float32.
+
+    Args:
+        config: names the architecture.
+        pretrained: load the weights that the configuration names; False draws random ones.
+
+    Raises:
+        ConfigError: an architecture that open_clip does not know.
+    """
+    import open_clip
+
+    base = open_clip.get_model_config(config.name)
+    if base is None:
+        raise ConfigError(
+            f"semantic.name is {config.name!r}, which open_clip does not know; "
+            f"some that it knows: {', '.join(open_clip.list_models()[:8])} ..."
+        )
+    options = {
+        name: {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        for name, value in copy.deepcopy(config.overrides).items()
+    }
+    # open_clip reports on the root logger, and warns when no weights are asked for.
+    with quiet("open_clip"):
+        return open_clip.create_model(  # type: ignore[no-any-return]
+            config.name, pretrained=config.pretrained if pretrained else None, precision="fp32", **options
+        )
+
+
+class _AveragePool(nn.AvgPool2d):
+    """Average pooling that becomes a convolution where sizes are symbols: torch's own asks whether a row is left over,
+    which ties a compiled graph to the answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, (height, width) = int(self.kernel_size), x.shape[-2:]  # type: ignore[arg-type]
+        if not torch.compiler.is_compiling() or (known(height % k == 0) and known(width % k == 0)):
+            return super().forward(x)
+        return F.conv2d(x, x.new_full((x.shape[1], 1, k, k), 1 / k**2), stride=k, groups=x.shape[1])
+
+
+def _make_pools_traceable(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.AvgPool2d):
+            setattr(module, name, _AveragePool(child.kernel_size, child.stride))
+        else:
+            _make_pools_traceable(child)
+
+
+def _resnet_width(layer: nn.Module) -> int:
+    return int(layer[-1].conv3.out_channels)  # type: ignore[index]

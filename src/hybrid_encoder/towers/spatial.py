@@ -1,0 +1,216 @@
+"""The spatial tower: a DINO vision transformer as four maps, through timm or transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_encoder.caching import TensorCache
+from hybrid_encoder.config import SpatialConfig
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.towers.base import Grid, Tower, evenly_spread_blocks, fit_to_patches, to_map
+from hybrid_encoder.towers.positions import resample_positions
+
+
+class SpatialTower(Tower):
+    """A DINO vision transformer: four maps (B, C, h, w) on one grid, and the class token (B, C).
+
+    Attributes:
+        blocks: the modules, for freezing from the top.
+        taps: which blocks' outputs are the maps (each through the final norm).
+        position_rule: how learned positions are resampled: ``"dinov2"``, ``"size"``, ``"library"`` (the model
+            library's own way) or ``"rope"`` (rotary, nothing to resample).
+    """
+
+    model: Any  # of timm or transformers
+    taps: tuple[int, ...]
+    patch: int
+    position_rule: str
+
+    def __init__(self, config: SpatialConfig) -> None:
+        super().__init__(config.mean, config.std)
+        self.config = config
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, first to last."""
+        raise NotImplementedError
+
+    def _declare(self, depth: int, width: int, patch: int, rule: str) -> None:
+        self.taps = self.config.blocks or evenly_spread_blocks(depth)
+        if max(self.taps) >= depth or min(self.taps) < 0 or list(self.taps) != sorted(set(self.taps)):
+            raise ConfigError(
+                f"spatial.blocks is {self.taps}; {self.config.name} has {depth} blocks: "
+                f"give four rising numbers from 0 to {depth - 1}."
+            )
+        self.patch = patch
+        self.position_rule = rule
+        self.channels = (width,) * 4
+        self.strides = (patch,) * 4
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        images, grid = fit_to_patches(self.normalise(images), self.patch)
+        outputs, prefix = self.tokens(images, grid)
+        return [to_map(tokens[:, prefix:], grid) for tokens in outputs], outputs[-1][:, 0]
+
+    def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
+        """Normed tokens (B, prefix + h * w, C) after each tapped block, and how many prefix tokens there are."""
+        raise NotImplementedError
+
+
+class TimmTower(SpatialTower):
+    """DINOv2 (with or without registers) and DINOv3 through timm."""
+
+    def __init__(self, config: SpatialConfig, pretrained: bool) -> None:
+        super().__init__(config)
+        import timm
+
+        if not timm.is_model(config.name):
+            near = ", ".join(timm.list_models("*dinov2*")[:4])
+            raise ConfigError(f"spatial.name is {config.name!r}, which timm does not know; some it knows: {near} ...")
+        options = {"num_classes": 0, "dynamic_img_size": True, **config.overrides}
+        try:
+            model: Any = timm.create_model(config.name, pretrained=pretrained, **options)
+        except TypeError as error:
+            raise ConfigError(
+                f"spatial.name is {config.name!r} with overrides {config.overrides}, which is no vision transformer "
+                f"of this shape ({error}); choose a DINO one."
+            ) from error
+        if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
+            raise ConfigError(f"spatial.name is {config.name!r}, which is no vision transformer; choose a DINO one.")
+        # Only whole patches come here; timm's check writes sizes into a text, which ties a compiled graph to them.
+        model.patch_embed.img_size = None
+        rule: str = config.position_embedding
+        if model.pos_embed is None:
+            rule = "rope"
+        elif rule == "auto":
+            # DINOv2 with registers was made with antialiased resampling to the exact size; without, it was not.
+            rule = "dinov2" if "dinov2" in config.name and model.reg_token is None else "size"
+        self._declare(len(model.blocks), model.embed_dim, int(model.patch_embed.patch_size[0]), rule)
+        model.blocks = nn.ModuleList(model.blocks[: max(self.taps) + 1])
+        self.model = model
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        blocks: nn.ModuleList = self.model.blocks
+        return blocks
+
+    def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
+        model = self.model
+        x = model.patch_embed(images).flatten(1, 2)
+        prefix = [t.expand(x.shape[0], -1, -1) for t in (model.cls_token, model.reg_token) if t is not None]
+        count = sum(tokens.shape[1] for tokens in prefix)
+        position = None if model.pos_embed is None else self._position(grid, count).to(x.dtype)
+        if position is not None and model.no_embed_class:
+            x, position = x + position, None
+        x = torch.cat([*prefix, x], dim=1)
+        x = model.norm_pre(x if position is None else x + position)
+        rope = self._rotary(grid)
+        outputs = []
+        for index, block in enumerate(model.blocks):
+            x = self.run_block(block, x) if rope is None else self.run_block(block, x, rope)
+            if index in self.taps:
+                outputs.append(model.norm(x))
+        return outputs, count
+
+    def _position(self, grid: Grid, count: int) -> Tensor:
+        table = self.model.pos_embed
+        kept = 0 if self.model.no_embed_class else count
+        return self._positions.get(
+            grid,
+            [table],
+            lambda: resample_positions(table, self.model.patch_embed.grid_size, grid, kept, self.position_rule),
+        )
+
+    def _rotary(self, grid: Grid) -> Tensor | None:
+        rope: Any = getattr(self.model, "rope", None)
+        if rope is None:
+            return None
+
+        def make() -> Tensor:
+            embedding: Tensor = rope.get_embed(shape=grid)
+            return embedding
+
+        if rope.training and getattr(rope, "aug_active", False):
+            return make()  # drawn anew at every call
+        return self._positions.get(grid, list(rope.buffers()), make)
+
+
+class TransformersTower(SpatialTower):
+    """A DINO model of the transformers library, from a Hub id or a folder."""
+
+    def __init__(self, config: SpatialConfig, pretrained: bool) -> None:
+        super().__init__(config)
+        from transformers import AutoConfig, AutoModel
+
+        source = config.name.removeprefix("hf:")
+        stored = config.overrides.get("config")
+        hf_config = AutoConfig.for_model(**stored) if stored else AutoConfig.from_pretrained(source)
+        model = AutoModel.from_pretrained(source) if pretrained else AutoModel.from_config(hf_config)
+        self.layers_at = next((at for at in ("encoder.layer", "model.layer", "layer") if _has(model, at)), "")
+        self.norm_name = next((name for name in ("layernorm", "norm") if hasattr(model, name)), "")
+        if not self.layers_at or not self.norm_name or not hasattr(model, "embeddings"):
+            raise ConfigError(
+                f"spatial.name is {config.name!r}, a {type(model).__name__}; a DINOv2 or DINOv3 vision model is needed."
+            )
+        if config.position_embedding != "auto":
+            raise ConfigError(
+                f"spatial.position_embedding is {config.position_embedding!r}; a model of transformers resamples "
+                "its own way: leave it at 'auto'."
+            )
+        # The architecture goes into our own configuration, so that loading never asks for the source again.
+        self.config = SpatialConfig(**{**vars(config), "overrides": {"config": hf_config.to_dict()}})
+        learned = hasattr(model.embeddings, "position_embeddings")
+        if learned:
+            model.embeddings.interpolate_pos_encoding = _KeptPositions(model.embeddings, self._positions)
+        patch = hf_config.patch_size
+        self.prefix = 1 + int(getattr(hf_config, "num_register_tokens", 0) or 0)
+        self._declare(
+            len(model.get_submodule(self.layers_at)),
+            int(hf_config.hidden_size),
+            int(patch if isinstance(patch, int) else patch[0]),
+            "library" if learned else "rope",
+        )
+        self.model = model
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        blocks: nn.ModuleList = self.model.get_submodule(self.layers_at)
+        return blocks
+
+    def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
+        states = self.model(pixel_values=images, output_hidden_states=True).hidden_states
+        norm = getattr(self.model, self.norm_name)
+        return [norm(states[tap + 1]) for tap in self.taps], self.prefix
+
+
+class _KeptPositions:
+    """Stands in front of a transformers model's own resampling, and keeps what it gave."""
+
+    def __init__(self, embeddings: nn.Module, kept: TensorCache) -> None:
+        self.embeddings = embeddings
+        self.kept = kept
+
+    def __call__(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        embeddings: Any = self.embeddings
+
+        def make() -> Tensor:
+            positions: Tensor = type(embeddings).interpolate_pos_encoding(embeddings, tokens, height, width)
+            return positions
+
+        return self.kept.get((tokens.shape[1], height, width), [embeddings.position_embeddings], make)
+
+
+def build_spatial(config: SpatialConfig, pretrained: bool) -> SpatialTower:
+    """The spatial tower of a configuration."""
+    tower = TransformersTower if config.name.startswith("hf:") else TimmTower
+    return tower(config, pretrained and config.pretrained)
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        return isinstance(model.get_submodule(path), nn.ModuleList)
+    except AttributeError:
+        return False

@@ -1,0 +1,160 @@
+"""``train-coarse`` and ``train-fine`` as a user types them: what they leave, what they say, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hybrid_encoder import HybridDepthEncoder, HybridDepthModel
+from hybrid_encoder.config import DEPTH_WORDS
+from hybrid_encoder.data import SyntheticDrive, write_tusimple
+from hybrid_encoder.training.coarse import CoarseStage
+
+Run = Callable[..., tuple[int, str, str]]
+SMALL = ("--encoder", "tiny", "--no-pretrained", "--cpu", "--steps", 2, "--size", "48x96", "--batch-size", 2)
+SYNTHETIC = ("synthetic", *SMALL, "--drives", 1)
+
+
+def _ok(done: tuple[int, str, str]) -> str:
+    code, out, err = done
+    assert code == 0, err
+    return " ".join(out.split())
+
+
+def test_both_stages_one_after_the_other(run: Run, tmp_path: Path) -> None:
+    coarse, fine = tmp_path / "coarse", tmp_path / "fine"
+    said = _ok(run("train-coarse", *SYNTHETIC, "--output", coarse, "--two-sided"))
+    assert said.replace(" ", "").endswith(f"weights->{coarse}/final")
+    first = HybridDepthEncoder.from_pretrained(coarse / "final")
+    assert first.config.prompts is not None and first.config.prompts.words == DEPTH_WORDS
+    told = json.loads((coarse / "run.json").read_text())
+    expected = {"data": "synthetic", "encoder": "tiny", "drives": 1, "steps": 2, "batch_size": 2, "size": [48, 96]}
+    assert expected.items() <= told.items() and told["two_sided"] is True
+
+    arguments = ("--encoder", coarse / "final", "--cpu", "--steps", 2, "--size", "48x96")
+    options = ("--batch-size", 2, "--drives", 1, "--lr", "0.0001", "--prompts", 12, "--language-loss", 0.1)
+    _ok(run("train-fine", "synthetic", *arguments, *options, "--output", fine))
+    model = HybridDepthModel.from_pretrained(fine / "final")
+    assert model.config.size == (48, 96)
+    assert model.config.encoder.prompts is not None and model.config.encoder.prompts.num_tokens == 12
+    assert (fine / "pose.safetensors").is_file()
+    told = json.loads((fine / "run.json").read_text())
+    assert {"prompts": 12, "language_loss": 0.1, "lr": 1e-4}.items() <= told.items()
+    assert told["refine"] == 3, "towers as small as tiny's get the small recipe"
+    # The towers went on from the coarse stage: two steps at such a rate move a weight by 0.0002 at most, and decay.
+    assert first.spatial is not None and model.encoder.spatial is not None
+    for (name, one), other in zip(first.spatial.named_parameters(), model.encoder.spatial.parameters(), strict=True):
+        torch.testing.assert_close(other, one, atol=3e-4, rtol=1e-4, msg=name)
+
+
+def test_a_preset_starts_the_fine_stage_too(run: Run, tmp_path: Path) -> None:
+    arguments = ("--output", tmp_path, "--pose", "class_token", "--no-automask")
+    _ok(run("train-fine", *SYNTHETIC, *arguments))
+    model = HybridDepthModel.from_pretrained(tmp_path / "final")
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 48, 96)).isfinite().all()
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert (told["pose"], told["automask"]) == ("class_token", False)
+
+
+def test_tusimples_layout_is_read(run: Run, tmp_path: Path) -> None:
+    write_tusimple(tmp_path / "tusimple", [SyntheticDrive(seed=2, num_frames=4, height=72, width=128)])
+    _ok(run("train-coarse", tmp_path / "tusimple", *SMALL, "--output", tmp_path / "run"))
+    assert HybridDepthEncoder.from_pretrained(tmp_path / "run" / "final").prompts is not None
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["data"] == str(tmp_path / "tusimple") and told["drives"] is None
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three rendered frames as pictures, and their depth and disparity beside them."""
+    for folder in ("pictures", "depth", "disparity"):
+        (tmp_path / folder).mkdir()
+    for i, frame in enumerate(SyntheticDrive(seed=2, num_frames=3, height=48, width=96)):
+        pixels = np.rint(frame.image.transpose(1, 2, 0) * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
+        np.save(tmp_path / "depth" / f"{i}.npy", frame.depth[0])
+        np.save(tmp_path / "disparity" / f"{i}_disparity.npy", 1 / frame.depth[0])
+    return tmp_path
+
+
+def test_pictures_with_depth_maps_do_as_well(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    plain = CoarseStage.forward
+    monkeypatch.setattr(CoarseStage, "forward", lambda stage, batch: seen.append(batch) or plain(stage, batch))
+    arguments = ("train-coarse", pictures / "pictures", *SMALL, "--output")
+    _ok(run(*arguments, pictures / "a", "--depths", pictures / "depth"))
+    options = ("--depths", pictures / "disparity", "--ending", "_disparity.npy", "--inverse")
+    _ok(run(*arguments, pictures / "b", *options))
+    assert len(seen) == 4 and all(batch.points.shape == (8, 7, 2) for batch in seen), "four groups in each of two"
+    # Points run from near to far, whichever way depth was given.
+    for batch in seen:
+        for name, points in zip(batch.names, batch.points.unflatten(0, (2, 4)), strict=True):
+            depth = torch.from_numpy(np.load(pictures / "depth" / (Path(name).stem + ".npy")))
+            x, y = points.round().long().unbind(-1)
+            orders = [(depth[y, column].diff(dim=-1) > 0).all() for column in (x, 95 - x)]  # mirrored or not
+            assert any(orders), name
+
+
+def test_a_stopped_run_is_gone_on_with(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("train-coarse", *SYNTHETIC, "--output")
+    _ok(run(*arguments, tmp_path / "whole"))
+    plain = CoarseStage.forward
+
+    def stopped(stage: CoarseStage, batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(stage, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoarseStage, "forward", stopped)
+        said = _ok(run(*arguments, tmp_path / "parts"))
+    assert "stopped; the same command with --resume goes on from" in said
+    assert not (tmp_path / "parts" / "final").exists()
+    assert "weights ->" in _ok(run(*arguments, tmp_path / "parts", "--resume"))
+    one, other = ((tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert one == other
+
+    code, _, err = run(*arguments, tmp_path / "parts", "--resume", "--lr", 0.5)
+    assert code == 2 and "lr is 0.5, and the run in" in err and "keep it" in err
+    code, _, err = run(*arguments, tmp_path / "parts")
+    assert code == 2 and "holds a run already (step_00000002); resume it, or choose another folder" in err
+
+
+def test_bad_input_is_one_sentence_and_exit_status_2(refused: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (["train-coarse", "synthetic", "--size", "96"], "--size is '96'; give HEIGHTxWIDTH with both at least 32"),
+        (
+            ["train-coarse", "synthetic", "--size", "16x96"],
+            "--size is '16x96'; give HEIGHTxWIDTH",
+        ),
+        (["train-coarse", tmp_path / "gone"], "gone holds no label_data_*.json; give the folder with TuSimple's"),
+        (["train-coarse", tmp_path / "empty", "--depths", tmp_path], "empty holds no pictures"),
+        (["train-coarse", "synthetic", "--seed", "-1"], "--seed is -1; it must be from 0 to 99999"),
+        (
+            ["train-coarse", "synthetic", "--drives", 1, "--size", "48x96", "--encoder", "nonsense"],
+            "nonsense is no file",
+        ),
+        (["train-coarse", *SYNTHETIC, "--batch-size", 6], "there are 5 items and a step takes 6; lower the batch size"),
+        (["train-coarse", *SYNTHETIC, "--resume"], "holds no checkpoint to resume from"),
+        (["train-coarse", *SYNTHETIC, "--lr", "-1"], "lr is -1"),
+        (["train-coarse", "synthetic", "--steps", 0], "--steps"),
+        (["train-coarse", "synthetic", "--precision", "int8"], "--precision"),
+        (["train-coarse"], "Missing argument"),
+        (["train-fine", tmp_path / "gone"], "gone holds no drive, <date>/<date>_drive_<number>_sync"),
+        (["train-fine", tmp_path, "--split", tmp_path / "gone.txt"], "gone.txt does not exist"),
+        (["train-fine", "synthetic", "--drives", 1, "--size", "48x96", "--encoder", "nonsense"], "nonsense is no file"),
+        (["train-fine", *SYNTHETIC, "--pose", "no_such_net"], "pose is 'no_such_net', which timm does not know"),
+        (["train-fine", *SYNTHETIC, "--prompts", 1], "--prompts"),
+    ]
+    for number, (arguments, says) in enumerate(cases):
+        refused(says, *arguments, "--output", tmp_path / f"out{number}")

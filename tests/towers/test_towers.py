@@ -1,0 +1,199 @@
+"""Declared channels and strides against real outputs, and our forward passes against the libraries' own."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hybrid_encoder import ConfigError, SpatialConfig, spatial
+from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, SemanticConfig
+from hybrid_encoder.towers.positions import resample_positions
+from hybrid_encoder.towers.semantic import SemanticTower, build_clip
+from hybrid_encoder.towers.spatial import SpatialTower, build_spatial
+
+from helpers.small_models import small_clip, small_dino
+
+SEMANTIC = [
+    ("RN50", {}, (256, 512, 1024, 2048), (4, 8, 16, 32)),
+    ("RN101", {"layers": [1, 1, 2, 1]}, (256, 512, 1024, 2048), (4, 8, 16, 32)),
+    ("ViT-B-16", {"layers": 4}, (768,) * 4, (16,) * 4),
+    ("convnext_tiny", {}, (96, 192, 384, 768), (4, 8, 16, 32)),
+]
+DINOV2 = [f"vit_{size}_patch14{reg}_dinov2" for size in ("small", "base", "large", "giant") for reg in ("", "_reg4")]
+DINOV3 = ["vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_small_plus_patch16_dinov3"]
+
+
+@pytest.mark.parametrize(("name", "vision", "channels", "strides"), SEMANTIC, ids=[row[0] for row in SEMANTIC])
+def test_semantic_tower_gives_what_it_declares(name, vision, channels, strides) -> None:  # type: ignore[no-untyped-def]
+    config = small_clip(name, **vision)
+    tower = SemanticTower(build_clip(config, True).visual, config).eval()
+    assert (tower.channels, tower.strides) == (channels, strides)
+    with torch.no_grad():
+        maps = tower(torch.rand(1, 3, 64, 96))
+        odd = tower(torch.rand(2, 3, 33, 47))
+    assert [tuple(x.shape) for x in maps] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)]
+    assert all(x.isfinite().all() for x in odd)
+
+
+def test_semantic_maps_equal_open_clips_own() -> None:
+    for name, vision, size in (("RN50", {"layers": [1, 1, 1, 1]}, 64), ("ViT-B-16", {"layers": 4}, 224)):
+        config = small_clip(name, **vision)
+        clip = build_clip(config, True).eval()
+        images = torch.rand(1, 3, size, size)
+        with torch.no_grad():
+            own = clip.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"][-4:]
+            ours = SemanticTower(clip.visual, config).eval()(images)
+        for a, b in zip(own, ours, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", [*DINOV2, *DINOV3])
+def test_spatial_tower_gives_what_it_declares(name: str) -> None:
+    tower = build_spatial(small_dino(name), True).eval()
+    patch = 16 if "dinov3" in name else 14
+    assert (tower.channels, tower.strides) == ((48,) * 4, (patch,) * 4)
+    assert tower.position_rule == ("rope" if "dinov3" in name else "size" if "reg4" in name else "dinov2")
+    with torch.no_grad():
+        maps, class_token = tower(torch.rand(2, 3, 3 * patch, 5 * patch))
+    assert [tuple(x.shape) for x in maps] == [(2, 48, 3, 5)] * 4
+    assert class_token.shape == (2, 48)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", DINOV3[0]])
+def test_spatial_maps_equal_timms_own(name: str) -> None:
+    """With timm's own resampling rule, for a size that needs resampling."""
+    config = SpatialConfig(
+        name=name,
+        pretrained=False,
+        overrides={"embed_dim": 48, "depth": 5, "num_heads": 3},
+        position_embedding="size",
+        blocks=(0, 1, 2, 3),
+    )
+    tower = build_spatial(config, False).eval()
+    patch = tower.patch
+    images = torch.rand(1, 3, 4 * patch, 6 * patch)
+    with torch.no_grad():
+        own = tower.model.forward_intermediates(
+            images, indices=[0, 1, 2, 3], norm=True, intermediates_only=True, return_prefix_tokens=True
+        )
+        maps, class_token = tower(images)
+    for (a, _), b in zip(own, maps, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(own[-1][1][:, 0], class_token)
+    assert len(tower.blocks) == 4, "the fifth block is read by nobody"
+
+
+def _hf_folder(kind: str, folder: Path) -> Path:
+    import transformers
+
+    sizes = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 56}
+    config = {
+        "dinov2": lambda: transformers.Dinov2Config(patch_size=14, **sizes),
+        "dinov2_with_registers": lambda: transformers.Dinov2WithRegistersConfig(patch_size=14, **sizes),
+        "dinov3": lambda: transformers.DINOv3ViTConfig(patch_size=16, intermediate_size=96, **sizes),
+    }[kind]()
+    torch.manual_seed(1)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2_with_registers", "dinov3"])
+def test_a_transformers_model_from_a_folder(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    folder = _hf_folder(kind, tmp_path / "dino")
+    tower = build_spatial(SpatialConfig(name=f"hf:{folder}"), True).eval()
+    own = transformers.AutoModel.from_pretrained(folder).eval()
+    images = torch.rand(1, 3, 5 * tower.patch, 7 * tower.patch)
+    with torch.no_grad():
+        output = own(pixel_values=images, output_hidden_states=True)
+        maps, class_token = tower(images)
+        again, _ = tower(images)
+    torch.testing.assert_close(class_token, output.pooler_output)
+    tokens = output.last_hidden_state[:, -35:]
+    torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), tokens)
+    torch.testing.assert_close(maps, again)
+
+    # The architecture is remembered: the folder is not needed to build it again.
+    rebuilt = build_spatial(
+        SpatialConfig(**{**vars(tower.config), "name": "hf:gone/away"}), False
+    ).eval()  # fmt: skip
+    rebuilt.load_state_dict(tower.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(rebuilt(images)[0][0], maps[0])
+        torch.testing.assert_close(copy.deepcopy(tower)(images)[0][0], maps[0])
+
+
+def test_positions_are_resampled_once_per_size() -> None:
+    tower = build_spatial(small_dino("vit_small_patch14_dinov2"), False).eval()
+    with (
+        mock.patch.object(spatial, "resample_positions", wraps=resample_positions) as counted,
+        torch.no_grad(),
+    ):
+        for size in ((42, 70), (42, 70), (56, 70), (42, 70), (56, 70)):
+            tower(torch.rand(1, 3, *size))
+        assert counted.call_count == 2
+        tower.model.pos_embed.add_(1.0)
+        tower(torch.rand(1, 3, 42, 70))
+        assert counted.call_count == 3
+    tower.train()
+    tower(torch.rand(1, 3, 42, 70))[1].sum().backward()
+    assert tower.model.pos_embed.grad is not None
+    assert tower.model.pos_embed.grad.abs().sum() > 0
+
+
+def test_the_two_resampling_rules() -> None:
+    table = torch.randn(1, 1 + 9, 4)
+    same = resample_positions(table, (3, 3), (3, 3), 1, "dinov2")
+    assert same is table
+    grid = table[:, 1:].reshape(1, 3, 3, 4).permute(0, 3, 1, 2)
+    # Output cell i reads input position (i + 0.5) / scale - 0.5 with scale = (5 + 0.1) / 3, bicubic, no antialias.
+    expected = F.interpolate(grid, scale_factor=(5.1 / 3, 2.1 / 3), mode="bicubic")
+    ours = resample_positions(table, (3, 3), (5, 2), 1, "dinov2")
+    assert ours.shape == (1, 11, 4)
+    torch.testing.assert_close(ours[:, 1:], expected.permute(0, 2, 3, 1).reshape(1, 10, 4))
+    torch.testing.assert_close(ours[:, :1], table[:, :1])
+    sized = resample_positions(table, (3, 3), (5, 2), 1, "size")
+    assert (sized - ours).abs().max() > 1e-3
+
+
+def test_each_tower_normalises_for_itself() -> None:
+    raw = small_dino("vit_small_patch14_dinov2")
+    normed = SpatialConfig(**{**vars(raw), "mean": IMAGENET_MEAN, "std": IMAGENET_STD})
+    torch.manual_seed(0)
+    plain = build_spatial(raw, False).eval()
+    tower: SpatialTower = build_spatial(normed, False).eval()
+    tower.load_state_dict(plain.state_dict())
+    images = torch.rand(1, 3, 42, 42)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        torch.testing.assert_close(tower(images)[1], plain((images - mean) / std)[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: build_clip(SemanticConfig(name="RN5000"), False), "'RN5000', which open_clip does not know"),
+        (
+            lambda: build_spatial(SpatialConfig(name="vit_nonsense"), False),
+            "'vit_nonsense', which timm does not know",
+        ),
+        (lambda: build_spatial(SpatialConfig(name="resnet18"), False), "no vision transformer"),
+        (
+            lambda: build_spatial(small_dino("vit_small_patch14_dinov2", depth=3), False),
+            "3 blocks; at least 4",
+        ),
+        (
+            lambda: build_spatial(SpatialConfig(name=DINOV2[0], blocks=(0, 1, 2, 9), overrides={"depth": 4}), False),
+            "four rising numbers from 0 to 3",
+        ),
+    ],
+)
+def test_a_tower_that_cannot_be_built_is_named(make, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=says):
+        make()
