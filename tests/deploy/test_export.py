@@ -160,7 +160,7 @@ def test_positions_as_matrices_are_bicubic_resampling(rule: str, new: tuple[int,
 
 def test_cells_round_as_python_does() -> None:
     for patch in (7, 8, 14, 16):
-        assert [cells(n, patch) for n in range(1, 700)] == [max(1, round(n / patch)) for n in range(1, 700)]
+        assert [patch_grid(n, n, patch)[0] for n in range(1, 700)] == [max(1, round(n / patch)) for n in range(1, 700)]
 
 
 def test_what_cannot_be_exported_is_named(

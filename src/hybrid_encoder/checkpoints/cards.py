@@ -12,7 +12,7 @@ PAPER = "https://arxiv.org/abs/2510.09320"
 def config_rows(config: Any) -> list[tuple[str, str]]:
     """Describe a model's configuration as rows of name and value, for a card or a screen."""
     encoder = find_encoder_config(config)
-    rows = [("towers", encoder.towers)]
+    rows: list[tuple[str, str]] = [("towers", encoder.towers)]
     for name, tower, used in (
         ("semantic (CLIP)", encoder.semantic, encoder.uses_semantic or encoder.prompts is not None),
         ("spatial (DINO)", encoder.spatial, encoder.uses_spatial),

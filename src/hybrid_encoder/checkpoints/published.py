@@ -58,7 +58,7 @@ DECODER_NAMES = (
 
 
 def read_model_config(
-    encoder: Tensors, decoder: Tensors, size: tuple[int, int] | None, bin_range: Mapping[str, float]
+    encoder: Tensors, decoder: Tensors, size: tuple[int, int] | None, bin_range: Mapping[str, Any]
 ) -> HybridEncoderConfig | HybridDepthConfig | HybridMatchingConfig | HybridMatchingDepthConfig:
     """Read the configuration of what a published folder holds off its tensors.
 

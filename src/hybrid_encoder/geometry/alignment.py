@@ -107,4 +107,5 @@ def _gauss_newton_step(problem: _Problem, compared: _Comparison) -> Tensor:
     normal = weighted @ jacobian
     # Levenberg-Marquardt's damping, and a little more, so that an image without slopes is no error.
     normal = normal + DAMPING * normal.diagonal(dim1=1, dim2=2).diag_embed() + 1e-9 * torch.eye(6, device=x.device)
-    return -torch.linalg.solve(normal, weighted @ compared.error[..., None])[..., 0]
+    change: Tensor = torch.linalg.solve(normal, weighted @ compared.error[..., None])
+    return -change[..., 0]

@@ -50,7 +50,8 @@ def unproject(depth: Tensor, K: Tensor) -> Tensor:
         (B, 3, H * W), in the unit of depth, camera axes x right, y down, z forward.
     """
     pixels = pixel_coordinates(depth.shape[-2], depth.shape[-1], depth.device)
-    return torch.linalg.solve(K, pixels.expand(len(depth), -1, -1)) * depth.flatten(2)
+    rays: Tensor = torch.linalg.solve(K, pixels.expand(len(depth), -1, -1))
+    return rays * depth.flatten(2)
 
 
 def transform(matrix: Tensor, points: Tensor) -> Tensor:

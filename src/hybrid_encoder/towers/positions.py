@@ -73,7 +73,8 @@ def _bicubic_antialiased(index: Tensor, step: Tensor, old: int) -> Tensor:
 
 
 def _cubic(x: Tensor, a: float) -> Tensor:
-    """Evaluate Keys' cubic convolution kernel ("Cubic convolution interpolation for digital image processing", 1981)."""
+    """Evaluate the cubic convolution kernel of Keys, "Cubic convolution interpolation for digital image processing",
+    1981."""
     x = x.abs()
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
