@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_encoder.data import SyntheticDrive, SyntheticFrame, synthetic_batch, write_tusimple
+from hybrid_encoder import InputError
+from hybrid_encoder.data import SyntheticDrive, SyntheticFrame, render_drives, synthetic_batch, write_tusimple
 
 SEEDS = range(8)
 
@@ -238,6 +240,25 @@ def test_a_drive_is_a_sequence() -> None:
     assert np.array_equal(drive[-1].image, drive[2].image)
     with pytest.raises(IndexError, match="frame is 3; this drive has 3"):
         drive[3]
+
+
+def test_rendered_drives_are_held_in_memory() -> None:
+    told: list[int] = []
+
+    def progress(seeds: Sequence[int]) -> Iterator[int]:
+        for seed in seeds:
+            yield seed
+            told.append(seed)
+
+    drives = render_drives([5, 2], 2, (32, 64), progress)
+    assert told == [5, 2]
+    for drive, seed in zip(drives, (5, 2), strict=True):
+        assert isinstance(drive, list) and len(drive) == 2
+        expected = SyntheticDrive(seed, num_frames=2, height=32, width=64)
+        assert all(np.array_equal(frame.image, expected[index].image) for index, frame in enumerate(drive))
+    assert len(render_drives(range(2), 1, (32, 32))) == 2
+    with pytest.raises(InputError, match="height is 8"):
+        render_drives([0], 1, (8, 64))
 
 
 def test_batch() -> None:

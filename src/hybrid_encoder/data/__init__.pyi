@@ -13,6 +13,7 @@ from .synthetic import (
     SyntheticBatch,
     SyntheticDrive,
     SyntheticFrame,
+    render_drives,
     synthetic_batch,
     write_tusimple,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "depth_files",
     "lidar_frames",
     "ordered_points_from_depth",
+    "render_drives",
     "synthetic_batch",
     "write_tusimple",
 ]

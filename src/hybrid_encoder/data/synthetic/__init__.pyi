@@ -3,6 +3,7 @@ from .drive import (
     SyntheticBatch,
     SyntheticDrive,
     SyntheticFrame,
+    render_drives,
     synthetic_batch,
     write_tusimple,
 )
@@ -12,6 +13,7 @@ __all__ = [
     "SyntheticBatch",
     "SyntheticDrive",
     "SyntheticFrame",
+    "render_drives",
     "synthetic_batch",
     "write_tusimple",
 ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,6 +173,36 @@ class SyntheticDrive:
     @cached_property
     def _street(self) -> Street:
         return build_street(int(self.seed), self.num_frames, self.max_depth)
+
+
+def render_drives(
+    seeds: Sequence[int],
+    num_frames: int,
+    size: tuple[int, int],
+    progress: Callable[[Sequence[int]], Iterable[int]] | None = None,
+) -> list[list[SyntheticFrame]]:
+    """Render one drive for each seed and hold all frames in memory.
+
+    A ``SyntheticDrive`` renders a frame anew whenever it is read; training reads each frame many times.
+
+    Args:
+        seeds: as of ``SyntheticDrive``, one for each drive.
+        num_frames: length of each drive.
+        size: (H, W) of the images, 32 pixels at least.
+        progress: wraps the seeds and shows how many are done, such as
+            ``functools.partial(rich.progress.track, description="rendering drives")``.
+
+    Returns:
+        The frames of each drive, in the order of ``seeds``.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+    height, width = size
+    return [
+        list(SyntheticDrive(seed, num_frames, height, width))
+        for seed in (seeds if progress is None else progress(seeds))
+    ]
 
 
 class SyntheticBatch(NamedTuple):
