@@ -1,36 +1,32 @@
 """A small ray-cast drive: images, exact depth, intrinsics, camera poses and lane labels, from a seed.
 
-A static street (road with lane lines, cars, houses, walls, trees) is cast with one ray through every pixel
-centre. World and camera axes are OpenCV's, x right, y down, z forward; the ground is y = 0 and the unit is
-the metre. Pixel (u, v) has its centre at the integers u, v, as KITTI and Monodepth2's projection have it.
+A static street (road with lane lines, cars, houses, walls, trees) is rendered with one ray through every pixel centre.
+World and camera axes are OpenCV's: x right, y down, z forward; the ground is y = 0 and the unit is the metre. Pixel
+(u, v) has its centre at the integers u, v, as in KITTI and in Monodepth2's projection.
 
-Colour is a function of the point in the world, so that frames agree photometrically; only two small terms
-look at the distance: haze, and the fading of texture that is finer than a pixel. Images and depth use only
-operations that IEEE 754 rounds correctly (no sine, no exponential, no BLAS): a seed gives the same bytes
-everywhere.
+Colour is a function of the point in the world, so that frames agree photometrically; only two small terms depend on
+the distance: haze, and the fading of texture that is finer than a pixel. Images and depth use only operations that
+IEEE 754 rounds correctly (no sine, no exponential, no BLAS), so a seed gives the same bytes on every machine.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hybrid_encoder.data.synthetic.layout import build_street
 from hybrid_encoder.data.synthetic.rendering import GROUND, cast_rays, label_lanes, shade
-from hybrid_encoder.data.synthetic.street import Street, build_street, turn, wave
+from hybrid_encoder.data.synthetic.street import Array, Street, turn, wave
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Array = NDArray[Any]
 
 KITTI_FOCAL = 0.58  # of the width
 
@@ -71,9 +67,9 @@ class RenderedDrive(Protocol):
 class SyntheticDrive:
     """A short drive down a street made from ``seed``: a sequence of ``SyntheticFrame``, rendered on demand.
 
-    The seed decides about the street (road, lanes, obstacles, walls, colours, light) and the camera (height
-    1.2 to 1.8 m, pitch, 0.3 to 1 m per frame, gentle yaw). The street also depends on ``num_frames`` and
-    ``max_depth``, as it is built just as long as needed, but not on which frames are rendered.
+    The seed determines the street (road, lanes, obstacles, walls, colours, light) and the camera (height 1.2 to 1.8 m,
+    pitch, 0.3 to 1 m per frame, gentle yaw). The street also depends on ``num_frames`` and ``max_depth``, because it is
+    built only as long as needed, but not on which frames are rendered.
 
     Args:
         seed: 0 or more.
@@ -119,7 +115,7 @@ class SyntheticDrive:
 
     @property
     def h_samples(self) -> Array:
-        """The labelled rows, int64, (R,): TuSimple's 240, 250, ... of 720, as far as whole rows allow."""
+        """The labelled rows, int64, (R,): TuSimple's 240, 250, ... of 720, rounded to whole rows at other heights."""
         return np.arange(self.height // 3, self.height, max(1, self.height // 72), dtype=np.int64)
 
     def __len__(self) -> int:
@@ -150,10 +146,10 @@ class SyntheticDrive:
         )
 
     def world_T_cam(self, index: int) -> Array:
-        """Camera to world of one frame, (4, 4), float64.
+        """Return camera to world of one frame, (4, 4), float64.
 
         Raises:
-            IndexError: no such frame.
+            IndexError: the drive is shorter.
         """
         if not -self.num_frames <= index < self.num_frames:
             raise IndexError(f"frame is {index}; this drive has {self.num_frames}: raise num_frames.")
@@ -206,7 +202,7 @@ def render_drives(
 
 
 class SyntheticBatch(NamedTuple):
-    """Frames stacked as tensors; what each holds is said in ``SyntheticFrame``."""
+    """Frames stacked as tensors; ``SyntheticFrame`` describes each field."""
 
     images: Tensor  # (B, 3, H, W)
     depth: Tensor  # (B, 1, H, W)
@@ -216,34 +212,33 @@ class SyntheticBatch(NamedTuple):
 
 
 def synthetic_batch(drives: Sequence[SyntheticDrive], frames: Sequence[int] = (0,)) -> SyntheticBatch:
-    """The given frames of every drive as one batch, drive by drive.
+    """Stack the given frames of every drive as one batch, drive by drive.
 
     Raises:
-        InputError: nothing to stack, or drives of different sizes.
+        InputError: no drive, no frame, or drives of different sizes.
     """
     if not drives or not frames:
         raise InputError(f"the batch has {len(drives)} drives x {len(frames)} frames; give at least one of each.")
     sizes = sorted({(drive.height, drive.width) for drive in drives})
     if len(sizes) > 1:
-        raise InputError(f"the drives have sizes {sizes}; a batch takes one: render them alike.")
+        raise InputError(f"the drives have sizes {sizes}; a batch needs one size: render them alike.")
     import torch
 
-    made = [drive[index] for drive in drives for index in frames]
+    rendered = [drive[index] for drive in drives for index in frames]
     fields = ("image", "depth", "valid", "K", "world_T_cam")
-    return SyntheticBatch(*(torch.from_numpy(np.stack([getattr(f, name) for f in made])) for name in fields))
+    return SyntheticBatch(*(torch.from_numpy(np.stack([getattr(f, name) for f in rendered])) for name in fields))
 
 
 def write_tusimple(root: str | Path, drives: Sequence[SyntheticDrive]) -> Path:
     """Write drives as a TuSimple root: PNG images, and a JSON line for each in ``label_data_synthetic.json``.
 
-    Lines that a frame shows nowhere are left out of its ``lanes``. The label file comes last, and every file
-    appears whole or not at all.
+    Lane lines without a visible point in a frame are left out of its ``lanes``. The label file is written last, and
+    every file is written whole or not at all.
 
     Returns:
-        The label file.
+        Path of the label file.
     """
-    from PIL import Image
-
+    from hybrid_encoder.data.images import write_png
     from hybrid_encoder.writing import write_whole
 
     root, lines = Path(root), []
@@ -251,10 +246,8 @@ def write_tusimple(root: str | Path, drives: Sequence[SyntheticDrive]) -> Path:
         clip = f"clips/synthetic/{number:04d}"
         (root / clip).mkdir(parents=True, exist_ok=True)
         for index, frame in enumerate(drive):
-            name, buffer = f"{clip}/{index + 1}.png", io.BytesIO()
-            pixels = np.rint(frame.image.transpose(1, 2, 0) * 255).astype(np.uint8)
-            Image.fromarray(pixels).save(buffer, format="PNG")
-            write_whole(root / name, buffer.getvalue())
+            name = f"{clip}/{index + 1}.png"
+            write_png(root / name, np.rint(frame.image.transpose(1, 2, 0) * 255).astype(np.uint8))
             lanes = [lane.tolist() for lane in frame.lanes if (lane >= 0).any()]
             label = {"lanes": lanes, "h_samples": frame.h_samples.tolist(), "raw_file": name}
             lines.append(json.dumps(label) + "\n")
