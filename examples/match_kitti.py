@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hybrid_encoder import HybridDepthEncoder
 from hybrid_encoder.data import KittiDrive
-from hybrid_encoder.data.images import colour, contact_sheet, to_pixels, write_png
+from hybrid_encoder.data.images import colorize, contact_sheet, to_pixels, write_png
 from hybrid_encoder.geometry.plane_sweep import (
     confidence_mask,
     depth_bins,
@@ -85,10 +85,10 @@ def main() -> None:
         disparity, mask = match(drive, options.frame, options.lookup, kind)
         print(f"{kind}: " + ", ".join(f"{name} {value:.3g}" for name, value in errors(disparity, mask, lidar).items()))
         shown = F.interpolate((disparity * mask)[None, None], SIZE, mode="nearest")[0, 0]
-        panels.append(colour(shown, 0, 0.15))
+        panels.append(colorize(shown, 0, 0.15))
     inverse = torch.where(lidar > 0, 1 / lidar.clamp(min=1), lidar)
     dots = F.adaptive_max_pool2d(inverse[None, None], (SIZE[0] // 2, SIZE[1] // 2))
-    panels.append(colour(F.interpolate(dots, SIZE, mode="nearest")[0, 0], 0, 0.15))
+    panels.append(colorize(F.interpolate(dots, SIZE, mode="nearest")[0, 0], 0, 0.15))
     frame, colours, tiny, truth = panels
     titles = ("frame; below, cheapest bin of 5 x 5 colours", "lidar; below, cheapest bin of the tiny model's CLIP map")
     write_png(options.output, contact_sheet([[frame, truth], [colours, tiny]], titles))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.data.images import colour, read_image, write_png
+from hybrid_encoder.data.images import colorize, read_image, write_png
 
 
 def main(path: Path) -> None:
@@ -21,7 +21,7 @@ def main(path: Path) -> None:
         print(f"fused {tuple(fused.shape)}, likeness to each depth prompt {tuple(logits.shape)}")
 
     prediction = model.infer(image)
-    write_png(path.with_name(f"{path.stem}_depth.png"), colour(prediction.disparity[0]))
+    write_png(path.with_name(f"{path.stem}_depth.png"), colorize(prediction.disparity[0]))
     print(f"disparity from {prediction.disparity.min():.3f} (far) to {prediction.disparity.max():.3f} (near)")
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.data.images import colour, contact_sheet, to_pixels, write_png
+from hybrid_encoder.data.images import colorize, contact_sheet, to_pixels, write_png
 from hybrid_encoder.evaluation.protocols import frames_with_lidar
 
 SIZE = (120, 400)
@@ -28,7 +28,7 @@ def main(root: str, weights: str, output: str) -> None:
         near = F.adaptive_max_pool2d(near, SIZE)  # points are sparse: the nearest one of a cell
         disparity = F.interpolate(model.infer(image[None], model.config.size).disparity, SIZE, mode="area")
         small = F.interpolate(image[None], SIZE, mode="area")[0]
-        rows.append([to_pixels(small), colour(near[0, 0], low=0.0), colour(disparity[0, 0], low=0.0)])
+        rows.append([to_pixels(small), colorize(near[0, 0], low=0.0), colorize(disparity[0, 0], low=0.0)])
     write_png(Path(output), contact_sheet(rows, ("frame", "lidar (not trained on)", "disparity")))
 
 

@@ -167,16 +167,16 @@ def test_bad_input_is_one_sentence_and_exit_status_2(refused, pictures: Path, pu
     Image.open(picture).save(twin / "a.png")
     cases = [
         (["predict", tmp_path / "gone.jpg"], "gone.jpg does not exist"),
-        (["predict", _text(tmp_path / "text.jpg")], "text.jpg is no picture"),
+        (["predict", _text(tmp_path / "text.jpg")], "text.jpg is not an image"),
         (
             ["predict", _cut(pictures / "b.jpg", tmp_path / "cut.jpg")],
-            "cannot be read as a picture",
+            "cannot be read as an image",
         ),
         (
             ["predict", _small(tmp_path / "small.png")],
             "small.png is 8 x 64; height and width must be at least 32",
         ),
-        (["predict", tmp_path / "empty"], "holds no pictures"),
+        (["predict", tmp_path / "empty"], "holds no images"),
         (["predict", tmp_path / "*.nothing"], "matches no file"),
         (["predict", picture, twin / "a.png"], "same files"),
         (["predict", picture, "--size", "224"], "--size is '224'; give HEIGHTxWIDTH"),

@@ -138,7 +138,7 @@ def test_bad_input_is_one_sentence_and_exit_status_2(refused: Callable[..., None
             "--size is '16x96'; give HEIGHTxWIDTH",
         ),
         (["train-coarse", tmp_path / "gone"], "gone holds no label_data_*.json; give the folder with TuSimple's"),
-        (["train-coarse", tmp_path / "empty", "--depths", tmp_path], "empty holds no pictures"),
+        (["train-coarse", tmp_path / "empty", "--depths", tmp_path], "empty holds no images"),
         (["train-coarse", "synthetic", "--seed", "-1"], "--seed is -1; it must be from 0 to 99999"),
         (
             ["train-coarse", "synthetic", "--drives", 1, "--size", "48x96", "--encoder", "nonsense"],

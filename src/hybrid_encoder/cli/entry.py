@@ -60,7 +60,7 @@ def predict(
     """Predict depth: a colour picture (near is bright) and the numbers for every image, at its original size."""
     from rich.progress import track
 
-    from hybrid_encoder.data.images import colour, find_images, open_image, read_image, write_png
+    from hybrid_encoder.data.images import colorize, find_images, open_image, read_image, write_png
     from hybrid_encoder.models.depth import HybridDepthModel
 
     working = None if size is None else parse_size(size)
@@ -76,7 +76,7 @@ def predict(
     make_folder(output)
     for path in track(paths, description="predicting", console=console, disable=len(paths) < 2):
         prediction = model.infer(read_image(path), size=working)
-        write_png(output / f"{path.stem}_depth.png", colour(prediction.disparity[0]))
+        write_png(output / f"{path.stem}_depth.png", colorize(prediction.disparity[0]))
         name = _write_numbers(output, path.stem, prediction, numbers)
     last = f" (numbers: *_{name})" if paths else ""
     console.print(f"{len(paths)} image{'s' if len(paths) > 1 else ''} -> {output}{last}", highlight=False)

@@ -1,4 +1,4 @@
-"""Reading pictures, colouring disparity, writing results whole."""
+"""Find and read image files, colour maps such as disparity, and write results."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Pixels = NDArray[np.uint8]
 
 
 def open_image(path: Path) -> Image.Image:
-    """An opened picture, upright, RGB.
+    """Open an image file as RGB, turned upright as its EXIF data say.
 
     Raises:
-        InputError: no such file, no picture, cut off, or smaller than 32 pixels.
+        InputError: the file does not exist, is not an image, is cut off, or is smaller than 32 pixels.
     """
     try:
         with Image.open(path) as image:
@@ -33,9 +33,9 @@ def open_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the path.") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} is no picture that Pillow can read; give a JPEG, PNG or similar.") from None
+        raise InputError(f"{path} is not an image that Pillow can read; give a JPEG, PNG or similar.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture ({error}); save it again.") from None
+        raise InputError(f"{path} cannot be read as an image ({error}); save it again.") from None
     if min(upright.size) < MIN_SIZE:
         raise InputError(
             f"{path} is {upright.height} x {upright.width}; height and width must be at least {MIN_SIZE}: resize it up."
@@ -44,15 +44,19 @@ def open_image(path: Path) -> Image.Image:
 
 
 def read_image(path: Path) -> Tensor:
-    """RGB in [0, 1], (3, H, W). Raises as ``open_image``."""
+    """Read an image file as RGB in [0, 1], float32, (3, H, W).
+
+    Raises:
+        InputError: as ``open_image``.
+    """
     return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1).float() / 255
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The pictures that files, folders and globs name, in order, each once.
+    """List the image files that paths, folders and globs name, in order, each once.
 
     Raises:
-        InputError: an input that names nothing.
+        InputError: an input does not exist or names no file.
     """
     found: dict[Path, None] = {}
     for text in inputs:
@@ -60,7 +64,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
         if path.is_dir():
             hits = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not hits:
-                raise InputError(f"{path} holds no pictures ({', '.join(SUFFIXES)}); name another folder.")
+                raise InputError(f"{path} holds no images ({', '.join(SUFFIXES)}); name another folder.")
         elif path.exists():
             hits = [path]
         elif any(sign in text for sign in "*?["):
@@ -69,18 +73,19 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             if not hits:
                 raise InputError(f"{text!r} matches no file; check the pattern.")
         else:
-            raise InputError(f"{path} does not exist; give a picture, a folder or a glob.")
+            raise InputError(f"{path} does not exist; give an image, a folder or a glob.")
         found.update(dict.fromkeys(hits))
     return list(found)
 
 
-def colour(values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma") -> Pixels:
-    """A map (H, W) as colours (H, W, 3), bright for high values.
+def colorize(values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma") -> Pixels:
+    """Show a map (H, W) in colours, uint8, (H, W, 3); with the default colours, high values are bright.
 
     Args:
         values: finite numbers.
-        low, high: what the ends of the colours stand for; by default the least value and the 95th percentile,
-            as Monodepth2 shows disparity.
+        low, high: values at the two ends of the colour map; by default the least value and the 95th percentile, as
+            Monodepth2 shows disparity.
+        name: of matplotlib's colour map.
     """
     import matplotlib
 
@@ -94,29 +99,29 @@ def colour(values: Tensor, low: float | None = None, high: float | None = None, 
 
 
 def to_pixels(image: Tensor) -> Pixels:
-    """RGB in [0, 1], (3, H, W), as bytes (H, W, 3)."""
+    """Convert RGB in [0, 1], (3, H, W), to uint8, (H, W, 3)."""
     array: Pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return array
 
 
 def write_png(path: Path, pixels: NDArray[Any]) -> None:
-    """Bytes (H, W, 3) or 16-bit numbers (H, W) to a PNG file, whole or not at all."""
+    """Write uint8 (H, W, 3) or uint16 (H, W) to a PNG file, whole or not at all."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     write_whole(path, buffer.getvalue())
 
 
 def write_npy(path: Path, array: NDArray[Any]) -> None:
-    """An array to a ``.npy`` file, whole or not at all."""
+    """Write an array to a ``.npy`` file, whole or not at all."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_whole(path, buffer.getvalue())
 
 
 def contact_sheet(rows: Sequence[Sequence[Pixels]], titles: Sequence[str]) -> Pixels:
-    """Pictures of one size in rows and columns, with a title over each column."""
+    """Arrange images of one size, (H, W, 3) each, in rows and columns, with a title over each column."""
     height, width = rows[0][0].shape[:2]
-    gap, head = 4, 18
+    gap, head = 4, 18  # pixels between images, and for the titles
     sheet = Image.new(
         "RGB",
         (len(titles) * (width + gap) - gap, head + len(rows) * (height + gap) - gap),
@@ -125,6 +130,6 @@ def contact_sheet(rows: Sequence[Sequence[Pixels]], titles: Sequence[str]) -> Pi
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         draw.text((column * (width + gap) + 2, 3), title, fill="black")
-        for row, pictures in enumerate(rows):
-            sheet.paste(Image.fromarray(pictures[column]), (column * (width + gap), head + row * (height + gap)))
+        for row, images in enumerate(rows):
+            sheet.paste(Image.fromarray(images[column]), (column * (width + gap), head + row * (height + gap)))
     return np.asarray(sheet)

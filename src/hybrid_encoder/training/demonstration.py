@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hybrid_encoder.data.images import colour, contact_sheet, to_pixels, write_png
+from hybrid_encoder.data.images import colorize, contact_sheet, to_pixels, write_png
 from hybrid_encoder.data.ordered import collate
 from hybrid_encoder.data.sequences import SyntheticSequences
 from hybrid_encoder.data.synthetic import SyntheticDrive, synthetic_batch
@@ -104,7 +104,7 @@ def run_demo(
     for index in range(0, 2 * HELD_OUT, 3):
         truth = torch.where(frames.valid[index], 1 / frames.depth[index], 0.0)[0]
         # Each map on its own scale: disparity here is known up to a factor.
-        pictures = [colour(x, low=0.0) for x in (truth, disparity[index, 0], words[index, 0])]
+        pictures = [colorize(x, low=0.0) for x in (truth, disparity[index, 0], words[index, 0])]
         rows.append([to_pixels(frames.images[index]), *pictures])
     write_png(output, contact_sheet(rows, ("held-out frame", "true disparity", "disparity", "what the words say")))
     if save is not None:
