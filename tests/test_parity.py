@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.checkpoints import load_published_matching
+from hybrid_encoder import HybridDepthModel, HybridMatchingModel
 from hybrid_encoder.models.encoder import HybridFeatures
 
 FOLDER = Path(__file__).parent / "parity"
@@ -62,12 +61,12 @@ def test_the_published_forward_pass(case: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_published_forward_pass_of_several_frames(tmp_path: Path) -> None:
     _write("manydepth_default", tmp_path)
-    encoder, decoder = load_published_matching(tmp_path)
+    model = HybridMatchingModel.from_pretrained(tmp_path)
     expected = np.load(FOLDER / "manydepth_default.npz")
     poses, K, inv_K = (torch.from_numpy(expected[name]) for name in ("poses", "K", "inv_K"))
     with torch.inference_mode():
-        found = encoder.forward_features(*fill.multi_frame_images(), poses, K, inv_K, 1.0, 15.0)
-        disparity = decoder(found.hybrid.maps, (224, 672))[0].numpy()
+        found = model.encoder.forward_features(*fill.multi_frame_images(), poses, K, inv_K, 1.0, 15.0)
+        disparity = model.decoder(found.hybrid.maps, (224, 672))[0].numpy()
 
     assert np.abs(disparity - expected["disp"]).max() < 2e-4
     _compare_fused(found.hybrid, expected)

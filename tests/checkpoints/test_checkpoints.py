@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hybrid_encoder import CheckpointError, HybridDepthEncoder, HybridDepthModel, InputError
+from hybrid_encoder.checkpoints import read_checkpoint
 from hybrid_encoder.config import IMAGENET_MEAN, PromptConfig
 from hybrid_encoder.writing import write_whole
 
@@ -162,16 +163,16 @@ class TestPublished:
     @pytest.mark.parametrize(
         ("file", "change", "says"),
         [
-            ("encoder", lambda d: d.pop("dinov2.norm.bias"), "no key 'spatial.model.norm.bias'"),
+            ("encoder", lambda d: d.pop("dinov2.norm.bias"), "no key 'encoder.spatial.model.norm.bias'"),
             ("encoder", lambda d: d.pop("dinov2.pos_embed"), "no key 'dinov2.pos_embed'"),
             ("encoder", lambda d: d.update(surprise=torch.zeros(1)), "key 'surprise' has no place"),
-            ("encoder", lambda d: d.update({"layer0_clip.0.weight": torch.zeros(1)}), "multi-frame"),
+            ("encoder", lambda d: d.update({"layer0_clip.0.weight": torch.zeros(1)}), "not a multi-frame encoder"),
             ("encoder", lambda d: d.update({"resnet50.conv1.weight": torch.zeros(1)}), "ResNet-50"),
             ("encoder", lambda d: d.update(notes="text"), "'notes' is a str"),
             (
                 "encoder",
                 lambda d: d.update({"dinov2.norm.bias": torch.zeros(3)}),
-                r"'spatial.model.norm.bias' is \(3,\)",
+                r"'encoder.spatial.model.norm.bias' is \(3,\)",
             ),
             (
                 "depth",
@@ -219,7 +220,7 @@ class TestUnreadable:
     @pytest.mark.parametrize("content", ["{", "[]", '{"class": "HybridDepthModel"}', '{"class": "X", "config": {}}'])
     def test_a_config_that_is_none(self, saved: Path, content: str) -> None:
         (saved / "config.json").write_text(content)
-        with pytest.raises(CheckpointError, match=r"config\.json (is no configuration|describes a 'X')"):
+        with pytest.raises(CheckpointError, match=r"config\.json (is not a configuration|describes a 'X')"):
             HybridDepthModel.from_pretrained(saved)
 
     def test_pickles_that_are_no_state_dict(self, tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ class TestUnreadable:
         with pytest.raises(CheckpointError, match="holds no checkpoint"):
             HybridDepthModel.from_pretrained(tmp_path)
         for source in (tmp_path / "gone", "./gone", "gone", "a/b/c", "folder/stage1.ckpt"):
-            with pytest.raises(CheckpointError, match="is no file or folder"):
+            with pytest.raises(CheckpointError, match="is neither a file or folder nor a Hub id"):
                 HybridDepthModel.from_pretrained(source)
 
 
@@ -276,8 +277,8 @@ class TestHub:
             mock.patch("huggingface_hub.HfApi.model_info", return_value=listing),
             mock.patch("huggingface_hub.snapshot_download", return_value=str(folder)) as download,
         ):
-            loaded = load("org/name-v1.0", revision="abc")
-        assert loaded.model_config is not None
+            loaded = read_checkpoint("org/name-v1.0", revision="abc")
+        assert loaded.holds == "HybridDepthModel"
         assert download.call_args.kwargs["revision"] == "abc"
         wanted = download.call_args.kwargs["allow_patterns"]
         assert wanted == [name for name in files if name.endswith(("config.json", ".safetensors", "r.pth", "h.pth"))]
@@ -288,7 +289,7 @@ class TestHub:
             mock.patch("huggingface_hub.HfApi.model_info", return_value=listing),
             pytest.raises(CheckpointError, match="'org/name' on the Hugging Face Hub holds neither"),
         ):
-            load("org/name")
+            read_checkpoint("org/name")
 
 
 def test_infer_says_the_scale_and_keeps_the_size(tiny_model: HybridDepthModel) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybrid_encoder.data import SyntheticDrive, synthetic_batch
-from hybrid_encoder.geometry.alignment import align
+from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.pose import pose_matrix
 from hybrid_encoder.training.fine import shrink
 
@@ -35,7 +35,7 @@ def _align(steps: dict[str, Tensor], guess: Tensor, scale: float = 1.0, iteratio
     for level in (3, 2, 1):
         frames, K = shrink(steps["images"], steps["K"], 2**level)
         depth = scale * F.interpolate(steps["depth"], frames.shape[-2:], mode="area")
-        found = align(frames[:, 0], frames[:, 1], depth, K, found, iterations)
+        found = refine_pose(frames[:, 0], frames[:, 1], depth, K, found, iterations)
     return found
 
 
@@ -76,5 +76,5 @@ def test_pictures_without_structure_leave_the_camera_still() -> None:
     grey, depth = torch.full((2, 3, 24, 80), 0.5), torch.full((2, 1, 24, 80), 5.0)
     K = torch.tensor([[40.0, 0, 40], [0, 40.0, 12], [0, 0, 1]]).expand(2, 3, 3)
     still = torch.eye(4).expand(2, 4, 4)
-    assert torch.equal(align(grey, grey, depth, K, still), still)
-    assert align(grey, grey, depth * float("nan"), K, still).isfinite().all()
+    assert torch.equal(refine_pose(grey, grey, depth, K, still), still)
+    assert refine_pose(grey, grey, depth * float("nan"), K, still).isfinite().all()

@@ -8,13 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybrid_encoder import InputError
 from hybrid_encoder.data import SyntheticDrive, synthetic_batch
 from hybrid_encoder.losses.photometric import (
     photometric_error,
     reprojection_loss,
     smoothness_loss,
-    warp,
 )
 
 
@@ -31,22 +29,6 @@ def drive() -> dict[str, Tensor]:
         "K": torch.from_numpy(np.stack([d.K for d in drives])).float(),
         "source_T_target": torch.from_numpy(np.array(poses)).float(),
     }
-
-
-def test_no_motion_gives_the_source_back(drive: dict[str, Tensor]) -> None:
-    warped, inside = warp(drive["target"], drive["depth"], drive["K"], torch.eye(4).expand(2, 4, 4))
-    torch.testing.assert_close(warped, drive["target"], atol=1e-3, rtol=0)
-    assert inside[:, :, 1:-1, 1:-1].all()
-
-
-def test_a_step_sideways_shifts_by_the_disparity() -> None:
-    source = torch.rand(1, 3, 12, 30, generator=torch.Generator().manual_seed(0))
-    K = torch.tensor([[[20.0, 0, 15], [0, 20.0, 6], [0, 0, 1]]])
-    pose = torch.eye(4)[None].clone()
-    pose[0, 0, 3] = -0.5  # at depth 5 that is 20 * 0.5 / 5 = 2 pixels
-    warped, inside = warp(source, torch.full((1, 1, 12, 30), 5.0), K, pose)
-    torch.testing.assert_close(warped[..., 2:], source[..., :-2], atol=1e-4, rtol=0)
-    assert inside[..., 3:].all() and not inside[..., :2].any()
 
 
 def test_true_depth_and_motion_explain_the_neighbours(drive: dict[str, Tensor]) -> None:
@@ -113,14 +95,3 @@ def test_smoothness_spares_edges_and_ignores_scale() -> None:
     assert smoothness_loss(torch.full_like(ramp, 3.0), flat) == 0
     torch.testing.assert_close(smoothness_loss(ramp, flat), smoothness_loss(7 * ramp, flat))
     assert smoothness_loss(jump, step) < 0.5 * smoothness_loss(jump, flat)
-
-
-def test_what_does_not_fit_is_named() -> None:
-    image, depth = torch.rand(2, 3, 8, 8), torch.ones(2, 1, 8, 8)
-    K, pose = torch.eye(3).repeat(2, 1, 1), torch.eye(4).repeat(2, 1, 1)
-    with pytest.raises(InputError, match=r"depth is \(2, 8, 8\); \(2, 1, 8, 8\) is needed"):
-        warp(image, depth[:, 0], K, pose)
-    with pytest.raises(InputError, match=r"K is \(2, 4, 4\)"):
-        warp(image, depth, pose, pose)
-    with pytest.raises(InputError, match=r"source_T_target is \(4, 4\)"):
-        warp(image, depth, K, pose[0])

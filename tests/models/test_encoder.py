@@ -44,8 +44,8 @@ def test_every_variant_gives_what_it_declares(changes, tiny_config: HybridEncode
         assert all(a is b for a, b in zip(result.maps, result.fused, strict=True))
     else:
         assert result.logits is not None
-        assert [x.shape[1] for x in result.logits] == [config.number] * 4
-        whole = result.logits if config.align == "logits" else None
+        assert [x.shape[1] for x in result.logits] == [config.num_prompts] * 4
+        whole = result.logits if config.decoder_input == "logits" else None
         for i, maps in enumerate(result.maps):
             expected = whole[i] if whole else torch.cat([result.logits[i], result.fused[i]], 1)
             torch.testing.assert_close(maps, expected)

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hybrid_encoder import ConfigError, SpatialConfig, spatial
+from hybrid_encoder import ConfigError, SpatialConfig
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, SemanticConfig
+from hybrid_encoder.towers import spatial
 from hybrid_encoder.towers.positions import resample_positions
 from hybrid_encoder.towers.semantic import SemanticTower, build_clip
 from hybrid_encoder.towers.spatial import SpatialTower, build_spatial

@@ -100,9 +100,8 @@ class Checkpoint:
         """
         tensors: Tensors = self.tensors
         if self.layout != "ours":
-            tensors = published.whole_state(
-                self.config, config, self.tensors, self.decoder_tensors, word_ids, num_positions
-            )
+            decoder = {} if prefix else self.decoder_tensors
+            tensors = published.whole_state(self.config, config, self.tensors, decoder, word_ids, num_positions)
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

@@ -1,8 +1,7 @@
-"""The losses beside a plain numpy evaluation of their formulas, their gradients, and empty input."""
+"""The coarse stage's losses beside a plain numpy evaluation of their formulas, their gradients, and empty input."""
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
@@ -10,33 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from hybrid_encoder import ConfigError, HybridDepthEncoder, InputError, losses
+from hybrid_encoder import ConfigError, HybridDepthEncoder, InputError
 from hybrid_encoder.losses import (
     CoarsePatchLoss,
-    PixelLanguageLoss,
-    language_depth,
+    Sampling,
     patch_contrastive_loss,
     patch_features,
     patch_order_accuracy,
     patch_ranking_loss,
-    pixel_language_loss,
 )
 
+from helpers.tensors import random_tensor as _random
+
 lanes, prompts = st.integers(0, 5), st.integers(2, 9)
-
-
-def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def test_the_examples_of_the_docstrings_hold() -> None:
-    result = doctest.testmod(losses)
-    assert result.attempted > 10 and not result.failed
-
-
-# -- coarse -----------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,7 +40,7 @@ def test_ranking_is_the_sum_over_pairs(count: int, patches: int, two_sided: bool
 
 @settings(max_examples=40, deadline=None)
 @given(lanes, prompts, st.integers(1, 7), st.integers(0, 99))
-def test_contrast_is_the_weighted_likeness(count: int, patches: int, channels: int, seed: int) -> None:
+def test_contrast_is_the_weighted_similarity(count: int, patches: int, channels: int, seed: int) -> None:
     features = _random(count, patches, channels, seed=seed)
     total = 0.0
     for lane in features.numpy():
@@ -72,10 +58,6 @@ def test_gradients_are_right() -> None:
     for two_sided in (False, True):
         assert torch.autograd.gradcheck(lambda x, both=two_sided: patch_ranking_loss(x, both), logits)
     assert torch.autograd.gradcheck(patch_contrastive_loss, features)
-    pixels, bins = _random(2, 5, 3, 4).requires_grad_(), torch.tensor([1.0, 2, 4, 8, 16], dtype=torch.float64)
-    depth = torch.rand(2, 1, 6, 8, dtype=torch.float64) * 20
-    assert torch.autograd.gradcheck(lambda x: pixel_language_loss(x, depth, bins), pixels)
-    assert torch.autograd.gradcheck(lambda x: language_depth(x, bins), pixels)
     maps = [_random(2, 3, 4, 5, seed=i).requires_grad_() for i in range(4)]
     points, index = torch.rand(3, 2, 2, dtype=torch.float64) * 40 + 8, torch.tensor([0, 1, 1])
     for sampling in ("cell", "box"):
@@ -95,7 +77,7 @@ def test_words_in_the_order_of_the_patches_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("sampling", ["cell", "box"])
-def test_patches_are_read_where_they_lie(sampling: losses.Sampling) -> None:
+def test_patches_are_read_where_they_lie(sampling: Sampling) -> None:
     # Channel 0 holds the column and channel 1 the row of every cell, the others tell the maps apart.
     rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
     maps = [torch.stack([columns + 1, rows + 1, torch.full_like(rows, level)])[None] for level in range(4)]
@@ -117,7 +99,7 @@ def test_the_concatenated_maps_are_resampled_to_the_prompts() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(lanes, prompts, st.sampled_from(["cell", "box"]), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_any_number_of_lanes(count: int, patches: int, sampling: losses.Sampling, dtype: torch.dtype) -> None:
+def test_any_number_of_lanes(count: int, patches: int, sampling: Sampling, dtype: torch.dtype) -> None:
     maps = [_random(2, 3, 4, 5, seed=i, dtype=dtype).requires_grad_() for i in range(4)]
     words = _random(patches, 8, dtype=dtype).requires_grad_()
     points = torch.rand(count, patches, 2) * 50
@@ -151,78 +133,7 @@ def test_the_coarse_loss_teaches_an_encoder_the_order(tiny: HybridDepthEncoder) 
     assert seen[-1] < seen[0] - 0.1
 
 
-# -- fine -------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=30, deadline=None)
-@given(prompts, st.integers(0, 99), st.booleans())
-def test_the_pixel_loss_is_a_cross_entropy_with_shared_targets(count: int, seed: int, masked: bool) -> None:
-    logits = _random(2, count, 3, 4, seed=seed)
-    bins = torch.linspace(math.log(0.5), math.log(40), count, dtype=torch.float64).exp()
-    generator = torch.Generator().manual_seed(seed)
-    depth = torch.rand(2, 1, 3, 4, generator=generator, dtype=torch.float64) * 60 - 5
-    mask = torch.rand(2, 1, 3, 4, generator=generator) > 0.3
-    values = []
-    for b, _, y, x in np.ndindex(2, 1, 3, 4):
-        z = depth[b, 0, y, x].item()
-        if z <= 0 or (masked and not mask[b, 0, y, x]):
-            continue
-        centers = np.log(bins.numpy())  # np.interp holds the ends by itself
-        target = [np.interp(np.log(z), centers, np.eye(count)[k]) for k in range(count)]
-        row = logits[b, :, y, x].numpy()
-        values.append(-float(np.dot(target, row - np.log(np.exp(row).sum()))))
-    expected = float(np.mean(values)) if values else 0.0
-    loss = pixel_language_loss(logits, depth, bins, mask if masked else None)
-    assert loss.item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_finer_depth_counts_by_its_mean_in_log() -> None:
-    logits, bins = _random(1, 3, 1, 1), torch.tensor([1.0, 4.0, 16.0], dtype=torch.float64)
-    fine = torch.tensor([[1.0, 16.0], [4.0, 0.0]], dtype=torch.float64)[None, None]  # 0: unknown
-    whole = torch.full((1, 1, 1, 1), 4.0, dtype=torch.float64)
-    torch.testing.assert_close(pixel_language_loss(logits, fine, bins), pixel_language_loss(logits, whole, bins))
-
-
-def test_no_valid_pixel_is_zero_with_a_gradient() -> None:
-    logits, bins = _random(1, 3, 2, 2).requires_grad_(), torch.tensor([1.0, 2, 4])
-    for depth in (0.0, math.nan, math.inf, -1.0):
-        loss = pixel_language_loss(logits, torch.full((1, 1, 4, 4), depth), bins)
-        (gradient,) = torch.autograd.grad(loss, logits)
-        assert loss == 0 and not gradient.any()
-
-
-def test_depth_gets_no_gradient_and_low_precision_stays_finite() -> None:
-    depth = torch.rand(1, 1, 4, 4).requires_grad_()
-    bins = torch.tensor([0.1, 1.0, 10.0])
-    logits = (100 * _random(1, 3, 2, 2, dtype=torch.float32)).to(torch.bfloat16).requires_grad_()
-    loss = pixel_language_loss(logits, depth, bins)
-    loss.backward()
-    assert loss.dtype == torch.float32 and loss.isfinite()
-    assert depth.grad is None and logits.grad is not None and logits.grad.isfinite().all()
-
-
-def test_minimising_the_pixel_loss_makes_the_words_say_the_depth() -> None:
-    loss = PixelLanguageLoss(16, 0.5, 80.0)
-    depth = torch.rand(1, 1, 6, 8, generator=torch.Generator().manual_seed(0)) * 60 + 1
-    logits = torch.zeros(1, 16, 6, 8, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], 0.5)
-    for _ in range(300):
-        optimizer.zero_grad()
-        loss(logits, depth).backward()
-        optimizer.step()
-    assert ((loss.depth(logits) / depth).log().abs() < 0.02).all()
-
-
-def test_language_depth_lies_among_the_bins_near_before_far() -> None:
-    bins = torch.tensor([0.5, 2.0, 30.0])
-    sure = torch.full((1, 3, 1, 3), -50.0)
-    for k in range(3):
-        sure[0, k, 0, k] = 50.0
-    torch.testing.assert_close(language_depth(sure, bins).flatten(), bins)
-
-
 def test_what_does_not_fit_is_named() -> None:
-    bins = torch.tensor([1.0, 2.0, 4.0])
     with pytest.raises(InputError, match=r"logits is \(2, 3\); \(\.\.\., P, P\) is needed"):
         patch_ranking_loss(torch.zeros(2, 3))
     with pytest.raises(InputError, match="as many prompts"):
@@ -230,13 +141,5 @@ def test_what_does_not_fit_is_named() -> None:
         CoarsePatchLoss()(maps, torch.rand(3, 8), torch.zeros(1, 7, 2), torch.zeros(1, dtype=torch.long), (28, 28))
     with pytest.raises(InputError, match=r"points is \(1, 7, 2\) and index \(2,\)"):
         patch_features([torch.rand(1, 2, 2, 2)], torch.zeros(1, 7, 2), torch.zeros(2, dtype=torch.long), (28, 28), 4)
-    with pytest.raises(InputError, match=r"bin_centers is \[4\.0, 2\.0, 1\.0\]; they must rise"):
-        language_depth(torch.zeros(1, 3, 1, 1), bins.flip(0))
-    with pytest.raises(InputError, match=r"bin_centers \(3,\); \(B, n, h, w\) and \(n,\)"):
-        language_depth(torch.zeros(1, 4, 1, 1), bins)
-    with pytest.raises(InputError, match=r"depth is \(1, 4, 4\); \(B, 1, H, W\) is needed"):
-        pixel_language_loss(torch.zeros(1, 3, 1, 1), torch.ones(1, 4, 4), bins)
     with pytest.raises(ConfigError, match="sampling is 'point'"):
         CoarsePatchLoss(sampling="point")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"4 bin centres from 5 to 2; .* near before far"):
-        PixelLanguageLoss(4, 5, 2)
