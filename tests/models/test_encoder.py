@@ -65,6 +65,17 @@ def test_any_size(batch: int, height: int, width: int) -> None:
     assert all(x.shape[0] == batch and x.isfinite().all() for x in maps)
 
 
+def test_a_grid_has_at_least_one_cell(tiny_config: HybridEncoderConfig) -> None:
+    """Where no DINO sets the grid, a stride of 64 leaves half a cell of the smallest image."""
+    config = tiny_config.replace(towers="semantic", fusion=replace(tiny_config.fusion, grid_stride=64))
+    encoder = HybridDepthEncoder(config, pretrained=False).eval()
+    for size, grid in (((32, 32), (1, 1)), ((32, 160), (1, 2)), ((96, 100), (2, 2))):
+        with torch.no_grad():
+            maps = encoder(torch.rand(1, 3, *size))
+        assert [tuple(x.shape[2:]) for x in maps] == [grid] * 4
+    assert encoder.feature_info.reduction() == [64] * 4
+
+
 _encoders: list[HybridDepthEncoder] = []
 
 
