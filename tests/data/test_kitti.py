@@ -58,7 +58,7 @@ def test_what_is_missing_or_wrong_is_named(drive: KittiDrive) -> None:
     folder = drive.folder
     with pytest.raises(InputError, match=r"camera is 1; KITTI's colour cameras are 2 \(left\) and 3"):
         KittiDrive(folder, camera=1)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         KittiDrive(folder / "gone")
     with pytest.raises(InputError, match=r"0000000007\.png does not exist; the frames .* are \[0, 1\]"):
         drive.image(7)
@@ -67,13 +67,13 @@ def test_what_is_missing_or_wrong_is_named(drive: KittiDrive) -> None:
     with pytest.raises(InputError, match="lidar depth needs"):
         drive.lidar_depth(1)
     (folder / "oxts" / "data" / "0000000001.txt").write_text("1 2 three")
-    with pytest.raises(InputError, match="is no oxts file"):
+    with pytest.raises(InputError, match="is not an oxts file"):
         drive.world_T_cam(1)
     (folder / "oxts" / "data" / "0000000001.txt").write_text("1 2 3")
     with pytest.raises(InputError, match="holds 3 numbers, not 30"):
         drive.world_T_cam(1)
     (folder / "velodyne_points" / "data" / "0000000000.bin").write_bytes(b"\0" * 20)
-    with pytest.raises(InputError, match="holds 5 numbers, no multiple of 4"):
+    with pytest.raises(InputError, match="holds 5 numbers, not a multiple of 4"):
         drive.lidar_depth(0)
     (folder.parent / "calib_cam_to_cam.txt").write_text("S_rect_02: 60 forty\n")
     with pytest.raises(InputError, match="has no 'S_rect_02' of 2 numbers"):

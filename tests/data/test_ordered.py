@@ -58,22 +58,22 @@ def longest(values: list[float], ratio: float) -> int:
         | st.floats(0.5, 20, width=32)
         | st.floats(2.0**-140, 2.0**120, width=32),
     ),
-    count=st.integers(2, 6),
+    num_points=st.integers(2, 6),
     lanes=st.integers(1, 5),
     ratio=st.sampled_from([1.0001, 1.1, 1.5, 3.0]),
     seed=st.integers(0, 2**40),
 )
 def test_groups_keep_the_ratio_and_are_found_just_where_there_are_any(
-    depth: Any, count: int, lanes: int, ratio: float, seed: int
+    depth: Any, num_points: int, lanes: int, ratio: float, seed: int
 ) -> None:
     map_ = torch.from_numpy(depth)
-    points = ordered_points_from_depth(map_, count, lanes, ratio, generator(seed))
-    exists = longest([float(d) for d in depth.flatten() if np.isfinite(d) and d > 0], ratio) >= count
-    assert points.shape == (lanes if exists else 0, count, 2) and points.dtype == torch.float32
+    points = ordered_points_from_depth(map_, num_points, lanes, ratio, generator(seed))
+    exists = longest([float(d) for d in depth.flatten() if np.isfinite(d) and d > 0], ratio) >= num_points
+    assert points.shape == (lanes if exists else 0, num_points, 2) and points.dtype == torch.float32
     values = at(map_, points)
     assert (values > 0).all() and values.isfinite().all()
     assert (values[:, 1:] >= values[:, :-1] * ratio).all()
-    assert torch.equal(points, ordered_points_from_depth(map_, count, lanes, ratio, generator(seed)))
+    assert torch.equal(points, ordered_points_from_depth(map_, num_points, lanes, ratio, generator(seed)))
 
 
 def test_every_group_is_equally_likely() -> None:
@@ -111,13 +111,13 @@ def drive() -> SyntheticDrive:
 
 @pytest.fixture(scope="module")
 def folders(drive: SyntheticDrive, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, and their depth in three forms; the sky is not valid."""
+    """Images, and their depth in three forms; the sky is not valid."""
     root = tmp_path_factory.mktemp("ordered")
-    for name in ("pictures", "npy", "png", "disparity"):
+    for name in ("images", "npy", "png", "disparity"):
         (root / name).mkdir()
     for index, frame in enumerate(drive):
         pixels = np.rint(frame.image.transpose(1, 2, 0) * 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / "pictures" / f"{index}.png")
+        Image.fromarray(pixels).save(root / "images" / f"{index}.png")
         depth = np.where(frame.valid, frame.depth, 0)
         np.save(root / "npy" / f"{index}.npy", depth)
         Image.fromarray(np.rint(depth[0] * 256).astype(np.uint16)).save(root / "png" / f"{index}.png")
@@ -134,11 +134,11 @@ def folders(drive: SyntheticDrive, tmp_path_factory: pytest.TempPathFactory) -> 
         ("disparity", "_disparity.npy", True, 0.999999),
     ],
 )
-def test_points_of_depth_files_are_in_order_in_the_picture(
+def test_points_of_depth_files_are_in_order_in_the_image(
     folders: Path, drive: SyntheticDrive, name: str, ending: str, inverse: bool, slack: float
 ) -> None:
     step = 2 if inverse else 1  # disparity is at half the size
-    files = depth_files(folders / "pictures", folders / name, ending)
+    files = depth_files(folders / "images", folders / name, ending)
     data = OrderedDepth(*files, size=(48, 80), lanes=20, inverse=inverse, seed=0)
     assert len(data) == 3
     for index, frame in enumerate(drive):
@@ -152,7 +152,7 @@ def test_points_of_depth_files_are_in_order_in_the_picture(
 
 
 def test_a_seed_repeats_the_items_and_flips_mirror_them(folders: Path) -> None:
-    files = depth_files(folders / "pictures", folders / "npy")
+    files = depth_files(folders / "images", folders / "npy")
     plain = OrderedDepth(*files, size=(48, 80), seed=5)
     assert torch.equal(plain[1].points, plain[1].points)
     assert not torch.equal(plain[1].points, OrderedDepth(*files, size=(48, 80), seed=9)[1].points)
@@ -170,7 +170,7 @@ def test_a_seed_repeats_the_items_and_flips_mirror_them(folders: Path) -> None:
 
 
 def test_too_little_depth_gives_no_lanes(folders: Path) -> None:
-    images, depths = depth_files(folders / "pictures", folders / "npy")
+    images, depths = depth_files(folders / "images", folders / "npy")
     data = OrderedDepth(images, [depths[0], lambda: torch.zeros(1, 9, 9), lambda: np.full((4, 4), 7.0)], (32, 32))
     batch = next(iter(DataLoader(data, batch_size=3, collate_fn=collate)))
     assert batch.images.shape == (3, 3, 32, 32) and batch.index.tolist() == [0] * 4
@@ -191,12 +191,12 @@ def test_lidar_puts_pixels_in_order(data: Path) -> None:
 
 
 def test_bad_input_is_named(folders: Path, tmp_path: Path) -> None:
-    image = folders / "pictures" / "0.png"
+    image = folders / "images" / "0.png"
     flat = torch.ones(4, 4)
     for options, message in (
-        ({"count": 1}, "points per lane is 1; an order needs at least 2"),
+        ({"points": 1}, "points per lane is 1; an order needs at least 2"),
         ({"lanes": 0}, "lanes is 0; it must be at least 1"),
-        ({"ratio": 1.0}, "ratio is 1.0; farther over nearer must be above 1"),
+        ({"ratio": 1.0}, "ratio is 1.0; depth over nearer depth must be above 1"),
         ({"ratio": float("nan")}, "ratio is nan"),
         ({"depth": flat[None]}, r"depth is \(1, 4, 4\); \(H, W\) is needed"),
     ):
@@ -208,8 +208,8 @@ def test_bad_input_is_named(folders: Path, tmp_path: Path) -> None:
         OrderedDepth([image], [tmp_path / "gone.npy"])
     with pytest.raises(InputError, match="size is"):
         OrderedDepth([], [], size=(8, 8))
-    with pytest.raises(InputError, match=r"0\.npy does not exist, the depth of .*0\.png; check the folder, or the"):
-        depth_files(folders / "pictures", tmp_path)
+    with pytest.raises(InputError, match=r"0\.npy, the depth of .*0\.png, does not exist; check the folder, or the"):
+        depth_files(folders / "images", tmp_path)
     with pytest.raises(InputError, match=r"gives depth of \(2, 4, 4\)"):
         OrderedDepth([image], [lambda: torch.zeros(2, 4, 4)])[0]
 
@@ -227,7 +227,7 @@ def test_a_file_without_depth_is_named(folders: Path, tmp_path: Path, kind: str)
     else:
         np.save(file, np.array([{}] if kind == "objects" else ["a"]))
     with pytest.raises(InputError, match=r"0\.(png|npy) cannot be read as depth .*; give a 16-bit grey PNG or a \.npy"):
-        OrderedDepth([folders / "pictures" / "0.png"], [file])[0]
+        OrderedDepth([folders / "images" / "0.png"], [file])[0]
 
 
 def test_the_example_is_true() -> None:

@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 
 from hybrid_encoder import InputError
 from hybrid_encoder.data import Frames, KittiDrive, KittiSequences, SyntheticDrive, SyntheticFrame, SyntheticSequences
-from hybrid_encoder.data.sequences import Augment, resized_intrinsics
-from hybrid_encoder.losses.photometric import photometric_error, warp
+from hybrid_encoder.data.sequences import Augment
+from hybrid_encoder.geometry.camera import resized_intrinsics, warp
+from hybrid_encoder.losses.photometric import photometric_error
 
 from helpers.kitti_layout import write_drive
 
-FULL, HALF = (80, 256), (40, 128)  # of the written pictures: the left and upper part of what is rendered
+FULL, HALF = (80, 256), (40, 128)  # of the written images: the left and upper part of what is rendered
 NAME = "2011_01_01/2011_01_01_drive_{:04d}_sync"
 
 
@@ -38,7 +39,7 @@ def half() -> list[SyntheticFrame]:
 
 @pytest.fixture(scope="module")
 def root(full: list[SyntheticFrame], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two drives, the second without right pictures, cut so that the principal point is far from the middle."""
+    """Two drives, the second without right images, cut so that the principal point is far from the middle."""
     root = tmp_path_factory.mktemp("kitti")
     images = [frame.image[:, : FULL[0], : FULL[1]] for frame in full]
     write_drive(root, {2: images, 3: images[:3]}, full[0].K)
@@ -151,7 +152,7 @@ def test_the_target_comes_first_and_sources_as_the_offsets_have_them(root: Path,
         np.testing.assert_allclose(image.numpy(), expected, atol=0.5 / 255 + 1e-6)
 
 
-def test_pictures_are_averaged_when_they_shrink(tmp_path: Path) -> None:
+def test_images_are_averaged_when_they_shrink(tmp_path: Path) -> None:
     """Stripes a pixel wide turn grey at a fifth of the width, where sampling without antialias would keep them."""
     stripes = np.tile(np.arange(200) % 2.0, (3, 40, 1))
     write_drive(tmp_path, {2: [stripes] * 3}, np.diag([50, 50, 1]))
@@ -284,15 +285,15 @@ def test_offsets_that_name_no_neighbours_are_refused(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nonsense", "'nonsense' is no frame; write <date>/<drive> <frame> <l or r>, such as '2011_09_26/"),
-        (f"{NAME.format(1)} 1", "1' is no frame"),
-        (f"{NAME.format(1)} 1 m", "1 m' is no frame"),
-        (f"{NAME.format(1)} -1 l", "-1 l' is no frame"),
-        (f"{NAME.format(1)} 1 l r", "1 l r' is no frame"),
-        (b"\xff 1 l", "is no folder"),
-        (f"{NAME.format(9)} 1 l", "drive_0009_sync is no folder; give <root>/<date>"),
-        (f"{NAME.format(1)} 7 l", "drive_0001_sync has no picture 7 of camera 2; complete the drive, or take the line"),
-        (f"{NAME.format(5)} 0 r", "drive_0005_sync has no picture 0 of camera 3"),
+        ("nonsense", "'nonsense' is not a frame; write <date>/<drive> <frame> <l or r>, such as '2011_09_26/"),
+        (f"{NAME.format(1)} 1", "1' is not a frame"),
+        (f"{NAME.format(1)} 1 m", "1 m' is not a frame"),
+        (f"{NAME.format(1)} -1 l", "-1 l' is not a frame"),
+        (f"{NAME.format(1)} 1 l r", "1 l r' is not a frame"),
+        (b"\xff 1 l", "is not a folder"),
+        (f"{NAME.format(9)} 1 l", "drive_0009_sync is not a folder; give <root>/<date>"),
+        (f"{NAME.format(1)} 7 l", "drive_0001_sync has no image 7 of camera 2; complete the drive, or remove the line"),
+        (f"{NAME.format(5)} 0 r", "drive_0005_sync has no image 0 of camera 3"),
         (f"{NAME.format(1)} 0 l", "frame 0 has no neighbour -1 in .*drive_0001_sync, camera 2; complete the drive, or"),
         (f"{NAME.format(1)} 2 r", "frame 2 has no neighbour 3 in .*drive_0001_sync, camera 3"),
     ],

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hybrid_encoder import InputError
 from hybrid_encoder.data import OrderedPatches, SyntheticDrive, SyntheticLanes, TuSimpleLanes, collate, write_tusimple
-from hybrid_encoder.data.ordered import fit
+from hybrid_encoder.data.ordered import resize_item
 
 SIZE = (96, 320)  # of the drives: their points are not moved
 
@@ -28,7 +28,7 @@ def root(drives: list[SyntheticDrive], tmp_path_factory: pytest.TempPathFactory)
 
 
 def label(folder: Path, lanes: list[list[float]], rows: list[int], size: tuple[int, int] = (90, 160)) -> dict[str, Any]:
-    """One picture with one label line, of lines that went before in the folder too."""
+    """Write one image, and add one label line to the label file of the folder."""
     Image.fromarray(np.full((*size, 3), 128, np.uint8)).save(folder / "1.jpg")
     line = {"raw_file": "1.jpg", "lanes": lanes, "h_samples": rows}
     with (folder / "label_data_1.json").open("a") as file:
@@ -70,11 +70,11 @@ def test_points_stand_at_equal_steps_from_the_lowest_row_to_the_highest(tmp_path
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_points_stay_on_what_they_mark_through_resizing_and_flips(flip: bool) -> None:
-    """Of a picture whose red is its column and whose green is its row, each point reads its own place."""
+    """In an image whose red is its column and whose green is its row, each point reads its own position."""
     y, x = torch.meshgrid(torch.arange(720.0), torch.arange(1280.0), indexing="ij")
     image = torch.stack([x / 1280, y / 720, 0 * x])
     points = torch.rand(5, 7, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1200, 640]) + 40
-    item = fit(image, points, (720, 1280), (224, 256), flip, "a picture")
+    item = resize_item(image, points, (720, 1280), (224, 256), flip, "an image")
     grid = (item.points + 0.5) / torch.tensor([256, 224]) * 2 - 1
     read = torch.nn.functional.grid_sample(item.image[None], grid[None], align_corners=False)[0, :2]
     torch.testing.assert_close(read.permute(1, 2, 0) * torch.tensor([1280, 720]), points, atol=0.05, rtol=0)
@@ -109,7 +109,7 @@ def test_batches_pack_lanes_and_say_whose_they_are(root: Path) -> None:
     assert none.points.shape == (0, 7, 2) and none.index.shape == (0,) and none.index.dtype == torch.int64
 
 
-def test_a_picture_may_have_no_lane(tmp_path: Path) -> None:
+def test_an_image_may_have_no_lane(tmp_path: Path) -> None:
     label(tmp_path, [], [10, 20])
     assert TuSimpleLanes(tmp_path)[0].points.shape == (0, 7, 2)
 
@@ -117,19 +117,22 @@ def test_a_picture_may_have_no_lane(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "no label"),
-        ('"words"', "no label"),
-        ("7", "no label"),
+        ("{", "not a label"),
+        ('"words"', "not a label"),
+        ("7", "not a label"),
         ('{"raw_file": "1.jpg", "lanes": []}', "'h_samples' is missing; a label has raw_file, h_samples and lanes"),
-        ('{"raw_file": "1.jpg", "lanes": [[1, 2, 3]], "h_samples": [1, 2]}', "no label"),
-        ('{"raw_file": "1.jpg", "lanes": [[1, 2], [1]], "h_samples": [1, 2]}', "no label"),
-        ('{"raw_file": "1.jpg", "lanes": [["a", 2]], "h_samples": [1, 2]}', "no label"),
-        ('{"raw_file": "1.jpg", "lanes": 5, "h_samples": [1, 2]}', "no label"),
-        ('{"raw_file": "1.jpg", "lanes": [], "h_samples": 3}', "no label"),
-        ('{"raw_file": "1.jpg", "lanes": [], "h_samples": [2, 1]}', r"no label \(h_samples do not rise\); a line is"),
-        ('{"raw_file": 1, "lanes": [], "h_samples": []}', "no label"),
-        ('{"raw_file": "2.jpg", "lanes": [], "h_samples": []}', r"2\.jpg does not exist; unpack the pictures"),
-        (b"\xff\xfe{}", "no label"),
+        ('{"raw_file": "1.jpg", "lanes": [[1, 2, 3]], "h_samples": [1, 2]}', "not a label"),
+        ('{"raw_file": "1.jpg", "lanes": [[1, 2], [1]], "h_samples": [1, 2]}', "not a label"),
+        ('{"raw_file": "1.jpg", "lanes": [["a", 2]], "h_samples": [1, 2]}', "not a label"),
+        ('{"raw_file": "1.jpg", "lanes": 5, "h_samples": [1, 2]}', "not a label"),
+        ('{"raw_file": "1.jpg", "lanes": [], "h_samples": 3}', "not a label"),
+        (
+            '{"raw_file": "1.jpg", "lanes": [], "h_samples": [2, 1]}',
+            r"not a label \(h_samples do not ascend\); a line is",
+        ),
+        ('{"raw_file": 1, "lanes": [], "h_samples": []}', "not a label"),
+        ('{"raw_file": "2.jpg", "lanes": [], "h_samples": []}', r"2\.jpg does not exist; unpack the images"),
+        (b"\xff\xfe{}", "not a label"),
     ],
 )
 def test_a_broken_line_is_named_with_its_number(tmp_path: Path, line: str | bytes, message: str) -> None:
@@ -153,7 +156,7 @@ def test_other_bad_input_is_named(tmp_path: Path) -> None:
     assert len(TuSimpleLanes(tmp_path, labels="label_*.json")) == 1
 
 
-def test_synthetic_lanes_are_those_of_the_written_pictures(tmp_path: Path) -> None:
+def test_synthetic_lanes_are_those_of_the_written_images(tmp_path: Path) -> None:
     """In memory and by way of files: the same points, nearer ones nearer in the true depth."""
     drives = [SyntheticDrive(seed=seed, num_frames=2, height=96, width=160) for seed in range(3)]
     write_tusimple(tmp_path, drives)

@@ -1,4 +1,4 @@
-"""Drives in the layout of KITTI raw."""
+"""Write drives in the layout of KITTI raw."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ BASELINE = 0.5  # metres from camera 2, which sits in the lidar, to camera 3
 
 def write_drive(
     root: Path,
-    pictures: Mapping[int, Sequence[NDArray[Any]]],
+    images: Mapping[int, Sequence[NDArray[Any]]],
     K: NDArray[Any],
     points: Mapping[int, NDArray[Any]] | None = None,
     number: int = 1,
 ) -> Path:
-    """Write pictures and lidar of one drive, and the calibration of its date, which all drives share.
+    """Write images and lidar of one drive, and the calibration of its date, which its drives share.
 
     Args:
-        pictures: by camera, its frames from 0 on: RGB in [0, 1], (3, H, W), of one size.
+        images: by camera, its frames from 0 on: RGB in [0, 1], (3, H, W), of one size.
         K: of both cameras, (3, 3).
         points: by frame, lidar points in the axes of camera 2, (N, 3).
 
@@ -36,7 +36,7 @@ def write_drive(
     folder = date / f"2011_01_01_drive_{number:04d}_sync"
     for name in ("image_02", "image_03", "velodyne_points"):
         (folder / name / "data").mkdir(parents=True)
-    height, width = next(iter(pictures.values()))[0].shape[1:]
+    height, width = next(iter(images.values()))[0].shape[1:]
     lines = ["R_rect_00: 1 0 0 0 1 0 0 0 1"]
     for camera, shift in ((2, 0.0), (3, -BASELINE)):
         projection = np.hstack([K, K @ [[shift], [0], [0]]])
@@ -44,8 +44,8 @@ def write_drive(
     (date / "calib_cam_to_cam.txt").write_text("\n".join(lines))
     (date / "calib_velo_to_cam.txt").write_text(f"calib_time: 1\nR: {_words(CAM_FROM_VELO)}\nT: 0 0 0\n")
     (date / "calib_imu_to_velo.txt").write_text("R: 1 0 0 0 1 0 0 0 1\nT: 0 0 0\n")
-    for camera, images in pictures.items():
-        for frame, image in enumerate(images):
+    for camera, frames in images.items():
+        for frame, image in enumerate(frames):
             pixels = np.rint(image.transpose(1, 2, 0) * 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"image_0{camera}" / "data" / f"{frame:010d}.png")
     for frame, xyz in (points or {}).items():

@@ -1,7 +1,8 @@
 """Patches in the order of their depth, from any depth: predicted, scanned or rendered, with or without a scale.
 
-What the coarse stage needs of a picture are groups of points from near to far. The published method reads them off
-lane labels (:mod:`hybrid_encoder.data.tusimple`); here they come from depth itself, and only its order is kept.
+The coarse stage learns from groups of points of an image, ordered from near to far. The published method takes them
+from lane labels (:mod:`hybrid_encoder.data.tusimple`); here they come from depth itself, of which only the order is
+used.
 
 Points are (x, y) in pixels with pixel centres at integers, so that resizing by s takes x to (x + 0.5) s - 0.5.
 """
@@ -26,31 +27,32 @@ from hybrid_encoder.errors import InputError
 if TYPE_CHECKING:
     from hybrid_encoder.data.kitti import KittiDrive
 
-Source = str | Path | Callable[[], Any]  # a file, or what gives an array
+ArraySource = str | Path | Callable[[], Any]  # a file, or a function that returns an array
 
-CANDIDATES = 1 << 14  # of a dense map's pixels: sorting all of KITTI's would take longer than reading the picture
+# Pixels of a dense map that are considered: sorting all of a KITTI frame would take longer than reading the image.
+CANDIDATES = 1 << 14
 
 
 class OrderedPatches(NamedTuple):
-    """One picture with its groups (lanes) of points."""
+    """An image with its groups of points; a group is also called a lane, after the labels it first came from."""
 
     image: Tensor  # (3, H, W), RGB in [0, 1]
     points: Tensor  # (L, P, 2), (x, y) in pixels of the image, from near to far
-    name: str = ""  # where it is from, for error messages
+    name: str = ""  # says in error messages where the image is from
 
 
 class PatchBatch(NamedTuple):
-    """Pictures with their lanes one after another: what ``CoarsePatchLoss`` takes."""
+    """Images, and the lanes of all of them in one tensor, as ``CoarsePatchLoss`` takes them."""
 
     images: Tensor  # (B, 3, H, W)
     points: Tensor  # (sum of L, P, 2)
-    # Which image a lane belongs to, (sum of L,), int64; the name, of the loss, hides a method of tuples.
+    # Which image a lane belongs to, (sum of L,), int64. CoarsePatchLoss has this name, which hides a method of tuples.
     index: Tensor  # type: ignore[assignment]
     names: tuple[str, ...] = ()
 
 
 def collate(items: Sequence[OrderedPatches]) -> PatchBatch:
-    """Items as one batch, for ``DataLoader(..., collate_fn=collate)``; pictures without lanes are welcome."""
+    """Join items into one batch, for ``DataLoader(..., collate_fn=collate)``; an item may have no lanes."""
     counts = torch.tensor([len(item.points) for item in items])
     return PatchBatch(
         torch.stack([item.image for item in items]),
@@ -61,33 +63,34 @@ def collate(items: Sequence[OrderedPatches]) -> PatchBatch:
 
 
 def ordered_points_from_depth(
-    depth: Tensor, count: int = 7, lanes: int = 4, ratio: float = 1.1, generator: torch.Generator | None = None
+    depth: Tensor, points: int = 7, lanes: int = 4, ratio: float = 1.1, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Groups of pixels from near to far, each at least ``ratio`` times as far as the one before it.
+    """Draw groups of pixels, ordered from near to far.
 
-    Every group of valid pixels that keeps the ratio is equally likely, and groups are drawn independently; of more than
-    16384 valid pixels, as many are drawn first.
+    In a group, each pixel is at least ``ratio`` times as far away as the one before it. All such groups of valid pixels
+    are equally likely, and groups are drawn independently of each other. Where more than 16384 pixels are valid, that
+    many of them are drawn first.
 
     Args:
-        depth: (H, W), of any scale, dense or sparse; not valid where it is not positive and finite.
-        count: P, pixels in a group.
-        lanes: L, groups.
-        ratio: above 1.
+        depth: (H, W), of any scale, dense or sparse; a pixel is valid where it is positive and finite.
+        points: P, number of pixels in a group.
+        lanes: L, number of groups.
+        ratio: depth of a pixel over that of the one before it, at least; above 1.
         generator: on the CPU; by default torch's own.
 
     Returns:
         (L, P, 2), float32, (x, y) in pixels of the depth map; (0, P, 2) where no group exists.
 
     Raises:
-        InputError: another shape, or an option out of its range.
+        InputError: depth of another shape, or an option out of its range.
 
     Example:
-        >>> ordered_points_from_depth(torch.tensor([[4.0, 2.0, 0.0, 1.0]]), count=3, lanes=1)
+        >>> ordered_points_from_depth(torch.tensor([[4.0, 2.0, 0.0, 1.0]]), points=3, lanes=1)
         tensor([[[3., 0.],
                  [1., 0.],
                  [0., 0.]]])
     """
-    check_group(count, lanes, ratio)
+    check_group(points, lanes, ratio)
     if depth.ndim != 2:
         raise InputError(f"depth is {tuple(depth.shape)}; (H, W) is needed: take one map, without a channel.")
     flat = depth.detach().flatten().cpu().double()
@@ -95,53 +98,67 @@ def ordered_points_from_depth(
     if len(pixels) > CANDIDATES:
         pixels = pixels[torch.randint(len(pixels), (CANDIDATES,), generator=generator)]
     values, order = flat[pixels].sort()
-    before = torch.searchsorted(values * ratio, values, right=True)  # how many pixels are near enough to precede each
-
-    # sums[k][m]: how many groups of k + 1 the m nearest pixels make, up to a factor, or it would overflow.
-    sums, groups = [], torch.ones_like(values)
-    for _ in range(count):
-        total = F.pad(groups.cumsum(0), (1, 0))
-        if total[-1] == 0:
-            return depth.new_zeros((0, count, 2), dtype=torch.float32)
-        sums.append(total / total[-1])
-        groups = sums[-1][before]
-
-    bound = torch.full((lanes,), len(values))
-    picks = []
-    for total in reversed(sums):  # from far to near, as each pick bounds the ones before it
-        drawn = torch.rand(lanes, generator=generator, dtype=torch.float64) * total[bound]
-        picks.append(torch.searchsorted(total[1:], drawn, right=True))
-        bound = before[picks[-1]]
-    chosen = pixels[order[torch.stack(picks[::-1], dim=1)]]
+    groups = _draw_groups(values, points, lanes, ratio, generator)
+    if groups is None:
+        return depth.new_zeros((0, points, 2), dtype=torch.float32)
+    chosen = pixels[order[groups]]
     width = depth.shape[1]
     return torch.stack([chosen % width, chosen // width], dim=-1).float().to(depth.device)
 
 
-class OrderedDepth(Dataset[OrderedPatches]):
-    """Pictures with groups of points that their depth maps put in order.
+def _draw_groups(
+    values: Tensor, points: int, lanes: int, ratio: float, generator: torch.Generator | None
+) -> Tensor | None:
+    """Draw groups for ``ordered_points_from_depth``: indices into ascending values, (L, P), or None if there are none.
 
-    Depth need not have the picture's size, only its view; it is never resampled. ``depth_files`` and ``lidar_frames``
-    make the first two arguments.
+    The number of groups that end at each value follows from those that are shorter by one. A group is then drawn from
+    its far end: each pick has the probability of its share of all groups that are still possible.
+    """
+    before = torch.searchsorted(values * ratio, values, right=True)  # how many values are small enough to precede each
+
+    # sums[k][m]: the number of groups of k + 1 among the m smallest values, scaled so that it cannot overflow.
+    sums, ending_here = [], torch.ones_like(values)
+    for _ in range(points):
+        total = F.pad(ending_here.cumsum(0), (1, 0))
+        if total[-1] == 0:
+            return None
+        sums.append(total / total[-1])
+        ending_here = sums[-1][before]
+
+    bound = torch.full((lanes,), len(values))
+    picks = []
+    for total in reversed(sums):  # from far to near: each pick bounds the one before it
+        drawn = torch.rand(lanes, generator=generator, dtype=torch.float64) * total[bound]
+        picks.append(torch.searchsorted(total[1:], drawn, right=True))
+        bound = before[picks[-1]]
+    return torch.stack(picks[::-1], dim=1)
+
+
+class OrderedDepth(Dataset[OrderedPatches]):
+    """Images with groups of points that their depth maps put in order.
+
+    A depth map shows the same view as its image and may have another size; it is never resampled. ``depth_files`` and
+    ``lidar_frames`` return the first two arguments.
 
     Args:
-        images: pictures: files, or functions that give RGB in [0, 1], (3, H, W).
-        depths: for each picture: a ``.npy`` file, a 16-bit PNG file (value / 256, as KITTI has it), or a function that
-            gives an array; (h, w) or (1, h, w), 0 where unknown.
+        images: image files, or functions that return RGB in [0, 1], (3, H, W).
+        depths: for each image, a ``.npy`` file, a 16-bit PNG file (value / 256, as in KITTI), or a function that
+            returns an array; (h, w) or (1, h, w), 0 where unknown.
         size: (H, W) of the items.
-        points, lanes, ratio: ``count``, ``lanes`` and ``ratio`` of ``ordered_points_from_depth``.
+        points, lanes, ratio: as for ``ordered_points_from_depth``.
         inverse: depths hold disparity, or another number that is larger the nearer a pixel is.
         flip: mirror half of the items.
-        seed: the same points whenever an item is read; by default new ones, from torch's own generator.
+        seed: return the same points whenever an item is read; by default draw new ones from torch's own generator.
 
     Raises:
-        InputError: an option out of its range, not as many depths as images, a file that is missing; later, a file
-            that does not hold what it should.
+        InputError: an option out of its range, another number of depths than of images, a file that does not exist;
+            later, a file that cannot be read as an image or as depth.
     """
 
     def __init__(
         self,
-        images: Sequence[Source],
-        depths: Sequence[Source],
+        images: Sequence[ArraySource],
+        depths: Sequence[ArraySource],
         size: tuple[int, int] = (224, 224),
         points: int = 7,
         lanes: int = 4,
@@ -167,55 +184,59 @@ class OrderedDepth(Dataset[OrderedPatches]):
     def __getitem__(self, index: int) -> OrderedPatches:
         from hybrid_encoder.data.images import read_image
 
-        picture, source = self.images[index], self.depths[index]
-        image = torch.as_tensor(picture()) if callable(picture) else read_image(Path(picture))
-        depth = torch.as_tensor(source()) if callable(source) else read_depth(Path(source))
+        image_source, depth_source = self.images[index], self.depths[index]
+        image = torch.as_tensor(image_source()) if callable(image_source) else read_image(Path(image_source))
+        depth = torch.as_tensor(depth_source()) if callable(depth_source) else read_depth(Path(depth_source))
         if depth.ndim == 3 and len(depth) == 1:
             depth = depth[0]
         if depth.ndim != 2:
-            raise InputError(f"{source} gives depth of {tuple(depth.shape)}; (h, w) or (1, h, w) is needed.")
+            raise InputError(f"{depth_source} gives depth of {tuple(depth.shape)}; (h, w) or (1, h, w) is needed.")
         if self.inverse:
             depth = torch.where(depth > 0, 1 / depth.double(), 0)
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed + index % len(self))
         points = ordered_points_from_depth(depth, self.points, self.lanes, self.ratio, generator)
         flip = self.flip and bool(torch.rand((), generator=generator) < 0.5)
-        name = f"picture {index}" if callable(picture) else str(picture)
-        return fit(image, points, (depth.shape[0], depth.shape[1]), self.size, flip, name)
+        name = f"image {index}" if callable(image_source) else str(image_source)
+        return resize_item(image, points, (depth.shape[0], depth.shape[1]), self.size, flip, name)
 
 
 def depth_files(images: str | Path, depths: str | Path, ending: str = ".npy") -> tuple[list[Path], list[Path]]:
-    """The pictures of a folder and their depth files, for ``OrderedDepth(*depth_files(...))``.
+    """List the images of a folder and their depth files, for ``OrderedDepth(*depth_files(...))``.
 
     Args:
-        images: folder of pictures.
-        depths: folder of depth files, named as the pictures but for the ending.
-        ending: what follows a picture's stem, such as ``".png"``, or ``"_relative_depth.npy"`` for what
-            ``hybrid-encoder predict`` has written.
+        images: folder of images.
+        depths: folder of depth files; a file's name is the stem of its image and then ``ending``.
+        ending: such as ``".png"``, or ``"_relative_depth.npy"`` for files that ``hybrid-encoder predict`` has written.
 
     Raises:
-        InputError: no pictures, or one without depth.
+        InputError: a folder without images, or an image without depth.
     """
     from hybrid_encoder.data.images import find_images
 
-    pictures = find_images([str(images)])
-    files = [Path(depths).expanduser() / (picture.stem + ending) for picture in pictures]
-    for picture, file in zip(pictures, files, strict=True):
+    image_files = find_images([str(images)])
+    files = [Path(depths).expanduser() / (image.stem + ending) for image in image_files]
+    for image, file in zip(image_files, files, strict=True):
         if not file.is_file():
-            raise InputError(f"{file} does not exist, the depth of {picture}; check the folder, or the ending.")
-    return pictures, files
+            raise InputError(f"{file}, the depth of {image}, does not exist; check the folder, or the ending.")
+    return image_files, files
 
 
-def lidar_frames(drive: KittiDrive, frames: Sequence[int] | None = None) -> tuple[list[Source], list[Source]]:
-    """Pictures and lidar depth of a drive, for ``OrderedDepth(*lidar_frames(drive))``; by default, of all frames."""
+def lidar_frames(drive: KittiDrive, frames: Sequence[int] | None = None) -> tuple[list[ArraySource], list[ArraySource]]:
+    """Return readers of images and lidar depth of a drive, for ``OrderedDepth(*lidar_frames(drive))``.
+
+    Args:
+        drive: a drive of KITTI raw.
+        frames: numbers of the frames; by default all of the drive.
+    """
     chosen = drive.frames if frames is None else frames
     return [partial(drive.image, f) for f in chosen], [partial(drive.lidar_depth, f) for f in chosen]
 
 
 def read_depth(path: Path) -> Tensor:
-    """The array of a ``.npy`` file as it is, or a 16-bit PNG file divided by 256, (h, w).
+    """Read a ``.npy`` file as it is, or a 16-bit PNG file divided by 256; float32.
 
     Raises:
-        InputError: a file that is missing or holds something else.
+        InputError: the file does not exist or holds something else.
     """
     from PIL import Image
 
@@ -236,13 +257,18 @@ def read_depth(path: Path) -> Tensor:
         raise InputError(f"{path} cannot be read as depth ({error}); give a 16-bit grey PNG or a .npy.") from None
 
 
-def fit(
+def resize_item(
     image: Tensor, points: Tensor, frame: tuple[int, int], size: tuple[int, int], flip: bool, name: str
 ) -> OrderedPatches:
-    """A picture (3, h, w), and points in pixels of the same view at another size, both at one size, mirrored or not.
+    """Bring an image and its points to one size, mirrored or not.
 
     Args:
-        frame: (H, W) that the points are in.
+        image: RGB in [0, 1], (3, h, w).
+        points: (x, y) in pixels of the same view at the size ``frame``, (L, P, 2).
+        frame: (H, W) that the points are in; it may differ from the image's.
+        size: (H, W) of the item.
+        flip: mirror image and points.
+        name: of the item.
     """
     image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False, antialias=True)[0]
     points = (points + 0.5) * points.new_tensor([size[1] / frame[1], size[0] / frame[0]]) - 0.5
@@ -253,16 +279,18 @@ def fit(
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Raises InputError unless a model takes pictures of this size."""
+    """Raise InputError unless a model takes images of this size."""
     if len(size) != 2 or min(size) < MIN_SIZE:
         raise InputError(f"size is {size}; it must be (H, W) with at least {MIN_SIZE} pixels each: raise it.")
 
 
-def check_group(count: int, lanes: int = 1, ratio: float = 1.1) -> None:
-    """Raises InputError unless groups of points can be made so."""
-    if count < 2:
-        raise InputError(f"points per lane is {count}; an order needs at least 2: raise it.")
+def check_group(points: int, lanes: int = 1, ratio: float = 1.1) -> None:
+    """Raise InputError unless groups of points can be drawn with these options."""
+    if points < 2:
+        raise InputError(f"points per lane is {points}; an order needs at least 2: raise it.")
     if lanes < 1:
         raise InputError(f"lanes is {lanes}; it must be at least 1: raise it.")
     if not 1 < ratio < math.inf:
-        raise InputError(f"ratio is {ratio}; farther over nearer must be above 1, and finite: take 1.1, say.")
+        raise InputError(
+            f"ratio is {ratio}; depth over nearer depth must be above 1 and finite: give 1.1, for example."
+        )

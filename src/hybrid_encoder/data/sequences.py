@@ -1,4 +1,4 @@
-"""Frames with their neighbours in time: what depth and motion are learned from without labels.
+"""Frames with their neighbours in time, from which depth and motion are learned without labels.
 
 Pixel centres are at integers, so that resizing by s takes x to (x + 0.5) s - 0.5. ``K`` is in pixels of the images.
 """
@@ -27,39 +27,40 @@ if TYPE_CHECKING:
     from hybrid_encoder.data.synthetic import RenderedDrive
 
 Augment = bool | Literal["flip"]
-CAMERAS = {"l": 2, "r": 3}  # what the sides of a split stand for
-CHANGE = ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)  # drawn once for all images of a call
+CAMERAS = {"l": 2, "r": 3}  # the sides in the lines of a split
+# Draws once for all images of a call, so that a frame and its neighbours change alike.
+COLOUR_JITTER = ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
 
 
 class Frames(NamedTuple):
-    """A frame, the target, with its neighbours, the sources; torch's default collate stacks it."""
+    """A frame (the target) with its neighbours (the sources); torch's default collate makes batches."""
 
     images: Tensor  # (1 + N, 3, H, W), RGB in [0, 1]: the target, then its sources
-    augmented: Tensor  # (1 + N, 3, H, W), the same under one change of colours: what networks see; losses take `images`
+    augmented: Tensor  # (1 + N, 3, H, W), the same with changed colours, for networks; losses take `images`
     K: Tensor  # (3, 3), intrinsics in pixels of these images
-    name: str  # which frame, for error messages; a tuple in a batch
+    name: str  # says in error messages which frame it is; a tuple in a batch
 
 
 class KittiSequences(Dataset[Frames]):
     """Frames of KITTI raw with their neighbours, resized.
 
-    Order: by drive, then camera as given, then frame; or as the split has it.
+    Items are in the order of the split or, without one, by drive, then camera as given, then frame.
 
     Args:
-        root: KITTI raw, the folder of the dates; without a split, one drive's folder will do.
+        root: of KITTI raw, the folder with the dates; without a split, also the folder of one drive.
         size: (H, W) of the items.
-        offsets: of the sources from the target, in frames.
-        split: a text file with a frame a line, ``<date>/<drive> <frame> <l or r>``, as Monodepth2 has them. By default
-            every frame that has all its neighbours.
-        cameras: 2 (left), 3 (right) or both; frames of the other are left out, of a split as well.
-        augment: draw changes from torch's own generator, each with probability 1/2: images (and ``K``) mirrored;
-            ``augmented`` with brightness, contrast and saturation times 0.8 to 1.2 and hue turned by up to 0.1 of the
-            circle. All frames of an item change alike. ``"flip"`` leaves colours as they are.
+        offsets: of the sources from the target, in frames; not 0.
+        split: a text file with one frame a line, ``<date>/<drive> <frame> <l or r>``, as Monodepth2's splits. By
+            default every frame that has all its neighbours is an item.
+        cameras: 2 (left), 3 (right) or both; frames of other cameras are left out, also of a split.
+        augment: change items at random, by torch's own generator. With probability 1/2 each, images and ``K`` are
+            mirrored, and the colours of ``augmented`` are changed: brightness, contrast and saturation times 0.8 to
+            1.2, hue turned by up to 0.1 of the circle. All frames of an item change alike. ``"flip"`` mirrors only.
 
     Raises:
-        InputError: an option out of its range, no drive, no frame with all its neighbours, a calibration file that is
-            missing or wrong, a line of the split that is malformed or names a frame that is not there with all its
-            neighbours; later, a picture that cannot be read.
+        InputError: an option out of its range, no drive, no frame with all its neighbours, a calibration file that does
+            not exist or is malformed, a line of the split that is malformed or names a frame that does not exist or
+            lacks a neighbour; later, an image that cannot be read.
     """
 
     def __init__(
@@ -76,20 +77,20 @@ class KittiSequences(Dataset[Frames]):
         if sorted(cameras) not in ([2], [3], [2, 3]):
             raise InputError(f"cameras is {cameras}; give 2 (left), 3 (right) or both, each once.")
         self.items: list[tuple[KittiDrive, int]] = []  # drive, target frame
-        pictures = cache(_pictures)
+        frames = cache(_frames)
         if split is None:
             for drive in (KittiDrive(folder, camera) for folder in find_drives(root) for camera in cameras):
-                whole = (f for f in sorted(pictures(drive)) if pictures(drive).issuperset(self._sources(f)))
-                self.items += [(drive, frame) for frame in whole]
+                complete = (f for f in sorted(frames(drive)) if frames(drive).issuperset(self._sources(f)))
+                self.items += [(drive, frame) for frame in complete]
         else:
             for drive, frame, place in read_split(root, split):
                 if drive.camera not in cameras:
                     continue
                 for source in self._sources(frame):
-                    if source not in pictures(drive):
+                    if source not in frames(drive):
                         raise InputError(
                             f"{place}: frame {frame} has no neighbour {source} in {drive.folder}, camera "
-                            f"{drive.camera}; complete the drive, or take the line out."
+                            f"{drive.camera}; complete the drive, or remove the line."
                         )
                 self.items.append((drive, frame))
         if not self.items:
@@ -116,11 +117,11 @@ class KittiSequences(Dataset[Frames]):
 
 
 class SyntheticSequences(Dataset[Frames]):
-    """Rendered frames with their neighbours, at their own size: every frame that has all of them.
+    """Rendered frames with their neighbours, at their own size: one item for every frame that has all of them.
 
     Args:
         drives: sequences of frames; a ``SyntheticDrive`` renders them on demand, a list holds them.
-        offsets: of the sources from the target, in frames.
+        offsets: of the sources from the target, in frames; not 0.
         augment: as in ``KittiSequences``.
 
     Raises:
@@ -145,16 +146,16 @@ class SyntheticSequences(Dataset[Frames]):
 
     def __getitem__(self, index: int) -> Frames:
         drive, number = self.items[index]
-        made = [self.drives[drive][number + offset] for offset in (0, *self.offsets)]
-        images = torch.from_numpy(np.stack([frame.image for frame in made]))
-        return make_frames(images, torch.from_numpy(made[0].K), f"drive {drive}, frame {number}", self.augment)
+        frames = [self.drives[drive][number + offset] for offset in (0, *self.offsets)]
+        images = torch.from_numpy(np.stack([frame.image for frame in frames]))
+        return make_frames(images, torch.from_numpy(frames[0].K), f"drive {drive}, frame {number}", self.augment)
 
 
 def find_drives(root: str | Path) -> list[Path]:
-    """The folders of all drives under a KITTI raw root, in order; of a drive's own folder, that folder.
+    """List the folders of all drives under a KITTI raw root, in order; a drive's own folder is its only drive.
 
     Raises:
-        InputError: none.
+        InputError: no drive is found.
     """
     root = Path(root).expanduser()
     if any((root / f"image_0{camera}").is_dir() for camera in CAMERAS.values()):
@@ -166,15 +167,18 @@ def find_drives(root: str | Path) -> list[Path]:
 
 
 def read_split(root: str | Path, file: str | Path) -> list[tuple[KittiDrive, int, str]]:
-    """The frames of a text file with lines ``<date>/<drive> <frame> <l or r>``: drive, frame, and "file, line number".
+    """Read the frames of a split, a text file with lines ``<date>/<drive> <frame> <l or r>``.
+
+    Returns:
+        For each line the drive, the number of the frame, and "<file>, line <number>" for error messages.
 
     Raises:
-        InputError: a file that is missing or empty, a line that is malformed, or whose drive or picture is missing.
+        InputError: the file does not exist or is empty, a line is malformed, or its drive or image does not exist.
     """
     root, file = Path(root).expanduser(), Path(file).expanduser()
     if not file.is_file():
         raise InputError(f"{file} does not exist; give a text file with lines <date>/<drive> <frame> <l or r>.")
-    open_drive, pictures = cache(KittiDrive), cache(_pictures)  # a split has many lines of few drives
+    open_drive, frames = cache(KittiDrive), cache(_frames)  # a split has many lines of few drives
     found = []
     for number, line in enumerate(file.read_bytes().decode("utf-8-sig", errors="replace").splitlines(), start=1):
         if not line.strip():
@@ -183,17 +187,17 @@ def read_split(root: str | Path, file: str | Path) -> list[tuple[KittiDrive, int
         parts = re.fullmatch(r"(\S+)\s+(\d+)\s+([lr])", line.strip())
         if not parts:
             raise InputError(
-                f"{place}: {line.strip()!r} is no frame; write <date>/<drive> <frame> <l or r>, "
+                f"{place}: {line.strip()!r} is not a frame; write <date>/<drive> <frame> <l or r>, "
                 "such as '2011_09_26/2011_09_26_drive_0057_sync 311 l'."
             )
         try:
             drive = open_drive(root / parts[1], CAMERAS[parts[3]])
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
-        if int(parts[2]) not in pictures(drive):
+        if int(parts[2]) not in frames(drive):
             raise InputError(
-                f"{place}: {drive.folder} has no picture {parts[2]} of camera {drive.camera}; complete the drive, or "
-                "take the line out."
+                f"{place}: {drive.folder} has no image {parts[2]} of camera {drive.camera}; complete the drive, or "
+                "remove the line."
             )
         found.append((drive, int(parts[2]), place))
     if not found:
@@ -202,28 +206,32 @@ def read_split(root: str | Path, file: str | Path) -> list[tuple[KittiDrive, int
 
 
 def frame_name(drive: KittiDrive, frame: int) -> str:
-    """A frame as a line of a split has it."""
+    """Return the line of a split that names this frame."""
     side = next(side for side, camera in CAMERAS.items() if camera == drive.camera)
     return f"{drive.folder.parent.name}/{drive.folder.name} {frame} {side}"
 
 
 def make_frames(images: Tensor, K: Tensor, name: str, augment: Augment) -> Frames:
-    """An item from images (1 + N, 3, H, W), changed or not: ``KittiSequences`` says how."""
+    """Make an item from images (1 + N, 3, H, W), augmented as ``KittiSequences`` says."""
     K = K.clone()
     if augment and torch.rand(()) < 0.5:
         images = images.flip(-1)
         K[0, 2] = images.shape[-1] - 1 - K[0, 2]
-    change = augment is True and bool(torch.rand(()) < 0.5)
-    return Frames(images, CHANGE(images) if change else images, K, name)
+    jitter = augment is True and bool(torch.rand(()) < 0.5)
+    return Frames(images, COLOUR_JITTER(images) if jitter else images, K, name)
 
 
 def check_offsets(offsets: Sequence[int]) -> tuple[int, ...]:
-    """Offsets of sources from their target; raises InputError unless they are distinct integers, none of them 0."""
-    whole = all(isinstance(o, int | np.integer) and not isinstance(o, bool) for o in offsets)
-    if not whole or not len(offsets) or 0 in offsets or len(set(offsets)) < len(offsets):
+    """Return offsets of sources from their target as a tuple.
+
+    Raises:
+        InputError: no offset, or offsets that are not distinct integers other than 0.
+    """
+    integers = all(isinstance(o, int | np.integer) and not isinstance(o, bool) for o in offsets)
+    if not integers or not len(offsets) or 0 in offsets or len(set(offsets)) < len(offsets):
         raise InputError(f"offsets is {offsets}; give distinct integers other than 0, at least one, such as (-1, 1).")
     return tuple(int(offset) for offset in offsets)
 
 
-def _pictures(drive: KittiDrive) -> frozenset[int]:
+def _frames(drive: KittiDrive) -> frozenset[int]:
     return frozenset(drive.frames)

@@ -1,4 +1,4 @@
-"""The KITTI protocol for monocular depth: which pixels count, and the seven usual numbers."""
+"""The KITTI protocol for monocular depth: which pixels are evaluated, and the seven usual metrics."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CROPS = {  # top, bottom, left, right as shares of height and width
 class DepthMetrics:
     """Errors of depth d against ground truth g, in metres, over the valid pixels of an image.
 
-    Averages over images are averages of these numbers, each image weighing the same (Eigen et al. 2014,
-    "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network").
+    Over several images, these numbers are averaged with the same weight for each image (Eigen et al. 2014, "Depth Map
+    Prediction from a Single Image using a Multi-Scale Deep Network").
 
     Args:
         abs_rel: mean |d - g| / g.
@@ -39,15 +39,15 @@ class DepthMetrics:
     a3: float
 
     def as_dict(self) -> dict[str, float]:
-        """The numbers by name, in the usual order."""
+        """Return the numbers by name, in the usual order."""
         return asdict(self)
 
     @classmethod
     def mean(cls, metrics: Sequence[DepthMetrics]) -> DepthMetrics:
-        """The average over images (or over batches of one size).
+        """Average over images (or over batches of one size).
 
         Raises:
-            ValueError: no metrics to average.
+            ValueError: ``metrics`` is empty.
         """
         if not metrics:
             raise ValueError("there are 0 metrics to average; evaluate at least one image.")
@@ -66,23 +66,45 @@ def depth_metrics(
 ) -> DepthMetrics:
     """Compare depth with ground truth, image by image, and average over the images.
 
-    A pixel counts where min_depth < target < max_depth, the mask is True and the crop holds it. If asked for,
-    predictions are scaled by median(target) / median(pred) over those pixels; then they are clamped to
-    [min_depth, max_depth]. The median of an even count is the mean of the middle two, as in numpy.
+    A pixel is valid where min_depth < target < max_depth, the mask is True, and it is inside the crop. With
+    ``median_scaling``, predictions are multiplied by median(target) / median(pred) over the valid pixels; then they are
+    clamped to [min_depth, max_depth]. The median of an even number of values is the mean of the middle two, as in
+    numpy.
 
     Args:
-        pred: depth (not disparity), (B, 1, H, W) or (H, W), in metres unless ``median_scaling`` finds the
-            scale. Resize it to the ground truth's size first; that is where the protocol compares.
-        target: ground truth in metres, same shape; 0, infinite or NaN where there is none.
+        pred: depth (not disparity), (B, 1, H, W) or (H, W), in metres, or of any scale with ``median_scaling``. Resize
+            it to the size of the ground truth first: the protocol compares at that size.
+        target: ground truth in metres, same shape; 0, infinite or NaN where unknown.
         mask: bool, same shape; False leaves a pixel out.
-        crop: "garg" (Garg et al. 2016, "Unsupervised CNN for Single View Depth Estimation: Geometry to the
-            Rescue"; usual on the Eigen split) or "eigen" (Eigen et al. 2014); None takes the whole image.
+        median_scaling: scale each image's prediction to its ground truth.
+        min_depth, max_depth: range of the ground truth, in metres.
+        crop: "garg" (Garg et al. 2016, "Unsupervised CNN for Single View Depth Estimation: Geometry to the Rescue";
+            usual on the Eigen split), "eigen" (Eigen et al. 2014), or None for the whole image.
 
     Raises:
-        ValueError: shapes that differ, an unknown crop, an empty range of depth, an image without a pixel
-            that counts, or predictions that, where they count, are not finite or (to be scaled) have no
-            positive median.
+        ValueError: shapes that differ, an unknown crop, an empty range of depth, an image without a valid pixel, or
+            predictions at valid pixels that are not finite or, with ``median_scaling``, have no positive median.
     """
+    _check(pred, target, mask, min_depth, max_depth, crop)
+    height, width = target.shape[-2:]
+    valid = (target > min_depth) & (target < max_depth)
+    if mask is not None:
+        valid &= mask
+    if crop is not None:
+        valid &= _crop_mask(crop, height, width).to(valid.device)
+    images = (tensor.detach().reshape(-1, height, width) for tensor in (pred, target, valid))
+    return DepthMetrics.mean(
+        [
+            _one_image(index, d[use], g[use], median_scaling, min_depth, max_depth)
+            for index, (d, g, use) in enumerate(zip(*images, strict=True))
+        ]
+    )
+
+
+def _check(
+    pred: Tensor, target: Tensor, mask: Tensor | None, min_depth: float, max_depth: float, crop: str | None
+) -> None:
+    """Raise ValueError unless these arguments of ``depth_metrics`` fit together."""
     if pred.shape != target.shape or not (pred.ndim == 2 or (pred.ndim == 4 and pred.shape[1] == 1)):
         raise ValueError(
             f"pred is {_size(pred)} and target is {_size(target)}; both must be (B, 1, H, W) or both "
@@ -90,48 +112,35 @@ def depth_metrics(
         )
     if mask is not None and (mask.shape != target.shape or mask.dtype != torch.bool):
         raise ValueError(
-            f"mask is {_size(mask)} of {mask.dtype}; it must be {_size(target)} of torch.bool: compare to get one."
+            f"mask is {_size(mask)} of {mask.dtype}; it must be {_size(target)} of torch.bool: convert it."
         )
     if crop is not None and crop not in CROPS:
         raise ValueError(f"crop is {crop!r}; it must be one of {', '.join(map(repr, CROPS))} or None.")
     if not 0 < min_depth < max_depth:
         raise ValueError(f"depth ranges from {min_depth} to {max_depth}; it must be 0 < min_depth < max_depth.")
-    counts = (target > min_depth) & (target < max_depth)
-    if mask is not None:
-        counts &= mask
-    if crop is not None:
-        counts &= _crop_mask(crop, *target.shape[-2:]).to(counts.device)
-    height, width = target.shape[-2:]
-    images = (tensor.detach().reshape(-1, height, width) for tensor in (pred, target, counts))
-    return DepthMetrics.mean(
-        [
-            _one_image(index, d[valid], g[valid], median_scaling, min_depth, max_depth)
-            for index, (d, g, valid) in enumerate(zip(*images, strict=True))
-        ]
-    )
 
 
 def _one_image(
     index: int, pred: Tensor, target: Tensor, scale: bool, min_depth: float, max_depth: float
 ) -> DepthMetrics:
-    """Metrics of one image from the pixels that count, (N,) each."""
+    """Return the metrics of one image from its valid pixels, (N,) each."""
     if target.numel() == 0:
         raise ValueError(
             f"image {index} of the batch has 0 valid pixels; each needs one with ground truth between "
             f"{min_depth} and {max_depth} inside mask and crop: leave the image out."
         )
     d, g = pred.cpu().double(), target.cpu().double()  # not every device has float64
-    wrong = int((~d.isfinite()).sum())
-    if wrong:
-        raise ValueError(f"image {index} of the batch has {wrong} predictions that are not finite; all must be.")
+    num_bad = int((~d.isfinite()).sum())
+    if num_bad:
+        raise ValueError(f"image {index} of the batch has {num_bad} predictions that are not finite; all must be.")
     if scale:
-        middle = _median(d)
-        if middle <= 0:
+        median = _median(d)
+        if median <= 0:
             raise ValueError(
-                f"image {index} of the batch has a median prediction of {middle:g}; median scaling needs a "
+                f"image {index} of the batch has a median prediction of {median:g}; median scaling needs a "
                 "positive one: give depth, which is positive."
             )
-        d = d * (_median(g) / middle)
+        d = d * (_median(g) / median)
     d = d.clamp(min_depth, max_depth)
     error, ratio = d - g, torch.maximum(d / g, g / d)
     numbers = (
@@ -145,12 +154,13 @@ def _one_image(
 
 
 def _median(values: Tensor) -> float:
-    """As numpy has it; ``torch.median`` returns the lower of the middle two."""
+    """Return numpy's median; ``torch.median`` returns the lower of the middle two values."""
     ordered, n = values.sort().values, values.numel()
     return float((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
 
 
 def _crop_mask(crop: str, height: int, width: int) -> Tensor:
+    """Return True inside the crop, bool, (H, W)."""
     top, bottom, left, right = CROPS[crop]
     inside = torch.zeros(height, width, dtype=torch.bool)
     inside[int(top * height) : int(bottom * height), int(left * width) : int(right * width)] = True

@@ -1,4 +1,4 @@
-"""A model on KITTI raw: its depth against the lidar's, frame by frame."""
+"""Evaluation on KITTI raw: predicted depth against lidar, frame by frame."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from hybrid_encoder.models.depth import HybridDepthModel
 def frames_with_lidar(
     root: str | Path, split: str | Path | None = None, camera: int | None = None
 ) -> list[tuple[KittiDrive, int]]:
-    """The frames that have a picture and lidar, in order.
+    """List the frames that have an image and lidar, in order.
 
     Args:
-        root: KITTI raw, the folder of the dates; without a split, one drive's folder will do.
-        split: a text file with a frame a line, ``<date>/<drive> <frame> <l or r>``, as Monodepth2 has them.
-        camera: 2 (left) or 3 (right), without a split; by default 2.
+        root: of KITTI raw, the folder with the dates; without a split, also the folder of one drive.
+        split: a text file with one frame a line, ``<date>/<drive> <frame> <l or r>``, as Monodepth2's splits.
+        camera: 2 (left) or 3 (right), only without a split; by default 2.
 
     Raises:
-        InputError: no drive or no such frame, a camera beside a split, a line of the split that is malformed or names a
-            frame that is not there, a calibration file that is missing or wrong.
+        InputError: no drive, no frame with image and lidar, a camera and a split, a line of the split that is malformed
+            or names a frame that does not exist, a calibration file that does not exist or is malformed.
     """
     found: list[tuple[KittiDrive, int]] = []
     if split is None:
@@ -38,19 +38,19 @@ def frames_with_lidar(
             found += [(drive, frame) for frame in drive.frames if _scan(drive, frame).is_file()]
     elif camera is not None:
         raise InputError(
-            f"camera is {camera}, and a split is given, whose lines name theirs; leave one of the two out."
+            f"camera is {camera}, and a split is given, whose lines name a camera each; leave one of the two out."
         )
     else:
         for drive, frame, place in read_split(root, split):
             if not _scan(drive, frame).is_file():
                 raise InputError(
-                    f"{place}: {_scan(drive, frame)} does not exist; complete the drive, or take the line out."
+                    f"{place}: {_scan(drive, frame)} does not exist; complete the drive, or remove the line."
                 )
             found.append((drive, frame))
     if not found:
-        raise InputError(f"{root} has no frame with both a picture and velodyne points; complete a drive.")
+        raise InputError(f"{root} has no frame with both an image and velodyne points; complete a drive.")
     for drive in dict.fromkeys(drive for drive, _ in found):
-        _ = drive.size, drive.cam_T_velo  # reads the calibration
+        _ = drive.size, drive.cam_T_velo  # reads the calibration, so that a faulty file is found before any prediction
     return found
 
 
@@ -64,25 +64,26 @@ def evaluate_kitti(
     max_depth: float = 80.0,
     console: Console | None = None,
 ) -> DepthMetrics:
-    """Compare predictions with lidar at its own size (that of the rectified pictures), and average over the frames.
+    """Compare predictions with lidar at the size of the rectified images, and average over the frames.
 
     Args:
         model: on any device.
-        frames: of ``frames_with_lidar``, at least one.
-        median_scaling: give every prediction the scale of its lidar, as a model of unknown scale needs it.
-        size: (H, W) to predict at; by default the one that the model was fitted at, or else the pictures' own.
-        crop, max_depth: as in ``depth_metrics``, in metres.
+        frames: from ``frames_with_lidar``, at least one.
+        median_scaling: scale every prediction by the medians of its lidar and itself; needed where the model's scale is
+            unknown.
+        size: (H, W) to predict at; by default the size that the model was trained at or, where its configuration has
+            none, the images' own.
+        crop, max_depth: as for ``depth_metrics``; ``max_depth`` in metres.
         console: where to show progress.
 
     Raises:
-        InputError: a file that does not hold what it should, a frame without a lidar point that counts, predictions
-            that are not finite.
+        InputError: a file that is malformed, a frame without a valid lidar point, predictions that are not finite.
     """
     metrics = []
     for drive, frame in track(frames, description="evaluating", console=console, disable=console is None):
         truth = torch.from_numpy(drive.lidar_depth(frame))[None]
         disparity = model.infer(torch.from_numpy(drive.image(frame))[None], size or model.config.size).disparity
-        if disparity.shape != truth.shape:  # the pictures were resized
+        if disparity.shape != truth.shape:  # the image files were resized
             disparity = F.interpolate(disparity, truth.shape[-2:], mode="bilinear", align_corners=False)
         depth = model.to_depth(disparity).cpu()
         try:
