@@ -1,9 +1,10 @@
 """``python -m benchmarks.learning``: what each part adds to depth that is learned without a label.
 
 Every model starts from random weights and trains on the same synthetic drives, by the fine stage's ``small`` recipe,
-for as many steps; the first one goes through the coarse stage before. Every run's seed sets weights and order; drives
-and held-out drives stay. The recipe was tuned on the hybrid encoder. "Words in order": of two points of a lane, how
-often the nearer one is nearer in the depth that the words of its pixel say after the fine stage, one half by chance.
+for the same number of steps; the first model goes through the coarse stage before that. The seed of a run sets the
+weights and the data order; all runs have the same drives and held-out drives. The recipe was tuned on the hybrid
+encoder. "Words in order" is measured after the fine stage: how often the depth that the words say is less at the nearer
+of two points of a lane, one half by chance.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import argparse
 import dataclasses
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -26,14 +28,12 @@ from torch.utils.data import DataLoader
 
 from benchmarks.unet import UNet
 from hybrid_encoder import HybridDepthConfig, HybridDepthModel
-from hybrid_encoder.data import SyntheticDrive, SyntheticLanes, SyntheticSequences, synthetic_batch
+from hybrid_encoder.data import SyntheticDrive, SyntheticLanes, SyntheticSequences, render_drives, synthetic_batch
 from hybrid_encoder.data.ordered import PatchBatch, collate
 from hybrid_encoder.evaluation import depth_metrics
-from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
-from hybrid_encoder.training.fine import FineStage, fine_model
-from hybrid_encoder.training.loop import seed_everything
-from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe, run
+from hybrid_encoder.training.fine import fine_model, fine_stage
+from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe, train_stage
 
 COARSE_HYBRID = "hybrid, with the coarse stage"
 WAYS = (
@@ -45,20 +45,18 @@ WAYS = (
     "ResNet-18 U-Net",
 )
 LANGUAGE_LOSS = 0.003
-FRAMES = 5
+NUM_FRAMES = 5  # of a drive
 HELD_OUT = range(1_000_000, 1_000_012)
 
 
 class Measured:
-    """Rendered drives, and what a model makes of the held-out ones."""
+    """Rendered drives to train on, and what is measured on held-out ones."""
 
     def __init__(self, drives: int, size: tuple[int, int], console: Console) -> None:
-        def render(seed: int) -> list[Any]:
-            return list(SyntheticDrive(seed=seed, num_frames=FRAMES, height=size[0], width=size[1]))
-
-        self.training = [render(seed) for seed in track(range(drives), "rendering drives", console=console)]
-        held_out = [SyntheticDrive(seed=s, num_frames=FRAMES, height=size[0], width=size[1]) for s in HELD_OUT]
-        self.frames = synthetic_batch(held_out, (0, FRAMES - 1))
+        show = partial(track, description="rendering drives", console=console)
+        self.training = render_drives(range(drives), NUM_FRAMES, size, show)
+        held_out = [SyntheticDrive(seed=s, num_frames=NUM_FRAMES, height=size[0], width=size[1]) for s in HELD_OUT]
+        self.frames = synthetic_batch(held_out, (0, NUM_FRAMES - 1))
         self.lanes = list(DataLoader(SyntheticLanes([list(d) for d in held_out]), 6, collate_fn=collate))
 
     @torch.no_grad()
@@ -74,7 +72,7 @@ class Measured:
 
 
 def _order_in_words(model: HybridDepthModel, batch: PatchBatch) -> float:
-    """How often the depth that the words of the pixels say is less at the nearer of two points of a lane."""
+    """Return how often the depth that the words say is less at the nearer of two points of a lane."""
     device = next(model.parameters()).device
     logits = model.encoder.forward_features(batch.images.to(device)).logits
     said = model.language_depth(logits).cpu()[batch.index]
@@ -86,7 +84,7 @@ def _order_in_words(model: HybridDepthModel, batch: PatchBatch) -> float:
 
 
 def build(way: str, preset: str, recipe: FineRecipe, source: Path | None) -> nn.Module:
-    """A model from random weights, or from the coarse stage's."""
+    """Return a model with random weights, or with those of the coarse stage."""
     if way == "ResNet-18 U-Net":
         config = HybridDepthConfig.preset(preset)
         return UNet(config.replace(decoder=dataclasses.replace(config.decoder, scales=recipe.scales)), 0.6)
@@ -100,11 +98,11 @@ def build(way: str, preset: str, recipe: FineRecipe, source: Path | None) -> nn.
 
 
 def train(way: str, seed: int, given: argparse.Namespace, measured: Measured) -> dict[str, float]:
-    """One run: what came out on held-out drives, with its seconds of training and its number of weights."""
+    """Train one model and return its numbers on held-out drives, its seconds of training and its number of weights."""
     coarse = dataclasses.replace(COARSE["small"], steps=given.coarse_steps)
     fine = dataclasses.replace(FINE["small"], steps=given.steps)
     options = {"seed": seed, "cpu": given.device == "cpu", "save_every": 10**9, "console": Console(quiet=True)}
-    seed_everything(seed)
+    set_seed(seed)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         source = None
@@ -115,18 +113,10 @@ def train(way: str, seed: int, given: argparse.Namespace, measured: Measured) ->
             if source is None:
                 raise SystemExit("stopped")
         model = build(way, given.preset, fine, source)
-        pose = PoseNetwork(fine.pose, channels=fine.pose_channels)
-        words = LANGUAGE_LOSS if model.encoder.prompts is not None else 0.0
-        stage = FineStage(
-            model, pose, fine.offsets, fine.automask, fine.smoothness, words, fine.levels, fine.refine
-        ).to(memory_format=torch.channels_last)
-        if isinstance(model, HybridDepthModel):
-            groups = model.parameter_groups(fine.lr)
-        else:
-            groups = [{"params": list(model.parameters()), "lr": fine.lr}]
-        groups.append({"params": list(pose.parameters()), "lr": fine.lr * fine.pose_lr})
+        stage = fine_stage(model, fine, LANGUAGE_LOSS if model.encoder.prompts is not None else 0.0)
+        groups = stage.parameter_groups(fine.lr, fine.pose_lr)
         items = SyntheticSequences(measured.training, fine.offsets, augment="flip")
-        if not run(stage, items, groups, fine, Path(folder) / "fine", **options):
+        if train_stage(stage, items, groups, fine, Path(folder) / "fine", **options) is None:
             raise SystemExit("stopped")
     numbers = measured(model)
     numbers["seconds"] = time.perf_counter() - start
@@ -135,7 +125,7 @@ def train(way: str, seed: int, given: argparse.Namespace, measured: Measured) ->
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> Table:
-    """Means with the spread (standard deviation) of the runs."""
+    """Return a table of means and standard deviations over the runs."""
 
     def cell(runs: list[dict[str, float]], name: str) -> str:
         values = [numbers[name] for numbers in runs if name in numbers]
@@ -157,10 +147,12 @@ def table(found: dict[str, list[dict[str, float]]]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
-    parser.add_argument("--steps", type=int, default=FINE["small"].steps, help="of the fine stage")
-    parser.add_argument("--coarse-steps", type=int, default=COARSE["small"].steps)
-    parser.add_argument("--drives", type=int, default=140)
-    parser.add_argument("--runs", type=int, default=3, help="seeds 0, 1, ... of every way")
+    parser.add_argument("--steps", type=int, default=FINE["small"].steps, help="optimizer steps of the fine stage")
+    parser.add_argument(
+        "--coarse-steps", type=int, default=COARSE["small"].steps, help="optimizer steps of the coarse stage"
+    )
+    parser.add_argument("--drives", type=int, default=140, help="synthetic drives to train on")
+    parser.add_argument("--runs", type=int, default=3, help="runs of every model, with seeds 0, 1, ...")
     parser.add_argument("--preset", default="tiny", help="towers: tiny, or paper on a GPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import timm
 import torch
@@ -78,6 +79,9 @@ class UNet(nn.Module):
         size = (images.shape[-2], images.shape[-1])
         outputs = self.decoder(self.encoder.forward_features(images).maps, size)
         return F.interpolate(outputs[min(outputs)], size, mode="bilinear", align_corners=False)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters()), "lr": lr}]
 
     def to_depth(self, disparity: Tensor) -> Tensor:
         low, high = 1 / self.config.max_depth, 1 / self.config.min_depth

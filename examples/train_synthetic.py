@@ -1,8 +1,8 @@
-"""Both stages of training on rendered drives, by library calls: what train-coarse and train-fine do.
+"""Both stages of training on rendered drives, from Python: what the commands train-coarse and train-fine do.
 
 python examples/train_synthetic.py --steps 20
 
-So few steps show how it goes, not a good model; without --steps the small recipe's own numbers hold.
+That few steps only show how it works; leave --steps out to train as long as the small recipe says.
 """
 
 from __future__ import annotations
@@ -12,27 +12,23 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from accelerate.utils import set_seed
 from rich.console import Console
 from torch.utils.data import DataLoader
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.data import SyntheticDrive, SyntheticFrame, SyntheticLanes, SyntheticSequences, collate
+from hybrid_encoder.data import SyntheticFrame, SyntheticLanes, SyntheticSequences, collate, render_drives
 from hybrid_encoder.evaluation import depth_metrics
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from hybrid_encoder.training.fine import fine_model, train_fine
-from hybrid_encoder.training.loop import seed_everything
 from hybrid_encoder.training.recipes import COARSE, FINE
 
-HELD_OUT = 1_000_000  # a seed far from those that are fitted
-
-
-def render(seeds: range, size: tuple[int, int]) -> list[list[SyntheticFrame]]:
-    """Drives of eight frames, held in memory."""
-    return [list(SyntheticDrive(seed=s, num_frames=8, height=size[0], width=size[1])) for s in seeds]
+HELD_OUT = 1_000_000  # a seed far from those of the training drives
+NUM_FRAMES = 8  # of a drive
 
 
 def abs_rel(weights: Path, frames: list[SyntheticFrame]) -> float:
-    """Median-scaled error of the depth, the mean over frames."""
+    """Return the error of median-scaled depth, the mean over frames."""
     model = HybridDepthModel.from_pretrained(weights)
     found = []
     for frame in frames:
@@ -44,20 +40,21 @@ def abs_rel(weights: Path, frames: list[SyntheticFrame]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/example"), help="an empty or a new folder")
-    parser.add_argument("--steps", type=int, help="of each stage; by default the recipe's")
-    parser.add_argument("--drives", type=int, default=20)
-    parser.add_argument("--size", default="96x320", help="HEIGHTxWIDTH")
+    parser.add_argument("--output", type=Path, default=Path("runs/example"), help="a new or an empty folder")
+    parser.add_argument("--steps", type=int, help="optimizer steps of each stage; by default the recipe's")
+    parser.add_argument("--drives", type=int, default=20, help="synthetic drives to train on")
+    parser.add_argument("--size", default="96x320", help="HEIGHTxWIDTH of the images")
     options = parser.parse_args()
     height, width = map(int, options.size.split("x"))
     steps = {} if options.steps is None else {"steps": options.steps}
     coarse = dataclasses.replace(COARSE["small"], size=(height, width), **steps)
     fine = dataclasses.replace(FINE["small"], size=(height, width), **steps)
-    drives, held_out = render(range(options.drives), coarse.size), render(range(HELD_OUT, HELD_OUT + 1), coarse.size)
+    drives = render_drives(range(options.drives), NUM_FRAMES, coarse.size)
+    held_out = render_drives([HELD_OUT], NUM_FRAMES, coarse.size)
     console = Console()
-    seed_everything(0)
+    set_seed(0)
 
-    # Coarse: points along lanes, in the order of the words.
+    # Coarse: points along lanes, in the order of their depth, by words.
     encoder = coarse_encoder("tiny", coarse, pretrained=False)
     train_coarse(encoder, SyntheticLanes(drives, flip=True), options.output / "coarse", coarse, console=console)
     batches = DataLoader(SyntheticLanes(held_out), batch_size=4, collate_fn=collate)
@@ -68,7 +65,7 @@ def main() -> None:
     model = fine_model(options.output / "coarse" / "final", fine, prompts=16)
     frames = SyntheticSequences(drives, fine.offsets, augment=True)
     final = train_fine(model, frames, options.output / "fine", fine, console=console)
-    if final is not None:  # None: SIGTERM came; the same call with resume=True goes on
+    if final is not None:  # None: SIGTERM came; the same call with resume=True continues
         print(f"abs_rel, held out: {abs_rel(final, held_out[0]):.3f} (median-scaled)")
         print(f"weights -> {final}")
 

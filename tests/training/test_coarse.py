@@ -1,4 +1,4 @@
-"""The coarse stage on the tiny preset: what it minimises, what it learns, what it leaves."""
+"""The coarse stage on the tiny preset: what it minimises, what it learns, and the files it writes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_training_lowers_the_loss_and_puts_the_lanes_in_order(
     assert "20 steps" in (done / "README.md").read_text()
 
 
-def test_a_frozen_spatial_tower_stays_bit_for_bit_while_the_rest_moves(lanes: SyntheticLanes, tmp_path: Path) -> None:
+def test_a_frozen_spatial_tower_does_not_change_while_the_rest_trains(lanes: SyntheticLanes, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, steps=3, freeze_spatial=True)
     encoder = _encoder(recipe)
     before = copy.deepcopy(encoder.state_dict())
@@ -128,7 +128,7 @@ def _split(batch: PatchBatch, start: int, stop: int) -> list[Any]:
     return [OrderedPatches(batch.images[i], batch.points[batch.index == i]) for i in range(start, stop)]
 
 
-def test_a_batch_without_lanes_costs_nothing_and_still_goes_back(encoder: HybridDepthEncoder) -> None:
+def test_a_batch_without_lanes_has_no_loss_and_zero_gradients(encoder: HybridDepthEncoder) -> None:
     empty = PatchBatch(torch.rand(2, 3, *SIZE), torch.zeros(0, 7, 2), torch.zeros(0, dtype=torch.long))
     losses = _stage(encoder).train()(empty)
     assert losses["loss"].item() == losses["ranking"].item() == losses["contrastive"].item() == 0
@@ -143,7 +143,7 @@ def test_an_encoder_without_prompts_is_refused() -> None:
         CoarseStage(HybridDepthEncoder(config, pretrained=False))
 
 
-def test_a_preset_gets_imagenets_normalisation_and_the_words(
+def test_a_preset_gets_the_normalisation_of_imagenet_and_the_words(
     encoder: HybridDepthEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert encoder.prompts is not None and encoder.prompts.tokens is None and encoder.prompts.num_prompts == 7
@@ -163,7 +163,7 @@ def test_a_preset_gets_imagenets_normalisation_and_the_words(
     assert built[0].prompts == PromptConfig(words=DEPTH_WORDS)
 
 
-def test_a_checkpoint_is_gone_on_with_and_one_that_forgot_the_words_is_refused(
+def test_a_checkpoint_is_trained_further_and_one_without_the_words_is_refused(
     encoder: HybridDepthEncoder, tmp_path: Path, images: Tensor
 ) -> None:
     encoder.save_pretrained(tmp_path / "words")

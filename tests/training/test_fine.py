@@ -1,4 +1,4 @@
-"""The fine stage: its geometry on drives whose truth is known, what it starts from, what it leaves."""
+"""The fine stage: its geometry on drives with known truth, what it starts from, and the files it writes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from hybrid_encoder import (
 )
 from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.data import Frames, SyntheticDrive, SyntheticSequences
-from hybrid_encoder.geometry.pose import ClassTokenPoseHead, pose_matrix
+from hybrid_encoder.geometry.camera import warp
+from hybrid_encoder.geometry.pose import pose_matrix
 from hybrid_encoder.language import DepthPrompts, bin_centers
 from hybrid_encoder.losses import pixel_language_loss
-from hybrid_encoder.losses.photometric import warp
 from hybrid_encoder.models.encoder import HybridFeatures
-from hybrid_encoder.models.pose_network import PoseNetwork
+from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork
 from hybrid_encoder.training.fine import FineStage, fine_model, shrink, train_fine
 from hybrid_encoder.training.recipes import FineRecipe
 
@@ -44,7 +44,7 @@ RECIPE = FineRecipe(1e-3, 0.01, 2, steps=2, pose="test_resnet", pose_channels=16
 
 
 class Known(nn.Module):
-    """Stands for a model and for a pose network: looks frames up and says what is true of them."""
+    """Stands in for a model and a pose network: finds the frame that it is given and returns its truth."""
 
     config = HybridDepthConfig.preset("tiny")
     to_depth = HybridDepthModel.to_depth
@@ -86,7 +86,7 @@ class Known(nn.Module):
 
 
 def as_seen(images: Tensor) -> Tensor:
-    """A change of colours: what networks see is not what views are compared by."""
+    """Change the colours: the images that networks see are not those that views are compared by."""
     return 1 - images
 
 
@@ -235,7 +235,7 @@ def test_the_language_loss_is_added_with_its_weight(tiny_model: HybridDepthModel
     torch.testing.assert_close(worded["loss"] - plain["loss"], 0.3 * expected, atol=1e-5, rtol=1e-4)
 
 
-def test_what_cannot_be_is_named(tiny_model: HybridDepthModel) -> None:
+def test_wrong_input_is_refused(tiny_model: HybridDepthModel) -> None:
     config = tiny_model.config
     with pytest.raises(InputError, match=r"images are \(4, 2, 3, 48, 96\); \(B, 3, 3, H, W\) is needed.*\(-1, 1\)"):
         FineStage(tiny_model)(_batch(offsets=(1,)))
@@ -309,7 +309,7 @@ def test_a_whole_model_keeps_its_decoder(tmp_path: Path) -> None:
         fine_model(tmp_path, RECIPE, prompts=8)
 
 
-def test_learned_prompts_take_over_from_the_words(words: Path) -> None:
+def test_learned_prompts_start_from_the_words(words: Path) -> None:
     before = HybridDepthEncoder.from_pretrained(words)
     torch.manual_seed(4)
     model = fine_model(words, RECIPE, prompts=16)
@@ -330,13 +330,13 @@ def test_learned_prompts_take_over_from_the_words(words: Path) -> None:
         assert model(torch.rand(1, 3, 48, 96)).isfinite().all()
 
 
-def test_a_source_that_is_not_there_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"gone\.ckpt is no file or folder"):
+def test_a_source_that_does_not_exist_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"gone\.ckpt is neither a file or folder nor a Hub id"):
         fine_model("gone.ckpt", RECIPE)
 
 
 @pytest.mark.parametrize("start", [0.3, 0.6, 5.0])
-def test_an_untrained_decoder_says_the_depth_it_is_told_to(start: float) -> None:
+def test_an_untrained_decoder_predicts_the_starting_depth(start: float) -> None:
     torch.manual_seed(5)
     model = fine_model("tiny", dataclasses.replace(RECIPE, start_depth=start), pretrained=False).eval()
     with torch.no_grad():
@@ -349,7 +349,7 @@ def test_an_untrained_decoder_says_the_depth_it_is_told_to(start: float) -> None
 
 
 @pytest.mark.parametrize("pose", ["test_resnet", "class_token"])
-def test_a_run_leaves_a_model_that_says_the_same(tmp_path: Path, pose: str) -> None:
+def test_a_run_saves_a_model_that_predicts_the_same(tmp_path: Path, pose: str) -> None:
     drives = [SyntheticDrive(seed=seed, num_frames=4, height=48, width=96) for seed in (0, 1)]
     items = SyntheticSequences([list(drive) for drive in drives], augment=True)
     recipe = dataclasses.replace(RECIPE, pose=pose)

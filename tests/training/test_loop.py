@@ -1,4 +1,4 @@
-"""The loop on a small regression: going on exactly, ending cleanly, stopping at nonsense."""
+"""The loop on a small regression: exact resuming, clean stopping, and losses that are not finite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hybrid_encoder import ConfigError
-from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, find_checkpoint, train
+from hybrid_encoder.training.checkpointing import newest_checkpoint
+from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, train
 
 
 class Numbers(Dataset[tuple[Tensor, Tensor]]):
@@ -71,7 +72,7 @@ def _run(
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("stop", [5, 10, 13])
-def test_a_resumed_run_goes_on_exactly(tmp_path: Path, workers: int, stop: int) -> None:
+def test_a_resumed_run_takes_the_same_steps(tmp_path: Path, workers: int, stop: int) -> None:
     # Epochs have five steps: in the middle of one, and at its end.
     whole = _run(tmp_path / "whole", 17, workers=workers)
     first = _run(tmp_path / "parts", stop, workers=workers)
@@ -80,7 +81,7 @@ def test_a_resumed_run_goes_on_exactly(tmp_path: Path, workers: int, stop: int) 
     assert len(set(whole)) == 17
 
 
-def test_workers_and_the_model_change_no_item(tmp_path: Path) -> None:
+def test_items_do_not_depend_on_workers_or_the_model(tmp_path: Path) -> None:
     assert _run(tmp_path / "one", 7, workers=1) == _run(tmp_path / "none", 7)
 
 
@@ -96,12 +97,12 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert np.mean(losses[-10:]) < 0.2 * np.mean(losses[:10])
 
 
-def test_two_checkpoints_are_kept_and_no_half_one_counts(tmp_path: Path) -> None:
+def test_two_checkpoints_are_kept_and_an_incomplete_one_is_ignored(tmp_path: Path) -> None:
     _run(tmp_path, 17)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_00000015", "step_00000017"]
     (tmp_path / "checkpoints" / ".step_00000099.partial").mkdir()
-    newest = find_checkpoint(tmp_path)
+    newest = newest_checkpoint(tmp_path)
     assert newest is not None and newest.name == "step_00000017"
 
 
@@ -138,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_batch(tmp_path: P
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005"]
 
 
-def test_what_cannot_be_is_named(tmp_path: Path) -> None:
+def test_invalid_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no checkpoint to resume"):
         _run(tmp_path, 5, resume=True)
     _run(tmp_path, 5)
@@ -148,6 +149,8 @@ def test_what_cannot_be_is_named(tmp_path: Path) -> None:
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
         ({"precision": "int8"}, "is 'int8'"),
+        ({"seed": -1}, "seed is -1; it must be from 0"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be from 0 to 4294967295"),
     ):
         with pytest.raises(ConfigError, match=message):
             LoopConfig(**{"steps": 1, "batch_size": 1, **settings})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Several processes train as one with all their batches together would; run as a script, this file is one of them."""
+"""Several processes train as one would on all their batches together; as a script, this file is one of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEPS, ITEMS, SECONDS = 3, 4, 240  # ITEMS a step in all: half as many for each 
 
 
 class Lanes(Dataset[OrderedPatches]):
-    """Pictures with no, one, two ... lanes: a mean over lanes is no mean of the processes' means."""
+    """Images with no, one, two ... lanes: the mean over lanes is not the mean of the processes' means."""
 
     def __len__(self) -> int:
         return 12
@@ -44,7 +44,7 @@ class Lanes(Dataset[OrderedPatches]):
 
 
 class Balanced(CoarseStage):
-    """The ranking loss is in the hundreds here, and would hide what is wrong with the contrastive one."""
+    """Scale the ranking loss down: it is in the hundreds here, and would hide an error of the contrastive one."""
 
     def compare(self, batch: PatchBatch) -> CoarseLoss:
         parts = super().compare(batch)

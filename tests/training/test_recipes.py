@@ -1,4 +1,4 @@
-"""How long and how fast: the numbers of the recipes, what a run may be gone on with, and that it goes on exactly."""
+"""The numbers of the recipes, which settings a resumed run may have, and that it resumes exactly."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from hybrid_encoder import ConfigError
@@ -23,8 +24,8 @@ from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.data import SyntheticDrive, SyntheticLanes
 from hybrid_encoder.training import recipes
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, train_coarse
-from hybrid_encoder.training.loop import Stage, seed_everything
-from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, Recipe, run
+from hybrid_encoder.training.loop import Stage
+from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, StageRecipe, train_stage
 
 STEPS, SAVE_EVERY = 9, 3
 
@@ -40,7 +41,7 @@ def test_the_published_numbers() -> None:
     assert (fine.lr, fine.batch_size, fine.epochs, fine.schedule) == (1e-4, 16, 30, "steps")
     assert (fine.pose, fine.offsets, fine.automask, fine.levels) == ("resnet18", (-1, 1), True, (0,))
     # A tenth of the rate after 15 of the 30 epochs.
-    steps = fine.count(1609)
+    steps = fine.num_steps(1609)
     rates = _rates(fine, steps)
     epoch = steps // 30
     assert epoch == 1609 // 16
@@ -48,28 +49,26 @@ def test_the_published_numbers() -> None:
     assert set(rates[: 15 * epoch]) == {1e-4} and rates[-1] == pytest.approx(1e-5)
 
 
-def test_steps_follow_from_epochs_items_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    recipe = Recipe(1e-3, 0.0, 6, epochs=20)
-    assert recipe.count(3626) == 20 * 604, "an incomplete last batch is left out"
-    assert recipe.count(5) == 20
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert recipe.count(3626) == 20 * 151
-    assert dataclasses.replace(recipe, steps=7).count(3626) == 7, "steps come first"
+def test_steps_follow_from_epochs_items_and_processes() -> None:
+    recipe = StageRecipe(1e-3, 0.0, 6, epochs=20)
+    assert recipe.num_steps(3626) == 20 * 604, "an incomplete last batch is left out"
+    assert recipe.num_steps(5) == 20
+    assert recipe.num_steps(3626, num_processes=4) == 20 * 151
+    assert dataclasses.replace(recipe, steps=7).num_steps(3626, num_processes=4) == 7, "steps come first"
 
 
-def test_what_cannot_be_is_named() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="epochs is 0 and steps 0; one of them must be at least 1"):
-        Recipe(1e-3, 0.0, 6)
+        StageRecipe(1e-3, 0.0, 6)
     with pytest.raises(ConfigError, match="lr is -1; it must be above 0"):
-        Recipe(-1, 0.0, 6, steps=1)
+        StageRecipe(-1, 0.0, 6, steps=1)
     with pytest.raises(ConfigError, match="lr is nan"):
-        Recipe(math.nan, 0.0, 6, steps=1)
+        StageRecipe(math.nan, 0.0, 6, steps=1)
     with pytest.raises(ConfigError, match="batch_size is 0"):
-        Recipe(1e-3, 0.0, 0, steps=1)
+        StageRecipe(1e-3, 0.0, 0, steps=1)
 
 
-def _rates(recipe: Recipe, steps: int, group: dict[str, Any] | None = None) -> list[float]:
+def _rates(recipe: StageRecipe, steps: int, group: dict[str, Any] | None = None) -> list[float]:
     """The rate of every step."""
     groups = [{"name": "rest", "params": [nn.Parameter(torch.ones(1))], "lr": recipe.lr}]
     if group is not None:
@@ -86,7 +85,7 @@ def _rates(recipe: Recipe, steps: int, group: dict[str, Any] | None = None) -> l
 
 @pytest.mark.parametrize("warm_up", [0.1, 0.3])
 def test_one_cycle_rises_to_the_rate_at_its_warm_up_and_falls_to_nothing(warm_up: float) -> None:
-    recipe = Recipe(2e-3, 0.0, 1, epochs=1, warm_up=warm_up)
+    recipe = StageRecipe(2e-3, 0.0, 1, epochs=1, warm_up=warm_up)
     rates = _rates(recipe, 100)
     peak = rates.index(max(rates))
     assert abs(peak - 100 * warm_up) <= 1 and rates[peak] == pytest.approx(2e-3, rel=1e-2)
@@ -98,7 +97,7 @@ def test_one_cycle_rises_to_the_rate_at_its_warm_up_and_falls_to_nothing(warm_up
 
 
 def test_steps_fall_by_ten() -> None:
-    recipe = Recipe(1.0, 0.0, 1, steps=30, schedule="steps", drop=1 / 3)
+    recipe = StageRecipe(1.0, 0.0, 1, steps=30, schedule="steps", drop=1 / 3)
     assert _rates(recipe, 30) == pytest.approx([1.0] * 10 + [0.1] * 10 + [0.01] * 10)
     assert _rates(dataclasses.replace(recipe, drop=0.001), 3) == pytest.approx([1.0, 0.1, 0.01])
 
@@ -115,17 +114,17 @@ class Line(Stage):
         return {"loss": (self.weight - batch).square().mean()}
 
 
-def _line(folder: Path, recipe: Recipe, **options: Any) -> tuple[bool, Line]:
+def _line(folder: Path, recipe: StageRecipe, **options: Any) -> tuple[int | None, Line]:
     stage = Line()
     items: Any = [torch.tensor(float(i)) for i in range(10)]
     groups = [{"name": "line", "params": list(stage.parameters()), "lr": recipe.lr}]
-    return run(stage, items, groups, recipe, folder, cpu=True, **options), stage
+    return train_stage(stage, items, groups, recipe, folder, cpu=True, **options), stage
 
 
-def test_a_run_says_what_it_is_made_of(tmp_path: Path) -> None:
+def test_a_run_describes_itself(tmp_path: Path) -> None:
     recipe = CoarseRecipe(1e-2, 0.1, 2, epochs=2)
-    ended, stage = _line(tmp_path / "run", recipe, described={"data": "numbers", "depths": None}, seed=5)
-    assert ended and stage.weight.item() != 0
+    num_steps, stage = _line(tmp_path / "run", recipe, described={"data": "numbers", "depths": None}, seed=5)
+    assert num_steps == 10 and stage.weight.item() != 0
     said = json.loads((tmp_path / "run" / "run.json").read_text())
     assert said == {
         **json.loads(json.dumps(dataclasses.asdict(recipe))),
@@ -159,7 +158,7 @@ def test_a_resumed_run_keeps_its_settings(
     with pytest.raises(ConfigError, match=says):
         _line(tmp_path, dataclasses.replace(recipe, **changes), **{**same, **options}, resume=True)
     assert (tmp_path / "run.json").read_bytes() == before
-    assert _line(tmp_path, recipe, **same, resume=True)[0], "the same settings are welcome"
+    assert _line(tmp_path, recipe, **same, resume=True)[0] == 4, "the same settings are accepted"
 
 
 def test_a_folder_that_holds_a_run_keeps_its_description(tmp_path: Path) -> None:
@@ -171,11 +170,11 @@ def test_a_folder_that_holds_a_run_keeps_its_description(tmp_path: Path) -> None
         _line(tmp_path / "empty", CoarseRecipe(5e-2, 0.1, 2, steps=4), resume=True)
 
 
-# -- a real stage, killed ----------------------------------------------------------------------------------
+# -- a real stage that is killed ----------------------------------------------------------------------------------
 
 
 def coarse_run(folder: Path, kill_at: int | None = None, resume: bool = False) -> list[float]:
-    """The losses of a run on tiny pictures, which ends with its process at one of its steps."""
+    """Return the losses of a run on small images; it kills its process at step ``kill_at``."""
     recipe = dataclasses.replace(COARSE["small"], size=(48, 96), steps=STEPS, batch_size=2)
     drives = [list(SyntheticDrive(seed=seed, num_frames=4, height=48, width=96)) for seed in range(2)]
     losses: list[float] = []
@@ -190,7 +189,7 @@ def coarse_run(folder: Path, kill_at: int | None = None, resume: bool = False) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "train", lambda *a, **k: losses.extend(plain_train(*a, **k)))
         patch.setattr(CoarseStage, "forward", forward)
-        seed_everything(3 + resume)  # what a resumed run starts from is not what it goes on with
+        set_seed(3 + resume)  # weights that a resumed run starts from are replaced by those of its checkpoint
         encoder = coarse_encoder("tiny", recipe, pretrained=False)
         items = SyntheticLanes(drives, flip=True)
         train_coarse(encoder, items, folder, recipe, resume=resume, save_every=SAVE_EVERY, cpu=True)
@@ -198,7 +197,7 @@ def coarse_run(folder: Path, kill_at: int | None = None, resume: bool = False) -
 
 
 @pytest.mark.slow
-def test_a_killed_coarse_run_goes_on_exactly(tmp_path: Path) -> None:
+def test_a_killed_coarse_run_is_resumed_exactly(tmp_path: Path) -> None:
     whole = coarse_run(tmp_path / "whole")
     assert len(set(whole)) == STEPS
     step = random.Random(20).randint(SAVE_EVERY + 2, STEPS)

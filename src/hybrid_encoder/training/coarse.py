@@ -1,4 +1,4 @@
-"""The coarse stage: patches along lanes, put in order by depth words.
+"""The coarse stage: the encoder learns to put patches along lanes in the order of their depth, by depth words.
 
 Source: Hybrid-depth, ICCV 2025, its stage 1.
 """
@@ -17,19 +17,19 @@ from torch.utils.data import Dataset
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.data.ordered import PatchBatch, collate
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.losses import CoarseLoss, CoarsePatchLoss, Sampling, patch_order_accuracy
+from hybrid_encoder.losses.coarse import CoarseLoss, CoarsePatchLoss, Sampling, patch_order_accuracy
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.training.loop import Stage
-from hybrid_encoder.training.parallel import share_of
-from hybrid_encoder.training.recipes import CoarseRecipe, run, writes
+from hybrid_encoder.training.parallel import is_main_process, share_of
+from hybrid_encoder.training.recipes import CoarseRecipe, train_stage
 
 
 class CoarseStage(Stage):
-    """Trains an encoder on batches of ordered patches (:class:`hybrid_encoder.data.PatchBatch`).
+    """Train an encoder on batches of ordered patches (:class:`hybrid_encoder.data.ordered.PatchBatch`).
 
     Args:
         encoder: with as many prompts as a lane has points.
-        two_sided, sampling, box: of :class:`hybrid_encoder.losses.CoarsePatchLoss`.
+        two_sided, sampling, box: of :class:`hybrid_encoder.losses.coarse.CoarsePatchLoss`.
 
     Raises:
         ConfigError: an encoder without prompts.
@@ -45,9 +45,14 @@ class CoarseStage(Stage):
         self.criterion = CoarsePatchLoss(two_sided, sampling, box)
 
     def forward(self, batch: PatchBatch) -> dict[str, Tensor]:
-        """``loss`` = ``ranking`` + ``contrastive``, and ``order``, the share of pairs that the words put in order."""
+        """Return the losses of a batch.
+
+        Returns:
+            ``loss``, the sum of ``ranking`` and ``contrastive``, and ``order``, the share of pairs of patches that the
+            words put in the right order; all scalars.
+        """
         parts = self.compare(batch)
-        # Ranking is a mean over images, of which every process has as many; contrastive is one over lanes.
+        # Ranking is a mean over images, and every process has as many; contrastive is a mean over lanes.
         contrastive = parts.contrastive * share_of(len(batch.points), parts.contrastive.device)
         order = torch.tensor(patch_order_accuracy(parts.logits.detach()))
         return {
@@ -58,7 +63,7 @@ class CoarseStage(Stage):
         }
 
     def compare(self, batch: PatchBatch) -> CoarseLoss:
-        """The loss and its parts, with the logits of patches against prompts."""
+        """Return the loss and its parts, with the logits of patches against prompts."""
         features = self.encoder.forward_features(batch.images)
         assert features.prompt_embeddings is not None  # an encoder with prompts
         size = (batch.images.shape[-2], batch.images.shape[-1])
@@ -68,10 +73,12 @@ class CoarseStage(Stage):
 
 @torch.no_grad()
 def order_accuracy(stage: CoarseStage, batches: Iterable[PatchBatch]) -> float:
-    """How often the nearer of two patches is said to be nearer in words, over batches of ordered patches.
+    """Return how often the words put two patches in the right order, over batches of ordered patches.
+
+    The stage is compared in evaluation mode and left in the mode it was in.
 
     Returns:
-        In [0, 1], one half by chance; NaN without a lane.
+        A share of all pairs, in [0, 1]; one half by chance, NaN without a lane.
     """
     was_training = stage.training
     stage.eval()
@@ -87,15 +94,15 @@ def order_accuracy(stage: CoarseStage, batches: Iterable[PatchBatch]) -> float:
 
 
 def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = True) -> HybridDepthEncoder:
-    """An encoder with the recipe's words for prompts, as the coarse stage starts from it.
+    """Return the encoder that the coarse stage starts from, with the recipe's words as prompts.
 
     Args:
         source: a preset, built anew with ImageNet's normalisation (as published for this stage); or a checkpoint.
-        recipe: says the words.
-        pretrained: a preset starts from the public CLIP and DINO weights.
+        recipe: gives the words.
+        pretrained: start a preset from the public CLIP and DINO weights.
 
     Raises:
-        CheckpointError, ConfigError: a checkpoint that is not found, or has not kept the words.
+        CheckpointError, ConfigError: a checkpoint that is not found, or has not kept the embeddings of the words.
     """
     if str(source) not in PRESETS:
         encoder = HybridDepthEncoder.from_pretrained(source)
@@ -114,14 +121,14 @@ def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = 
 def train_coarse(
     encoder: HybridDepthEncoder, items: Dataset[Any], folder: str | Path, recipe: CoarseRecipe, **options: Any
 ) -> Path | None:
-    """The coarse stage from its first step to weights in the Hub layout.
+    """Run the coarse stage from its first step to weights in this library's layout.
 
     Args:
         encoder: trained in place.
-        items: of ordered patches: ``TuSimpleLanes``, ``OrderedDepth``, ``SyntheticLanes``.
-        folder: of the run; the weights come into its ``final``.
-        recipe: how.
-        options: of :func:`hybrid_encoder.training.recipes.run`.
+        items: ordered patches, from ``TuSimpleLanes``, ``OrderedDepth`` or ``SyntheticLanes``.
+        folder: of the run; the weights are saved into its ``final``.
+        recipe: how long, how fast and with which settings.
+        options: of :func:`hybrid_encoder.training.recipes.train_stage`.
 
     Returns:
         The folder of the weights; None where the run was stopped before its end.
@@ -131,10 +138,11 @@ def train_coarse(
     if recipe.freeze_spatial:
         encoder.set_trainable(spatial=False)
     groups = encoder.parameter_groups(recipe.lr)
-    if not run(stage, items, groups, recipe, folder, collate=collate, **options):
+    num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate, **options)
+    if num_steps is None:
         return None
     encoder.eval()
-    if writes():
-        notes = f"The coarse stage of Hybrid-depth: {recipe.count(len(items))} steps of patches in the order of depth."  # type: ignore[arg-type]
+    if is_main_process():
+        notes = f"The coarse stage of Hybrid-depth: {num_steps} steps of patches in the order of depth."
         encoder.save_pretrained(folder / "final", notes=notes)
     return folder / "final"

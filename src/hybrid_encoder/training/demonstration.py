@@ -6,10 +6,13 @@ import dataclasses
 import signal
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -18,28 +21,64 @@ from torch.utils.data import DataLoader
 from hybrid_encoder.data.images import colorize, contact_sheet, to_pixels, write_png
 from hybrid_encoder.data.ordered import collate
 from hybrid_encoder.data.sequences import SyntheticSequences
-from hybrid_encoder.data.synthetic import SyntheticDrive, synthetic_batch
+from hybrid_encoder.data.synthetic.drive import SyntheticDrive, SyntheticFrame, render_drives, synthetic_batch
 from hybrid_encoder.data.tusimple import SyntheticLanes
 from hybrid_encoder.evaluation.metrics import depth_metrics
 from hybrid_encoder.models.depth import HybridDepthModel
+from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from hybrid_encoder.training.fine import fine_model, train_fine
-from hybrid_encoder.training.loop import seed_everything
-from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe
+from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
 
-FRAMES = 5  # of a drive
-MAX_DEPTH = 80.0
+NUM_FRAMES = 5  # of a drive
+MAX_DEPTH = 80.0  # metres; evaluation ignores what is farther away
 LANGUAGE_LOSS = 0.003
 HELD_OUT_SEED = 1_000_000  # far from any seed that is trained on
-HELD_OUT = 6
+NUM_HELD_OUT = 6
 NOTES = """\
 Made by `hybrid-encoder demo --coarse-steps {coarse_steps} --fine-steps {fine_steps} --drives {drives} --seed {seed}
 --save FOLDER`: the tiny preset, from random weights, on {drives} synthetic ray-cast drives ({height} x {width}, five
 frames each). First the coarse stage: points along lanes, ordered by words. Then the fine stage: view synthesis from
-neighbouring frames with a pose network, and the pixel-language loss; no depth label. No real picture was seen. On six
-held-out drives the nearer of two lane points was said to be nearer in words in {order_before:.3f} of the pairs before
-the coarse stage and {order_after:.3f} after it, and the median-scaled abs_rel of depth went from {before:.3f} to
-{after:.3f}. Meant for trying things out, not for real scenes."""
+neighbouring frames with a pose network, and the pixel-language loss; no depth label. No real image was seen. On six
+held-out drives the words put two lane points in the right order in {order_before:.3f} of the pairs before the coarse
+stage and in {order_after:.3f} after it, and the median-scaled abs_rel of depth went from {before:.3f} to {after:.3f}.
+Meant for trying things out, not for real scenes."""
+
+
+class HeldOut:
+    """Drives that no stage trains on, and what is measured on them."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        height, width = size
+        seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + NUM_HELD_OUT)
+        drives = [SyntheticDrive(seed, NUM_FRAMES, height, width) for seed in seeds]
+        lanes = SyntheticLanes([list(drive) for drive in drives])
+        self.lanes = list(DataLoader(lanes, batch_size=6, collate_fn=collate))
+        self.frames = synthetic_batch(drives, (0, NUM_FRAMES - 1))
+
+    def order_accuracy(self, encoder: HybridDepthEncoder, recipe: CoarseRecipe) -> float:
+        """Return how often the words put two lane points in the right order."""
+        return order_accuracy(CoarseStage(encoder, recipe.two_sided, recipe.sampling, recipe.box), self.lanes)
+
+    def predict(self, model: HybridDepthModel) -> Tensor:
+        """Return the disparity of all frames, (B, 1, H, W), on the CPU."""
+        return torch.cat([model.infer(image[None]).disparity.cpu() for image in self.frames.images])
+
+    def abs_rel(self, model: HybridDepthModel, disparity: Tensor) -> float:
+        """Return the error of median-scaled depth."""
+        depth, frames = model.to_depth(disparity), self.frames
+        return depth_metrics(depth, frames.depth, frames.valid, median_scaling=True, max_depth=MAX_DEPTH).abs_rel
+
+    def sheet(self, model: HybridDepthModel, disparity: Tensor) -> Any:
+        """Return an image that shows a few frames with their disparity: the true one, the model's, and the words'."""
+        frames, words = self.frames, _language_disparity(model, self.frames.images)
+        rows = []
+        for index in range(0, 2 * NUM_HELD_OUT, 3):
+            truth = torch.where(frames.valid[index], 1 / frames.depth[index], 0.0)[0]
+            # Each map on its own scale: disparity here is known up to a factor.
+            maps = [colorize(x, low=0.0) for x in (truth, disparity[index, 0], words[index, 0])]
+            rows.append([to_pixels(frames.images[index]), *maps])
+        return contact_sheet(rows, ("held-out frame", "true disparity", "disparity", "what the words say"))
 
 
 def run_demo(
@@ -53,83 +92,78 @@ def run_demo(
     cpu: bool,
     console: Console,
 ) -> dict[str, float]:
-    """Both stages, what they changed, and a picture of it.
+    """Train both stages and show what each of them changed.
+
+    Args:
+        output: the PNG file to write.
+        coarse_steps, fine_steps: optimizer steps of the stages.
+        drives: how many drives to train on.
+        seed: of the weights, the drives and the data order.
+        save: folder for the weights, in half precision; None keeps none.
+        cpu: train on the CPU even where there is an accelerator.
+        console: where progress is shown.
 
     Returns:
-        ``order_before`` and ``order_after`` the coarse stage (patch-order accuracy), ``before`` and ``after`` the fine
-        stage (abs_rel of median-scaled depth), all on held-out drives.
+        On held-out drives, the order accuracy as ``order_before`` and ``order_after`` the coarse stage, and the abs_rel
+        of median-scaled depth as ``before`` and ``after`` the fine stage.
     """
     start = time.monotonic()
+    say = partial(console.print, highlight=False)
     coarse = dataclasses.replace(COARSE["small"], steps=coarse_steps)
     fine = dataclasses.replace(FINE["small"], steps=fine_steps)
     seeds = range(seed * 10_000, seed * 10_000 + drives)
-    training = [list(_drive(s, fine)) for s in track(seeds, "rendering drives", console=console)]
-    held_out = [_drive(HELD_OUT_SEED + s, fine) for s in range(HELD_OUT)]
-    lanes = list(DataLoader(SyntheticLanes([list(drive) for drive in held_out]), 6, collate_fn=collate))
-    frames = synthetic_batch(held_out, (0, FRAMES - 1))
-    numbers: dict[str, float] = {}
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False)
-
-    def measure(model: HybridDepthModel) -> tuple[Tensor, float]:
-        disparity = torch.cat([model.infer(image[None]).disparity.cpu() for image in frames.images])
-        metrics = depth_metrics(
-            model.to_depth(disparity), frames.depth, frames.valid, median_scaling=True, max_depth=MAX_DEPTH
-        )
-        return disparity, metrics.abs_rel
-
+    show = partial(track, description="rendering drives", console=console)
+    training = render_drives(seeds, NUM_FRAMES, fine.size, show)
+    held_out = HeldOut(fine.size)
+    options = {"seed": seed, "cpu": cpu, "save_every": 1_000_000, "console": console}
     with tempfile.TemporaryDirectory() as runs:
-        options = {"seed": seed, "cpu": cpu, "save_every": 1_000_000, "console": console}
-        seed_everything(seed)
-        encoder = coarse_encoder("tiny", coarse, pretrained=False)
-        stage = CoarseStage(encoder, coarse.two_sided, coarse.sampling, coarse.box)
-        numbers["order_before"] = order_accuracy(stage, lanes)
         say(f"coarse stage: {coarse_steps} steps of lane points in the order of depth words")
-        lanes_to_learn = SyntheticLanes(training, flip=True)
-        _ended(train_coarse(encoder, lanes_to_learn, Path(runs) / "coarse", coarse, **options))
-        numbers["order_after"] = order_accuracy(stage, lanes)
-        say(f"  nearer is said to be nearer: {numbers['order_before']:.3f} -> {numbers['order_after']:.3f}")
-
-        model = fine_model(Path(runs) / "coarse" / "final", fine)
-        numbers["before"] = measure(model)[1]
+        weights, order = _coarse(training, held_out, Path(runs) / "coarse", coarse, options)
+        say(f"  pairs in the right order: {order['order_before']:.3f} -> {order['order_after']:.3f}")
         say(f"fine stage: {fine_steps} steps of view synthesis, without a depth label")
-        items = SyntheticSequences(training, fine.offsets, augment="flip")
-        _ended(train_fine(model, items, Path(runs) / "fine", fine, LANGUAGE_LOSS, **options))
-        disparity, numbers["after"] = measure(model)
-        say(f"  abs_rel (median-scaled) on held-out drives: {numbers['before']:.3f} -> {numbers['after']:.3f}")
-
-    words = _language_disparity(model, frames.images)
-    rows = []
-    for index in range(0, 2 * HELD_OUT, 3):
-        truth = torch.where(frames.valid[index], 1 / frames.depth[index], 0.0)[0]
-        # Each map on its own scale: disparity here is known up to a factor.
-        pictures = [colorize(x, low=0.0) for x in (truth, disparity[index, 0], words[index, 0])]
-        rows.append([to_pixels(frames.images[index]), *pictures])
-    write_png(output, contact_sheet(rows, ("held-out frame", "true disparity", "disparity", "what the words say")))
+        model, error = _fine(weights, training, held_out, Path(runs) / "fine", fine, options)
+        say(f"  abs_rel (median-scaled) on held-out drives: {error['before']:.3f} -> {error['after']:.3f}")
+    found = order | error
+    write_png(output, held_out.sheet(model, held_out.predict(model)))
     if save is not None:
-        notes = NOTES.format(
-            **numbers,
-            coarse_steps=coarse_steps,
-            fine_steps=fine_steps,
-            drives=drives,
-            seed=seed,
-            height=fine.size[0],
-            width=fine.size[1],
-        )
-        model.half().save_pretrained(save, notes=notes)
+        (height, width), made_by = fine.size, {"drives": drives, "seed": seed}
+        made_by |= {"coarse_steps": coarse_steps, "fine_steps": fine_steps, "height": height, "width": width}
+        model.half().save_pretrained(save, notes=NOTES.format(**found, **made_by))
         say(f"weights -> {save}")
-    say(f"picture -> {output} ({time.monotonic() - start:.0f} s in all)")
-    return numbers
+    say(f"image -> {output} ({time.monotonic() - start:.0f} s in all)")
+    return found
 
 
-def _ended(weights: Path | None) -> None:
-    if weights is None:  # SIGTERM; the run's folder goes with it
+def _coarse(
+    training: list[list[SyntheticFrame]], held_out: HeldOut, folder: Path, recipe: CoarseRecipe, options: dict[str, Any]
+) -> tuple[Path, dict[str, float]]:
+    set_seed(options["seed"])
+    encoder = coarse_encoder("tiny", recipe, pretrained=False)
+    before = held_out.order_accuracy(encoder, recipe)
+    weights = _completed(train_coarse(encoder, SyntheticLanes(training, flip=True), folder, recipe, **options))
+    return weights, {"order_before": before, "order_after": held_out.order_accuracy(encoder, recipe)}
+
+
+def _fine(
+    weights: Path,
+    training: list[list[SyntheticFrame]],
+    held_out: HeldOut,
+    folder: Path,
+    recipe: FineRecipe,
+    options: dict[str, Any],
+) -> tuple[HybridDepthModel, dict[str, float]]:
+    model = fine_model(weights, recipe)
+    before = held_out.abs_rel(model, held_out.predict(model))
+    items = SyntheticSequences(training, recipe.offsets, augment="flip")
+    _completed(train_fine(model, items, folder, recipe, LANGUAGE_LOSS, **options))
+    return model, {"before": before, "after": held_out.abs_rel(model, held_out.predict(model))}
+
+
+def _completed(weights: Path | None) -> Path:
+    """Return the weights of a run; exit as SIGTERM demands where the run was stopped, since its folder goes away."""
+    if weights is None:
         raise SystemExit(128 + signal.SIGTERM)
-
-
-def _drive(seed: int, recipe: FineRecipe) -> SyntheticDrive:
-    return SyntheticDrive(seed=seed, num_frames=FRAMES, height=recipe.size[0], width=recipe.size[1])
+    return weights
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The fine stage: depth and camera motion from neighbouring frames alone, with the words beside them.
+"""The fine stage: depth and camera motion learned from neighbouring frames alone, under guidance of depth words.
 
 View synthesis as in Monodepth2 (Godard et al., ICCV 2019): the minimum over neighbouring frames of the reprojection
 error, auto-masking, edge-aware smoothness.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -24,13 +25,14 @@ from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.camera import depth_to_disparity, resized_intrinsics
 from hybrid_encoder.geometry.pose import pose_matrix
 from hybrid_encoder.language.depth_words import bin_centers
-from hybrid_encoder.losses.photometric import reprojection_loss, smoothness_loss
+from hybrid_encoder.losses.photometric import Reprojection, reprojection_loss, smoothness_loss
 from hybrid_encoder.losses.pixel_language import pixel_language_loss
 from hybrid_encoder.models.depth import HybridDepthModel
-from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork
 from hybrid_encoder.training.loop import Stage
-from hybrid_encoder.training.recipes import FineRecipe, run, writes
+from hybrid_encoder.training.parallel import is_main_process
+from hybrid_encoder.training.recipes import FineRecipe, train_stage
 from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
@@ -38,21 +40,23 @@ if TYPE_CHECKING:
 
 
 class FineStage(Stage):
-    """Trains a depth model on frames with their neighbours (:class:`hybrid_encoder.data.Frames`), without depth labels.
+    """Train a depth model on frames with their neighbours, without depth labels.
+
+    A batch is a :class:`hybrid_encoder.data.sequences.Frames`: the target frame first, then its sources.
 
     Args:
         model: encoder and decoder; every scale of the decoder counts.
-        pose: takes two frames in temporal order, (B, 3, H, W) each, to axis-angle and translation; None is one linear
-            layer on the two frames' DINO class tokens.
+        pose: takes two frames in temporal order, (B, 3, H, W) each, to axis-angle and translation; None reads the
+            motion from the two frames' DINO class tokens, by one linear layer.
         offsets: of the sources from the target, in frames.
-        automask: leave out pixels that no motion explains better.
+        automask: leave out pixels that an unmoved camera explains better.
         smoothness: weight of edge-aware smoothness, halved from scale to scale.
         language_loss: weight of the pixel-language loss, with the model's own depth as the target; prompts stand for
-            depths from ``min_depth`` to ``max_depth`` of the model, even in log-depth.
-        levels: image sizes, 1 / 2**level, at which views are compared; motion of many pixels is seen on small ones.
-        refine: Gauss-Newton steps of direct alignment on every level, from the predicted motion on; the pose network
-            then learns from what they find, in units of the image's harmonic mean depth. It spares training from random
-            weights the long search for motion.
+            depths from ``min_depth`` to ``max_depth`` of the model, evenly spaced in log-depth.
+        levels: image sizes, 1 / 2**level, at which views are compared; large motion is visible only in small images.
+        refine: Gauss-Newton steps of direct alignment on every level, starting from the predicted motion. The pose
+            network then learns from the aligned motion, in units of the image's harmonic mean depth; from random
+            weights it would need many more steps to find it.
 
     Raises:
         ConfigError: no class token to read motion from, or no prompts to compare with.
@@ -91,93 +95,137 @@ class FineStage(Stage):
         self.bin_centers: Tensor | None
         self.register_buffer("bin_centers", bins, persistent=False)
 
+    @property
+    def motion_network(self) -> nn.Module:
+        """What predicts the camera's motion: the pose network, or the layer on class tokens."""
+        network = self.pose if self.pose is not None else self.token_pose
+        assert network is not None  # the constructor has made one of them
+        return network
+
+    def parameter_groups(self, lr: float, pose_lr: float = 1.0) -> list[dict[str, Any]]:
+        """Return the model's optimizer groups, and one more for the motion network with ``pose_lr`` times the rate."""
+        motion = {"name": "pose", "params": list(self.motion_network.parameters()), "lr": lr * pose_lr}
+        return [*self.model.parameter_groups(lr), motion]
+
     def forward(self, batch: Frames) -> dict[str, Tensor]:
-        """``loss``, and what it came from.
+        """Return the losses of a batch.
 
         Returns:
-            ``loss``; of the finest scale and the first level ``reprojection``, ``identity`` (what an unmoved camera
-            would reach) and ``moved`` (the share of pixels that count); with ``refine`` the ``motion`` loss; with
-            ``language_loss`` ``language``, unweighted.
+            Scalars: ``loss``; for the finest scale and the first level ``reprojection``, ``identity`` (the error of an
+            unmoved camera) and ``moved`` (the share of pixels that count); with ``refine`` the ``motion`` loss; with
+            ``language_loss`` the unweighted ``language`` loss.
 
         Raises:
             InputError: another number of sources than offsets.
         """
-        images, seen, K = batch.images, batch.augmented, batch.K
+        images, K = batch.images, batch.K
+        self._check_sources(images)
+        size = (images.shape[-2], images.shape[-1])
+        features = self.model.encoder.forward_features(batch.augmented[:, 0])
+        disparities = self.model.decoder(features.maps, size)
+        motions = self.motions(batch.augmented, features.class_token)
+        terms: list[Tensor] = []
+        logged: dict[str, Tensor] = {}
+        if self.refine:
+            predicted, motions = motions, self.refined(images, self._finest_depth(disparities, size), K, motions)
+            logged["motion"] = (predicted - motions)[:, :, :3].abs().mean() * len(disparities)
+            terms.append(logged["motion"])
+        pyramid = [shrink(images, K, 2**level) for level in self.levels]
+        for scale, disparity in sorted(disparities.items()):
+            views = [self._synthesise(disparity, frames, intrinsics, motions) for frames, intrinsics in pyramid]
+            terms += [view.loss / len(pyramid) for view in views]
+            small = F.interpolate(images[:, 0], disparity.shape[-2:], mode="area")
+            terms.append(self.smoothness / 2**scale * smoothness_loss(disparity, small))
+            if "reprojection" not in logged:
+                logged["reprojection"] = views[0].error.mean()
+                logged["identity"] = views[0].identity.mean()
+                logged["moved"] = views[0].moved.float().mean()
+        total = sum(terms, images.new_zeros(())) / len(disparities)
+        if self.language_loss:
+            logged["language"] = self._language(features, disparities, pyramid[0][0])
+            total = total + self.language_loss * logged["language"]
+        return {"loss": total, **{name: value.detach() for name, value in logged.items()}}
+
+    def _check_sources(self, images: Tensor) -> None:
         if images.shape[1] != 1 + len(self.offsets):
             raise InputError(
                 f"images are {tuple(images.shape)}; (B, {1 + len(self.offsets)}, 3, H, W) is needed, the target and "
                 f"its neighbours at {self.offsets}."
             )
-        size = (images.shape[-2], images.shape[-1])
-        features = self.model.encoder.forward_features(seen[:, 0])
-        disparities = self.model.decoder(features.maps, size)
-        motions = self.motions(seen, features.class_token)
-        total = images.new_zeros(())
-        logged: dict[str, Tensor] = {}
-        if self.refine:
-            finest = F.interpolate(disparities[min(disparities)].float(), size, mode="bilinear", align_corners=False)
-            guess, motions = motions, self.refined(images, self._to_depth(finest.detach()), K, motions.detach())
-            total = logged["motion"] = (guess - motions)[:, :, :3].abs().mean() * len(disparities)
-        pyramid = [shrink(images, K, 2**level) for level in self.levels]
-        for scale, disparity in sorted(disparities.items()):
-            for frames, intrinsics in pyramid:
-                resized = F.interpolate(disparity.float(), frames.shape[-2:], mode="bilinear", align_corners=False)
-                depth = self._to_depth(resized)
-                found = reprojection_loss(frames[:, 0], frames[:, 1:], depth, intrinsics, motions, self.automask)
-                total = total + found.loss / len(pyramid)
-                if "reprojection" not in logged:
-                    logged["reprojection"] = found.error.mean()
-                    logged["identity"] = found.identity.mean()
-                    logged["moved"] = found.moved.float().mean()
-                    nearest = self.model.to_depth(resized)
-            small = F.interpolate(images[:, 0], disparity.shape[-2:], mode="area")
-            total = total + self.smoothness / 2**scale * smoothness_loss(disparity, small)
-        total = total / len(disparities)
-        if self.language_loss and features.logits is not None and self.bin_centers is not None:
-            words = [pixel_language_loss(logits, nearest, self.bin_centers) for logits in features.logits]
-            logged["language"] = torch.stack(words).mean()
-            total = total + self.language_loss * logged["language"]
-        return {"loss": total, **{name: value.detach() for name, value in logged.items()}}
+
+    def _synthesise(self, disparity: Tensor, frames: Tensor, K: Tensor, motions: Tensor) -> Reprojection:
+        """Compare the target with what the sources look like from its place, at the size of the frames."""
+        depth = self._to_depth(_resize(disparity, frames.shape[-2:]))
+        return reprojection_loss(frames[:, 0], frames[:, 1:], depth, K, motions, self.automask)
+
+    def _language(self, features: HybridFeatures, disparities: dict[int, Tensor], frames: Tensor) -> Tensor:
+        """Return the pixel-language loss of the finest depth, at the size of the frames, as a mean over all maps."""
+        assert features.logits is not None and self.bin_centers is not None  # the constructor asks for prompts
+        depth = self.model.to_depth(_resize(disparities[min(disparities)], frames.shape[-2:]))
+        losses = [pixel_language_loss(logits, depth, self.bin_centers) for logits in features.logits]
+        return torch.stack(losses).mean()
+
+    def _finest_depth(self, disparities: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+        return self._to_depth(_resize(disparities[min(disparities)], size).detach())
 
     def _to_depth(self, disparity: Tensor) -> Tensor:
         depth: Tensor = self.model.to_depth(disparity)
-        # Refined motion follows any scale of depth, which nothing then would keep from drifting.
+        # Refined motion follows depth at any scale; without a fixed one the scale would drift.
         if self.refine:
             depth = depth * depth.reciprocal().mean((-2, -1), keepdim=True)
         return depth
 
     def refined(self, images: Tensor, depth: Tensor, K: Tensor, motions: Tensor) -> Tensor:
-        """Motions (B, N, 4, 4) after direct alignment, from the smallest of the images to the finest of the levels."""
-        sources = motions.shape[1]
-        found = motions.flatten(0, 1)
+        """Refine motions by direct alignment, from the smallest images to the largest of the levels.
+
+        Args:
+            images: (B, 1 + N, 3, H, W), the target first.
+            depth: of the target, (B, 1, H, W).
+            K: intrinsics, (B, 3, 3).
+            motions: where to start, (B, N, 4, 4); no gradient reaches them.
+
+        Returns:
+            (B, N, 4, 4).
+        """
+        num_sources = motions.shape[1]
+        found = motions.detach().flatten(0, 1)
         for level in sorted(self.levels, reverse=True):
             frames, intrinsics = shrink(images, K, 2**level)
-            small = F.interpolate(depth, frames.shape[-2:], mode="area").repeat_interleave(sources, 0)
+            small = F.interpolate(depth, frames.shape[-2:], mode="area").repeat_interleave(num_sources, 0)
             target = frames[:, :1].expand_as(frames[:, 1:]).flatten(0, 1)
-            intrinsics = intrinsics.repeat_interleave(sources, 0)
+            intrinsics = intrinsics.repeat_interleave(num_sources, 0)
             found = refine_pose(target, frames[:, 1:].flatten(0, 1), small, intrinsics, found, self.refine)
-        return found.reshape(-1, sources, 4, 4)
+        return found.reshape(-1, num_sources, 4, 4)
 
     def motions(self, frames: Tensor, class_token: Tensor | None) -> Tensor:
-        """Target camera to every source camera, (B, N, 4, 4), from (B, 1 + N, 3, H, W) and the target's class token."""
+        """Predict the motion from the target camera to every source camera.
+
+        Args:
+            frames: (B, 1 + N, 3, H, W), the target first.
+            class_token: of the target, (B, C); needed without a pose network.
+
+        Returns:
+            (B, N, 4, 4).
+        """
         found = []
         for index, offset in enumerate(self.offsets, start=1):
-            later = offset > 0
-            if self.pose is not None:
-                pair = (frames[:, 0], frames[:, index])
-            else:
+            target, source = frames[:, 0], frames[:, index]
+            if self.pose is None:
                 assert self.model.encoder.spatial is not None and class_token is not None
-                pair = (class_token, self.model.encoder.spatial(frames[:, index])[1])
-            network = self.pose if self.pose is not None else self.token_pose
-            assert network is not None
-            # Networks see frames in temporal order, as motion of cars is mostly forward.
-            axis_angle, translation = network(*(pair if later else pair[::-1]))
+                target, source = class_token, self.model.encoder.spatial(source)[1]
+            later = offset > 0
+            # Networks see frames in temporal order: cars mostly drive forward.
+            axis_angle, translation = self.motion_network(*((target, source) if later else (source, target)))
             found.append(pose_matrix(axis_angle, translation, invert=not later))
         return torch.stack(found, dim=1)
 
 
+def _resize(disparity: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(disparity.float(), size, mode="bilinear", align_corners=False)
+
+
 def shrink(images: Tensor, K: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Images (B, N, 3, H, W) averaged down to 1 / factor of their size, and intrinsics (B, 3, 3) in its pixels."""
+    """Average images (B, N, 3, H, W) down to 1 / factor of their size, with intrinsics (B, 3, 3) in the new pixels."""
     if factor == 1:
         return images, K
     size = (images.shape[-2] // factor, images.shape[-1] // factor)
@@ -191,17 +239,17 @@ def fine_model(
     pretrained: bool = True,
     prompts: int | None = None,
 ) -> HybridDepthModel:
-    """A model as the fine stage starts from it.
+    """Return the model that the fine stage starts from.
 
     Args:
-        source: a preset, built anew; an encoder or a stage-1 result, ours or a published ``.ckpt``, that gets a
-            decoder; or a whole model, which keeps its own.
-        recipe: says a new decoder's scales and where it starts.
-        pretrained: a preset starts from the public CLIP and DINO weights.
-        prompts: put so many learned prompts in place of a stage-1 result's words, started from these.
+        source: a preset, built anew; an encoder, or a checkpoint of one (ours, or a published stage-1 ``.ckpt``), that
+            gets a new decoder; or a checkpoint of a whole model, which keeps its decoder.
+        recipe: gives a new decoder's scales and the depth that it starts from.
+        pretrained: start a preset from the public CLIP and DINO weights.
+        prompts: replace the words of a coarse result by this many learned prompts, which start from the words.
 
     Raises:
-        CheckpointError, ConfigError: a checkpoint that is not found, or has no prompts to start others from.
+        CheckpointError, ConfigError: a checkpoint that is not found, or has no words to start other prompts from.
     """
     if isinstance(source, HybridDepthEncoder):
         encoder = source
@@ -226,6 +274,30 @@ def fine_model(
     return model
 
 
+def fine_stage(model: HybridDepthModel, recipe: FineRecipe, language_loss: float = 0.0) -> FineStage:
+    """Return the stage that trains a model by a recipe, with a new pose network where the recipe names one.
+
+    Args:
+        model: trained in place.
+        recipe: gives the stage's settings.
+        language_loss: weight of the pixel-language loss.
+    """
+    pose = None
+    if recipe.pose != "class_token":
+        pose = PoseNetwork(recipe.pose, channels=recipe.pose_channels)
+    stage = FineStage(
+        model,
+        pose,
+        offsets=recipe.offsets,
+        automask=recipe.automask,
+        smoothness=recipe.smoothness,
+        language_loss=language_loss,
+        levels=recipe.levels,
+        refine=recipe.refine,
+    )
+    return stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # faster convolutions
+
+
 def train_fine(
     model: HybridDepthModel,
     items: Dataset[Frames],
@@ -234,47 +306,31 @@ def train_fine(
     language_loss: float = 0.0,
     **options: Any,
 ) -> Path | None:
-    """The fine stage from its first step to weights in the Hub layout.
+    """Run the fine stage from its first step to weights in this library's layout.
 
     Args:
         model: trained in place.
-        items: frames with their neighbours: ``KittiSequences``, ``SyntheticSequences``.
-        folder: of the run; the model comes into its ``final``, and a pose network beside it, ``pose.safetensors``.
-        recipe: how.
+        items: frames with their neighbours, from ``KittiSequences`` or ``SyntheticSequences``.
+        folder: of the run; the model is saved into its ``final``, and the network that predicts the camera's motion
+            beside it, as ``pose.safetensors``.
+        recipe: how long, how fast and with which settings.
         language_loss: weight of the pixel-language loss.
-        options: of :func:`hybrid_encoder.training.recipes.run`.
+        options: of :func:`hybrid_encoder.training.recipes.train_stage`.
 
     Returns:
         The folder of the weights; None where the run was stopped before its end.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
-    pose = None
-    if recipe.pose != "class_token":
-        pose = PoseNetwork(recipe.pose, channels=recipe.pose_channels)
-    stage = FineStage(
-        model,
-        pose,
-        recipe.offsets,
-        recipe.automask,
-        recipe.smoothness,
-        language_loss,
-        recipe.levels,
-        recipe.refine,
-    )
-    motion: Any = pose if pose is not None else stage.token_pose
-    groups = model.parameter_groups(recipe.lr)
-    groups.append({"name": "pose", "params": list(motion.parameters()), "lr": recipe.lr * recipe.pose_lr})
-    stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
-    if not run(stage, items, groups, recipe, folder, **options):
+    stage = fine_stage(model, recipe, language_loss)
+    groups = stage.parameter_groups(recipe.lr, recipe.pose_lr)
+    num_steps = train_stage(stage, items, groups, recipe, folder, **options)
+    if num_steps is None:
         return None
     model.eval()
-    if writes():
+    if is_main_process():
         model.config = model.config.replace(size=recipe.size)
-        steps = recipe.count(len(items))  # type: ignore[arg-type]
-        notes = f"The fine stage of Hybrid-depth: {steps} steps of view synthesis, no depth label, {recipe.size}."
+        notes = f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
         model.save_pretrained(folder / "final", notes=notes)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in motion.state_dict().items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in stage.motion_network.state_dict().items()}
         write_whole(folder / "pose.safetensors", save(tensors))
     return folder / "final"

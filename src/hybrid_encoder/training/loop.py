@@ -1,16 +1,12 @@
-"""One training loop for both stages: Hugging Face accelerate underneath, stops and goes on exactly.
+"""One training loop for both stages, on Hugging Face accelerate; a stopped run is resumed exactly.
 
-A run is a folder: ``checkpoints/step_<n>`` (whole or not at all, the last two are kept) and TensorBoard's events where
-that is installed. How many processes there are is the launcher's choice (``accelerate launch``).
+A run is a folder: ``checkpoints/step_<number>`` (complete or absent, the last two are kept), and TensorBoard's event
+files where TensorBoard is installed. The launcher (``accelerate launch``) decides how many processes there are.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import random
-import re
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,52 +14,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from hybrid_encoder.errors import ConfigError, HybridEncoderError
-from hybrid_encoder.training.parallel import leave_at_exit, synchronize_batch_norm
+from hybrid_encoder.training.batches import SeededBatches
+from hybrid_encoder.training.checkpointing import checkpoint_to_start_from, newest_checkpoint, save_checkpoint
+from hybrid_encoder.training.display import EventLog, progress_bar
+from hybrid_encoder.training.parallel import process_state, synchronize_batch_norm
 
-KEPT = 2  # checkpoints: the last good one survives a crash while the next is written
+NUM_SEEDS = 2**32  # numpy takes no larger seed
 
 
 class NonFiniteLossError(HybridEncoderError):
-    """A loss was NaN or infinite; the last checkpoint is from before."""
+    """A loss was NaN or infinite; the newest checkpoint is from before."""
 
 
 class Stage(nn.Module):
-    """What is trained, all in one module, and how a batch becomes losses."""
+    """Everything that trains, in one module, and how a batch becomes losses."""
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        """Scalars to log by name; ``"loss"`` is minimised, and a mean over the batch."""
+        """Return scalars to log by name; ``"loss"`` is minimised, and is a mean over the batch."""
         raise NotImplementedError
 
     def describe(self, batch: Any) -> str:
-        """What the batch was made of, for an error message: file names, where there are any."""
+        """Return what the batch was made of, for an error message: file names, where there are any."""
         return ", ".join(map(str, getattr(batch, "names", None) or getattr(batch, "name", None) or ("a batch",)))
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long and how often.
+    """How long a run trains, how it loads data, and how often it saves.
 
     Args:
-        steps: optimizer steps in all, the resumed ones included.
-        batch_size: items a step, for each process.
+        steps: optimizer steps in all, those before a resume included.
+        batch_size: items in a step, for each process.
         workers: processes that load data; 0 loads in this one.
         save_every: steps between checkpoints.
         log_every: steps between log entries.
         clip: largest norm of the gradient; None does not clip.
         precision: of autocast, ``"no"``, ``"bf16"`` or ``"fp16"``.
-        seed: of the data order and of all random numbers.
-        cpu: train on the CPU where an accelerator is to be had, too.
+        seed: of the data order and of all random numbers, from 0 up.
+        cpu: train on the CPU even where there is an accelerator.
     """
 
     steps: int
@@ -82,64 +78,8 @@ class LoopConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.precision not in ("no", "bf16", "fp16"):
             raise ConfigError(f"precision is {self.precision!r}; it must be 'no', 'bf16' or 'fp16'.")
-
-
-@dataclass
-class Progressed:
-    """Where a run stands; saved and restored with it."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0  # of the epoch, already trained on
-
-    def state_dict(self) -> dict[str, int]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        vars(self).update(state)
-
-
-class Repeatable(Dataset[Any]):
-    """A data set whose items depend on the seed, the epoch and their index alone.
-
-    Augmentation draws from global random numbers, which the model draws from too, and which workers have their own of:
-    an item that is drawn again, or elsewhere, would be another.
-    """
-
-    def __init__(self, items: Dataset[Any], seed: int) -> None:
-        self.items = items
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.items)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> Any:
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-        # Three numbers as one: neighbours must not share their random numbers.
-        seed_everything(int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]))
-        try:
-            return self.items[index]
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-            torch.set_rng_state(states[2])
-
-
-class Shuffled(Sampler[int]):
-    """Every item once, in an order that follows from the seed and the epoch, from ``start`` on."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
-        self.seed = seed
-        self.epoch = self.start = 0
-
-    def __len__(self) -> int:
-        return self.count - self.start
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        return iter(order[self.start :].tolist())
+        if not 0 <= self.seed < NUM_SEEDS:
+            raise ConfigError(f"seed is {self.seed}; it must be from 0 to {NUM_SEEDS - 1}.")
 
 
 def train(
@@ -157,188 +97,141 @@ def train(
     """Train up to ``config.steps``.
 
     Data, its order and its augmentation follow from the seed alone, for any number of workers. SIGTERM ends the run
-    after the step at hand, with a checkpoint. A resumed run gives the losses that the uninterrupted one would have
-    given.
+    after the current step, with a checkpoint. A resumed run takes the same steps, to the last bit, as one that was
+    never stopped.
 
     Args:
-        stage: all that trains; its call turns a batch into losses.
-        items: a data set with a length; every epoch takes them all, but for an incomplete last batch.
+        stage: everything that trains; its call turns a batch into losses.
+        items: a data set with a length; every epoch takes all items, except an incomplete last batch.
         optimizer: over the stage's parameters.
         scheduler: stepped after every optimizer step; None for a constant rate.
         folder: of the run.
-        config: how long and how often.
-        collate: items to a batch; None stacks tensors.
-        resume: go on from the newest checkpoint in the folder.
+        config: how long it trains, how it loads data, and how often it saves.
+        collate: turns a list of items into a batch; None stacks tensors.
+        resume: continue from the newest checkpoint in the folder.
+        console: shows a progress bar; None shows nothing.
 
     Returns:
         The loss of every step that was taken, the mean over all processes.
 
     Raises:
-        ConfigError: nothing to resume, or a folder that holds a run already.
+        ConfigError: nothing to resume, a folder that holds a run already, or fewer items than one step takes.
         NonFiniteLossError: names the step and the batch; nothing is saved after that.
     """
     folder = Path(folder)
-    newest = find_checkpoint(folder)
-    if resume and newest is None:
-        raise ConfigError(f"{folder} holds no checkpoint to resume from; leave resume out to start there.")
-    if newest is not None and not resume:
-        raise ConfigError(f"{folder} holds a run already ({newest.name}); resume it, or choose another folder.")
-    accelerator = accelerate_with(config)
-    items_a_step = config.batch_size * accelerator.num_processes
-    count = len(items)  # type: ignore[arg-type]
-    if count < items_a_step:
-        raise ConfigError(f"there are {count} items and a step takes {items_a_step}; lower the batch size.")
-    progressed = Progressed()
-    seed_everything(config.seed + 1000 * accelerator.process_index)
-    repeatable = Repeatable(items, config.seed)
-    sampler = Shuffled(count, config.seed)
-    loader = DataLoader(
-        repeatable,
+    start = checkpoint_to_start_from(folder, resume)
+    accelerator = make_accelerator(config)
+    # Each process draws its own random numbers, for dropout and the like.
+    set_seed((config.seed + 1000 * accelerator.process_index) % NUM_SEEDS)
+    batches = SeededBatches(
+        items,
         config.batch_size,
-        sampler=sampler,
-        num_workers=config.workers,
-        collate_fn=collate,
-        drop_last=True,
-        generator=torch.Generator(),  # its own: the loader would draw from the model's random numbers
+        config.seed,
+        num_processes=accelerator.num_processes,
+        workers=config.workers,
+        collate=collate,
     )
     if accelerator.num_processes > 1:
-        leave_at_exit()
         synchronize_batch_norm(stage, accelerator.device)
-    model, optimizer, loader = accelerator.prepare(stage, optimizer, loader)
-    accelerator.register_for_checkpointing(progressed)
-    if scheduler is not None:
-        accelerator.register_for_checkpointing(scheduler)
-    if newest is not None:
-        accelerator.load_state(str(newest))
-    writer = _summary(folder) if accelerator.is_main_process else None
-    taken: list[float] = []
-    with _terminated() as terminated, _bar(console, config.steps, progressed.step, accelerator) as show:
-        batches = _batches(loader, repeatable, sampler, progressed, items_a_step)
-        model.train()
-        while progressed.step < config.steps:
-            batch = next(batches)
-            losses = model(batch)
-            # Every process must know, or some would wait for others that have stopped.
-            report = torch.stack([losses["loss"].detach().float(), losses["loss"].new_tensor(terminated()).float()])
-            mean, stop = accelerator.gather(report[None]).mean(0).tolist()
-            if not math.isfinite(mean):
-                own = losses["loss"].item()
-                raise NonFiniteLossError(
-                    f"the loss is {own} at step {progressed.step + 1}, for {stage.describe(batch)}"
-                    f"{' (and not finite in another process)' if math.isfinite(own) else ''}; the newest checkpoint is "
-                    f"{find_checkpoint(folder)}: look at these files, or lower the learning rate."
-                )
-            taken.append(mean)
-            accelerator.backward(losses["loss"])
-            if config.clip is not None:
-                accelerator.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            if scheduler is not None:
-                scheduler.step()
-            progressed.step += 1
-            show(progressed.step, mean)
-            if writer is not None and progressed.step % config.log_every == 0:
-                for name, value in losses.items():
-                    writer.add_scalar(name, value.detach().item(), progressed.step)
-            if stop or progressed.step == config.steps or progressed.step % config.save_every == 0:
-                save(accelerator, folder, progressed.step)
-            if stop:
-                break
-    if writer is not None:
-        writer.close()
-    return taken
+    run = _Run(accelerator, stage, optimizer, scheduler, batches, folder, config)
+    if start is not None:
+        accelerator.load_state(str(start))
+    return run.train(console)
 
 
-def accelerate_with(config: LoopConfig) -> Accelerator:
-    """The accelerator of a run: one process or those of a launcher, on what it says or what there is."""
-    AcceleratorState._reset_state()  # a precision of an earlier run in this process would be kept, or refused
+def make_accelerator(config: LoopConfig) -> Accelerator:
+    """Return the accelerator of a run, for this process alone or for all that a launcher has started."""
+    process_state(config.cpu)
     return Accelerator(
         mixed_precision=config.precision,
         cpu=config.cpu,
         step_scheduler_with_optimizer=False,
-        # A stage need not use all that it holds, in every batch.
+        # A batch need not use every parameter of its stage.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run."""
-    found = [path for path in folder.glob("checkpoints/step_*") if re.fullmatch(r"step_\d+", path.name)]
-    return max(found, key=lambda path: int(path.name[5:]), default=None)
+class _Run:
+    """What :func:`train` works on: all that is saved in a checkpoint, and the steps themselves."""
 
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        stage: Stage,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        batches: SeededBatches,
+        folder: Path,
+        config: LoopConfig,
+    ) -> None:
+        self.accelerator, self.stage, self.scheduler = accelerator, stage, scheduler
+        self.batches, self.progress = batches, batches.progress
+        self.folder, self.config = folder, config
+        self.model, self.optimizer, batches.loader = accelerator.prepare(stage, optimizer, batches.loader)
+        accelerator.register_for_checkpointing(self.progress)
+        if scheduler is not None:
+            accelerator.register_for_checkpointing(scheduler)
 
-def save(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """A checkpoint, which gets its name when it is complete; older ones but one go."""
-    final = folder / "checkpoints" / f"step_{step:08d}"
-    partial = final.with_name(f".{final.name}.partial")
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        for old in sorted(final.parent.glob("step_*"))[:-KEPT]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+    def train(self, console: Console | None) -> list[float]:
+        """Take the steps that are left, save checkpoints, and return the loss of every step."""
+        config, progress, is_main = self.config, self.progress, self.accelerator.is_main_process
+        taken: list[float] = []
+        self.model.train()
+        with (
+            catch_sigterm() as sigterm_came,
+            progress_bar(console if is_main else None, config.steps, progress.step) as show,
+            EventLog(self.folder, config.log_every, enabled=is_main) as log,
+        ):
+            batches = iter(self.batches)
+            stop = False
+            while progress.step < config.steps and not stop:
+                losses, mean, stop = self._forward(next(batches), sigterm_came)
+                taken.append(mean)
+                self._update(losses["loss"])
+                progress.step += 1
+                show(progress.step, mean)
+                log.write(progress.step, losses)
+                if stop or progress.step == config.steps or progress.step % config.save_every == 0:
+                    save_checkpoint(self.accelerator, self.folder, progress.step)
+        return taken
 
+    def _forward(self, batch: Any, sigterm_came: Callable[[], bool]) -> tuple[dict[str, Tensor], float, bool]:
+        """Return the losses, the loss as a mean over all processes, and whether any process has to stop."""
+        losses = self.model(batch)
+        loss = losses["loss"]
+        # Processes stop together: one that went on would wait forever for those that have stopped.
+        report = torch.stack([loss.detach().float(), loss.new_tensor(sigterm_came()).float()])
+        mean, stop = self.accelerator.gather(report[None]).mean(0).tolist()
+        if not math.isfinite(mean):
+            own = loss.item()
+            raise NonFiniteLossError(
+                f"the loss is {own} at step {self.progress.step + 1}, for {self.stage.describe(batch)}"
+                f"{' (and not finite in another process)' if math.isfinite(own) else ''}; the newest checkpoint is "
+                f"{newest_checkpoint(self.folder)}: look at these files, or lower the learning rate."
+            )
+        return losses, mean, bool(stop)
 
-def _batches(
-    loader: Any, repeatable: Repeatable, sampler: Shuffled, progressed: Progressed, items_a_step: int
-) -> Iterator[Any]:
-    """Batches without end, going on where ``progressed`` stands."""
-    while True:
-        repeatable.epoch = sampler.epoch = progressed.epoch
-        sampler.start = progressed.batch * items_a_step
-        for batch in loader:
-            progressed.batch += 1
-            yield batch
-        progressed.epoch, progressed.batch = progressed.epoch + 1, 0
-
-
-def seed_everything(number: int) -> None:
-    """Where random numbers start, for Python, numpy and torch."""
-    random.seed(number)
-    np.random.seed(number % 2**32)  # noqa: NPY002  (what augmentation in old code draws from)
-    torch.manual_seed(number)
+    def _update(self, loss: Tensor) -> None:
+        """Take one optimizer step."""
+        self.accelerator.backward(loss)
+        if self.config.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.scheduler is not None:
+            self.scheduler.step()
 
 
 @contextmanager
-def _terminated() -> Iterator[Any]:
-    """A function that says whether SIGTERM came."""
+def catch_sigterm() -> Iterator[Callable[[], bool]]:
+    """Hold SIGTERM back while the block runs; what is yielded says whether it came."""
     came: list[int] = []
     try:
-        held = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    except ValueError:  # not the main thread: the signal is somebody else's
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    except ValueError:  # only the main thread may set handlers: elsewhere the program's own one stays
         yield lambda: False
         return
     try:
         yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, held)
-
-
-def _summary(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))
-
-
-@contextmanager
-def _bar(console: Console | None, steps: int, done: int, accelerator: Accelerator) -> Iterator[Any]:
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    columns += (TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn())  # type: ignore[assignment]
-    hidden = console is None or not accelerator.is_main_process
-    with Progress(*columns, console=console, disable=hidden) as progress:
-        task = progress.add_task("", total=steps, completed=done, rate="", loss="")
-
-        def show(step: int, loss: float) -> None:
-            speed = progress.tasks[0].speed
-            progress.update(task, completed=step, rate=f"{speed:.2f} steps/s" if speed else "", loss=f"{loss:.4f}")
-
-        yield show
+        signal.signal(signal.SIGTERM, previous)

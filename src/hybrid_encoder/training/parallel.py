@@ -1,4 +1,4 @@
-"""What makes several processes train as one with all their batches together would."""
+"""Several processes that train as one process would on all their batches together."""
 
 from __future__ import annotations
 
@@ -8,19 +8,45 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
 
+def process_state(cpu: bool = False) -> PartialState:
+    """Join the other processes of the launcher, if there are any, and return which of them this one is.
+
+    accelerate keeps one state for a whole program, and whatever creates it first decides the device: call this before
+    anything else uses accelerate. Each call starts anew, since the next run of a program may ask for another precision
+    or device; only a process group that was joined stays. A single process never starts ``torch.distributed``.
+
+    Args:
+        cpu: stay on the CPU even where there is an accelerator.
+    """
+    AcceleratorState._reset_state(reset_partial_state=not is_parallel())
+    # An Accelerator obeys the launcher's variable; a PartialState alone does not.
+    state = PartialState(cpu=cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if state.num_processes > 1:
+        leave_at_exit()
+    return state
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process that writes files; :func:`process_state` has been called before."""
+    return bool(PartialState().is_main_process)
+
+
 def is_parallel() -> bool:
-    """Whether this is one of several processes that train together."""
+    """Return whether this is one of several processes that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def leave_at_exit() -> None:
     """End gloo's threads before Python ends.
 
-    One that still lets go of a tensor then finds no interpreter, and aborts a process whose work was done. NCCL has no
-    such threads, and would wait here for processes that have failed.
+    A thread that still releases a tensor after the interpreter has gone would abort a process whose work was done.
+    NCCL has no such threads, and would wait here for processes that have failed.
     """
     atexit.unregister(_leave)
     atexit.register(_leave)
@@ -33,10 +59,15 @@ def _leave() -> None:
 
 
 def share_of(count: int | Tensor, device: torch.device) -> Tensor:
-    """The factor on a mean over ``count`` things that makes the processes' average the mean over all of theirs.
+    """Return the factor that turns a mean over this process's items into its part of the mean over all processes.
+
+    Args:
+        count: how many items this process has.
+        device: of the result.
 
     Returns:
-        A scalar, count x processes / total; 1 in one process, or where nobody has any.
+        A scalar, count x processes / total, so that the average over processes is the mean over all items; 1 in a
+        single process, or where no process has any item.
     """
     own = torch.as_tensor(count, dtype=torch.float32, device=device)
     if not is_parallel():
@@ -47,13 +78,13 @@ def share_of(count: int | Tensor, device: torch.device) -> Tensor:
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
-    """Let batch norm see the batches of all processes, in place; parameters stay the same objects."""
-    # torch's own conversion drops the activation that timm's batch norm may carry
+    """Make batch norm use the statistics of all processes, in place; parameters stay the same objects."""
+    # torch's own conversion drops the activation that timm's batch norm may carry.
     from timm.layers.norm_act import convert_sync_batchnorm
 
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncedBatchNorm):
-            on_cpu = device.type == "cpu"  # torch's own works on accelerators alone
+            on_cpu = device.type == "cpu"  # torch's own works on accelerators only
             made: Any = SyncedBatchNorm.of(child) if on_cpu else convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
             setattr(module, name, made)
         else:
@@ -61,19 +92,19 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over all processes, on a CPU, and what timm's batch norm may do after it (an activation)."""
+    """Batch norm over all processes on a CPU, followed by the activation that timm's batch norm may carry."""
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> SyncedBatchNorm:
-        """One that takes over the parameters and statistics of another, and its parts."""
+        """Return one that shares the parameters, statistics and child modules of another."""
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made._parameters, made._buffers, made._modules = norm._parameters, norm._buffers, norm._modules
         return made.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._normalise(x)
-        for part in self.children():
-            x = part(x)
+        for module in self.children():
+            x = module(x)
         return x
 
     def _normalise(self, x: Tensor) -> Tensor:

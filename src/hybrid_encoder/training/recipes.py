@@ -1,9 +1,8 @@
-"""How long and how fast each stage trains: the published way, and one for the tiny preset."""
+"""How long and how fast each stage trains: the published recipes, and small ones for the tiny preset."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,19 +14,21 @@ from torch.utils.data import Dataset
 
 from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.losses import Sampling
-from hybrid_encoder.training.loop import LoopConfig, Stage, find_checkpoint, train
+from hybrid_encoder.losses.coarse import Sampling
+from hybrid_encoder.training.checkpointing import checkpoint_step, newest_checkpoint
+from hybrid_encoder.training.loop import LoopConfig, Stage, train
+from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.writing import write_whole
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What both stages have.
+class StageRecipe:
+    """The settings that both stages have.
 
     Args:
         lr: learning rate of AdamW.
         weight_decay: of AdamW.
-        batch_size: items a step, for each process.
+        batch_size: items in a step, for each process.
         epochs: passes over the items, where ``steps`` is 0.
         steps: optimizer steps, whatever the number of items.
         schedule: ``"one_cycle"`` (up for ``warm_up`` of the steps, then down to nothing), or ``"steps"`` (a tenth of
@@ -53,27 +54,27 @@ class Recipe:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
 
-    def count(self, items: int) -> int:
-        """Optimizer steps for a number of items, over all processes."""
-        return self.steps or self.epochs * max(1, items // (self.batch_size * _processes()))
+    def num_steps(self, num_items: int, num_processes: int = 1) -> int:
+        """Return the optimizer steps for a number of items, which the processes share."""
+        return self.steps or self.epochs * max(1, num_items // (self.batch_size * num_processes))
 
-    def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
-        """What sets the learning rates, stepped after every optimizer step."""
+    def scheduler(self, optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
+        """Return what sets the learning rates, to be stepped after every optimizer step."""
         if self.schedule == "one_cycle":
             rates = [group["lr"] for group in optimizer.param_groups]
-            return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=self.warm_up)
-        return torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(steps * self.drop)))
+            return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=num_steps, pct_start=self.warm_up)
+        return torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(num_steps * self.drop)))
 
 
 @dataclass(frozen=True)
-class CoarseRecipe(Recipe):
-    """Of the coarse stage.
+class CoarseRecipe(StageRecipe):
+    """The settings of the coarse stage.
 
     Args:
-        freeze_spatial: leave DINO as it is.
-        two_sided, sampling, box: of :class:`hybrid_encoder.losses.CoarsePatchLoss`.
+        freeze_spatial: keep the DINO tower as it is.
+        two_sided, sampling, box: of :class:`hybrid_encoder.losses.coarse.CoarsePatchLoss`.
         words: the prompts, from near to far; a lane has as many points.
-        size: (H, W) of the pictures.
+        size: (H, W) of the images.
     """
 
     freeze_spatial: bool = True
@@ -85,18 +86,18 @@ class CoarseRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class FineRecipe(Recipe):
-    """Of the fine stage.
+class FineRecipe(StageRecipe):
+    """The settings of the fine stage.
 
     Args:
         pose: ``"class_token"``, or the name of a timm backbone for a pose network.
         pose_channels: of the pose network's convolutions.
         pose_lr: factor on the pose network's learning rate.
-        scales: of the decoder; None leaves the preset's.
+        scales: of the decoder; None keeps the preset's.
         levels, refine, automask, smoothness: of :class:`hybrid_encoder.training.fine.FineStage`.
-        start_depth: what an untrained decoder with a sigmoid says everywhere; None leaves it as it comes.
+        start_depth: the depth that an untrained decoder with a sigmoid predicts everywhere; None leaves its bias alone.
         size: (H, W) of the frames.
-        offsets: of the neighbours, in frames.
+        offsets: of the neighbouring frames from the target, in frames.
     """
 
     pose: str = "resnet18"
@@ -114,7 +115,7 @@ class FineRecipe(Recipe):
 
 COARSE = {
     "published": CoarseRecipe(3.57e-4, 0.1, 6, epochs=20, clip=0.1),
-    # Patches of one cell's size, averaged: lanes on small pictures have several points in a cell.
+    # Features are averaged over patches of one cell's size: lanes in small images have several points in a cell.
     "small": CoarseRecipe(
         1e-3,
         0.1,
@@ -130,8 +131,9 @@ COARSE = {
 }
 FINE = {
     "published": FineRecipe(1e-4, 0.01, 16, epochs=30, schedule="steps", size=(224, 672)),
-    # From random weights a pose network learns slower than depth, which meanwhile flees to where no motion is needed:
-    # direct alignment finds motion from the start. Views are compared at small sizes, where they overlap.
+    # From random weights the pose network learns more slowly than depth, and depth drifts far away, where the images
+    # look as if the camera stood still. Direct alignment (refine) finds the motion from the first step on. Views are
+    # compared on small images (levels), where a wrong motion still makes them overlap.
     "small": FineRecipe(
         1e-3,
         0.01,
@@ -152,11 +154,11 @@ FINE = {
 }
 
 
-def run(
+def train_stage(
     stage: Stage,
     items: Dataset[Any],
     groups: list[dict[str, Any]],
-    recipe: Recipe,
+    recipe: StageRecipe,
     folder: Path,
     *,
     described: dict[str, Any] | None = None,
@@ -164,46 +166,54 @@ def run(
     resume: bool = False,
     console: Console | None = None,
     **loop: Any,
-) -> bool:
-    """Train a stage by a recipe. What the run is made of is kept in ``run.json``; a resumed one must be the same.
+) -> int | None:
+    """Train a stage by a recipe, and keep the settings in ``run.json``; a resumed run must have the same.
+
+    Args:
+        stage: everything that trains.
+        items: a data set with a length.
+        groups: the optimizer's parameter groups.
+        recipe: how long and how fast.
+        folder: of the run.
+        described: further settings for ``run.json``, such as where the data comes from.
+        collate, resume, console: of :func:`hybrid_encoder.training.loop.train`.
+        loop: ``workers``, ``save_every``, ``log_every``, ``precision``, ``seed`` and ``cpu`` of
+            :class:`hybrid_encoder.training.loop.LoopConfig`.
 
     Returns:
-        Whether it came to its end: SIGTERM stops it earlier, with a checkpoint.
+        The number of steps of the completed run; None where SIGTERM stopped it earlier, with a checkpoint.
 
     Raises:
         ConfigError: resumed with other settings, and as :func:`hybrid_encoder.training.loop.train`.
     """
-    steps = recipe.count(len(items))  # type: ignore[arg-type]
-    content = {
+    state = process_state(loop.get("cpu", False))
+    num_steps = recipe.num_steps(len(items), state.num_processes)  # type: ignore[arg-type]
+    config = LoopConfig(num_steps, recipe.batch_size, clip=recipe.clip, **loop)
+    settings = {
         **(described or {}),
         **asdict(recipe),
-        "steps": steps,
-        "seed": loop.get("seed", 0),
-        "precision": loop.get("precision", "no"),
-        "processes": _processes(),
+        "steps": num_steps,
+        "seed": config.seed,
+        "precision": config.precision,
+        "processes": state.num_processes,
     }
-    content = json.loads(json.dumps(content, default=str))
+    _keep_settings(folder, settings, resume)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    scheduler = recipe.scheduler(optimizer, num_steps)
+    train(stage, items, optimizer, scheduler, folder, config, collate=collate, resume=resume, console=console)
+    newest = newest_checkpoint(folder)
+    return num_steps if newest is not None and checkpoint_step(newest) == num_steps else None
+
+
+def _keep_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Write the settings of a new run to ``run.json``, or compare them with those that a resumed run began with."""
+    settings = json.loads(json.dumps(settings, default=str))
     file = folder / "run.json"
     if resume and file.is_file():
         before = json.loads(file.read_text())
-        for name, value in content.items():
+        for name, value in settings.items():
             if before.get(name) != value:
                 raise ConfigError(f"{name} is {value}, and the run in {folder} began with {before.get(name)}; keep it.")
-    elif writes() and find_checkpoint(folder) is None:
+    elif is_main_process() and newest_checkpoint(folder) is None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    scheduler = recipe.scheduler(optimizer, steps)
-    config = LoopConfig(steps, recipe.batch_size, clip=recipe.clip, **loop)
-    train(stage, items, optimizer, scheduler, folder, config, collate=collate, resume=resume, console=console)
-    newest = find_checkpoint(folder)
-    return newest is not None and int(newest.name[5:]) == steps
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def writes() -> bool:
-    """Whether this process is the one that writes."""
-    return int(os.environ.get("RANK", 0)) == 0
+        write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())

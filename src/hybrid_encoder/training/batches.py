@@ -1,0 +1,141 @@
+"""Batches that follow from the seed alone, and that a resumed run continues exactly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hybrid_encoder.errors import ConfigError
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved and restored with its checkpoints."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # batches of the current epoch that were trained on
+
+    def state_dict(self) -> dict[str, int]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        vars(self).update(state)
+
+
+class SeededDataset(Dataset[Any]):
+    """A data set whose items depend on the seed, the epoch and their index alone.
+
+    Augmentation draws from the global random number generators. The model draws from the same ones, and each worker
+    process has its own: without a seed for each item, an item would depend on what was drawn before it.
+    """
+
+    def __init__(self, items: Dataset[Any], seed: int) -> None:
+        self.items = items
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        # Mixed into one seed, so that neighbouring items and epochs have unrelated random numbers.
+        self._seed_item(int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]))
+        try:
+            return self.items[index]
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            torch.set_rng_state(states[2])
+
+    @staticmethod
+    def _seed_item(seed: int) -> None:
+        """Seed what runs on the CPU.
+
+        ``torch.manual_seed`` and accelerate's ``set_seed`` also seed every accelerator, from whose generators the model
+        draws; for each item that takes 20 times as long.
+        """
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  (augmentation in older code draws from it)
+        torch.default_generator.manual_seed(seed)
+
+
+class SeededSampler(Sampler[int]):
+    """Yield every index once, from position ``start`` of an order that follows from the seed and the epoch."""
+
+    def __init__(self, num_items: int, seed: int) -> None:
+        self.num_items = num_items
+        self.seed = seed
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.num_items - self.start
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items)
+        return iter(order[self.start :].tolist())
+
+
+class SeededBatches:
+    """Batches without end, epoch after epoch, starting where ``progress`` stands.
+
+    Args:
+        items: a data set with a length.
+        batch_size: items in a batch of one process.
+        seed: of the order and of every item's augmentation.
+        num_processes: how many processes share an epoch.
+        workers: processes that load data; 0 loads in this one.
+        collate: turns a list of items into a batch; None stacks tensors.
+
+    Attributes:
+        loader: of one epoch; replaced by what ``Accelerator.prepare`` makes of it.
+        progress: what has been trained on; advanced with every batch.
+
+    Raises:
+        ConfigError: fewer items than one step takes.
+    """
+
+    def __init__(
+        self,
+        items: Dataset[Any],
+        batch_size: int,
+        seed: int,
+        *,
+        num_processes: int = 1,
+        workers: int = 0,
+        collate: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
+        self.dataset = SeededDataset(items, seed)
+        self.items_per_step = batch_size * num_processes
+        if len(self.dataset) < self.items_per_step:
+            raise ConfigError(
+                f"there are {len(self.dataset)} items and a step takes {self.items_per_step}; lower the batch size."
+            )
+        self.progress = Progress()
+        self.sampler = SeededSampler(len(self.dataset), seed)
+        self.loader: Any = DataLoader(
+            self.dataset,
+            batch_size,
+            sampler=self.sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            drop_last=True,
+            generator=torch.Generator(),  # its own: otherwise the loader draws from the model's random numbers
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        progress = self.progress
+        while True:
+            self.dataset.epoch = self.sampler.epoch = progress.epoch
+            self.sampler.start = progress.batch * self.items_per_step
+            for batch in self.loader:
+                progress.batch += 1
+                yield batch
+            progress.epoch, progress.batch = progress.epoch + 1, 0
