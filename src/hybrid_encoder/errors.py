@@ -1,4 +1,4 @@
-"""Everything this package raises on purpose; each message names the value, the rule and the fix."""
+"""The errors that this package raises; each message names the value, the rule and the fix."""
 
 from __future__ import annotations
 

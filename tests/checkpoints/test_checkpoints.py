@@ -166,7 +166,7 @@ class TestPublished:
             ("encoder", lambda d: d.pop("dinov2.norm.bias"), "no key 'encoder.spatial.model.norm.bias'"),
             ("encoder", lambda d: d.pop("dinov2.pos_embed"), "no key 'dinov2.pos_embed'"),
             ("encoder", lambda d: d.update(surprise=torch.zeros(1)), "key 'surprise' has no place"),
-            ("encoder", lambda d: d.update({"layer0_clip.0.weight": torch.zeros(1)}), "not a multi-frame encoder"),
+            ("encoder", lambda d: d.update({"layer0_clip.0.weight": torch.zeros(1)}), r"'layer0_clip.0.weight' is \(1,\), and 'clip.visual.conv1.weight', which it repeats"),
             ("encoder", lambda d: d.update({"resnet50.conv1.weight": torch.zeros(1)}), "ResNet-50"),
             ("encoder", lambda d: d.update(notes="text"), "'notes' is a str"),
             (
@@ -205,7 +205,7 @@ class TestUnreadable:
     def test_a_truncated_safetensors(self, saved: Path) -> None:
         whole = (saved / "model.safetensors").read_bytes()
         (saved / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(CheckpointError, match="is no whole safetensors file"):
+        with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
             HybridDepthModel.from_pretrained(saved)
 
     def test_one_tensor_of_a_wrong_shape(self, saved: Path) -> None:
@@ -233,7 +233,7 @@ class TestUnreadable:
             with pytest.raises(CheckpointError, match=says):
                 HybridDepthEncoder.from_pretrained(tmp_path / "x.ckpt")
         (tmp_path / "x.ckpt").write_text("hello")
-        with pytest.raises(CheckpointError, match="no checkpoint that torch can read"):
+        with pytest.raises(CheckpointError, match="not a checkpoint that torch can read"):
             HybridDepthEncoder.from_pretrained(tmp_path / "x.ckpt")
 
     def test_a_torchscript_archive(self, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_each_tower_normalises_for_itself() -> None:
             lambda: build_spatial(SpatialConfig(name="vit_nonsense"), False),
             "'vit_nonsense', which timm does not know",
         ),
-        (lambda: build_spatial(SpatialConfig(name="resnet18"), False), "no vision transformer"),
+        (lambda: build_spatial(SpatialConfig(name="resnet18"), False), "not a vision transformer"),
         (
             lambda: build_spatial(small_dino("vit_small_patch14_dinov2", depth=3), False),
             "3 blocks; at least 4",

@@ -44,10 +44,10 @@ def find_source(source: str | Path, **hub: Any) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """The contents of a ``.safetensors`` file or of a pickle that holds nothing but tensors and numbers.
+    """Read a ``.safetensors`` file, or a pickle that holds nothing but tensors and numbers.
 
     Raises:
-        CheckpointError: with what is wrong and what to do.
+        CheckpointError: the file is missing, damaged, or holds other objects.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; check the path.")
@@ -59,7 +59,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
             return dict(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(
-                f"{path} is no whole safetensors file ({error}); copy or download it again."
+                f"{path} is not a whole safetensors file ({error}); copy or download it again."
             ) from error
     try:
         with warnings.catch_warnings():
@@ -84,11 +84,11 @@ def _why_not(path: Path, error: str) -> str:
             "you trust it, save its tensors alone: torch.save({'state_dict': torch.load(path, "
             "weights_only=False)['state_dict']}, new_path)."
         )
-    return f"{path} is no checkpoint that torch can read ({error.splitlines()[0] if error else 'empty file'})."
+    return f"{path} is not a checkpoint that torch can read ({error.splitlines()[0] if error else 'empty file'})."
 
 
 def _download(repo: str, hub: Mapping[str, Any]) -> Path:
-    """Fetch one repository's weights within a time limit for the first answer."""
+    """Download the weights of one repository; the first answer must come within ``HUB_SECONDS``."""
     from huggingface_hub import HfApi, snapshot_download
 
     options = {k: v for k, v in hub.items() if v is not None}
@@ -104,7 +104,7 @@ def _download(repo: str, hub: Mapping[str, Any]) -> Path:
             answer["error"] = error
 
     if not options.get("local_files_only"):
-        # Name resolution has no time limit of its own, so the question runs beside.
+        # Name resolution has no time limit of its own, so the request runs in a thread that can be left behind.
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(HUB_SECONDS)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hybrid_encoder.checkpoints import published
+from hybrid_encoder.checkpoints import published, published_state
 from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, find_source, read_tensors
 from hybrid_encoder.config import (
     MODEL_CONFIGS,
@@ -101,7 +101,7 @@ class Checkpoint:
         tensors: Tensors = self.tensors
         if self.layout != "ours":
             decoder = {} if prefix else self.decoder_tensors
-            tensors = published.whole_state(self.config, config, self.tensors, decoder, word_ids, num_positions)
+            tensors = published_state.whole_state(self.config, config, self.tensors, decoder, word_ids, num_positions)
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

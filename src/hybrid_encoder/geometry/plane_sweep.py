@@ -21,10 +21,10 @@ from hybrid_encoder.geometry.camera import pixel_coordinates
 
 Spacing = Literal["linear", "inverse"]
 
-BORDER = 2  # pixels along the edge of a feature map that zero padding has touched
-CHUNK = {"cpu": 2**21}  # warped numbers held at once: what a processor's cache takes
+BORDER = 2  # pixels along the edge of a feature map that zero padding has influenced
+CHUNK = {"cpu": 2**21}  # warped numbers held at once: what a processor's cache can hold
 CHUNK_ELSEWHERE = 2**25
-FEW = 32  # channels; with fewer, what places the samples takes more memory than they do
+FEW_CHANNELS = 32  # with fewer, the sampling positions need more memory than the samples
 
 
 def depth_bins(min_depth: float, max_depth: float, num_bins: int, spacing: Spacing = "linear") -> Tensor:
@@ -36,7 +36,7 @@ def depth_bins(min_depth: float, max_depth: float, num_bins: int, spacing: Spaci
         spacing: even steps in depth (``"linear"``) or in 1 / depth (``"inverse"``).
 
     Raises:
-        InputError: no positive, finite range.
+        InputError: the range is not positive and finite.
         ConfigError: another spacing, or fewer than 2 bins.
     """
     low, high = float(min_depth), float(max_depth)
@@ -56,7 +56,7 @@ def depth_bins(min_depth: float, max_depth: float, num_bins: int, spacing: Spaci
 def plane_sweep_cost_volume(
     current: Tensor, lookup: Tensor, poses: Tensor, K: Tensor, inv_K: Tensor, depth_bins: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How badly lookup frames, warped into the current view, fit it at each depth.
+    """Return how badly lookup frames, warped into the current view, fit it at each depth.
 
     An entry is the mean absolute difference of the features, averaged over the lookup frames that see the pixel at
     that depth: it lies in front of the lookup camera, and at least 2 pixels inside both views. Entries that no frame
@@ -73,8 +73,8 @@ def plane_sweep_cost_volume(
         The cost, float32, and which entries no frame sees, bool; both (B, D, h, w).
 
     Raises:
-        InputError: shapes that do not fit each other, NaN, bins that do not rise, ``inv_K`` that is no inverse of
-            ``K``. On an accelerator, looking at these values waits for it once.
+        InputError: shapes that do not fit each other, NaN, bins that do not rise, an ``inv_K`` that is not the inverse
+            of ``K``. On an accelerator, checking these values waits for it once.
 
     Warns:
         UserWarning: the principal point lies outside the feature map, so ``K`` is of another scale.
@@ -88,7 +88,7 @@ def plane_sweep_cost_volume(
 def sweep(
     current: Tensor, lookup: Tensor, poses: Tensor, K: Tensor, inv_K: Tensor, depth_bins: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``plane_sweep_cost_volume`` of inputs that have been checked."""
+    """Compute ``plane_sweep_cost_volume`` of inputs that have been checked before."""
     (batch, frames, channels, height, width), device = lookup.shape, lookup.device
     size = height * width
     table = rearrange(lookup, "b n c h w -> (b n h w) c").float().contiguous()
@@ -102,8 +102,8 @@ def sweep(
     pixels = pixel_coordinates(height, width, device).T
     inner = torch.arange(batch * size, device=device).view(batch, height, width)
     inner = inner[:, BORDER:-BORDER, BORDER:-BORDER].flatten()
-    block = CHUNK.get(device.type, CHUNK_ELSEWHERE) // (frames * bins.shape[1] * max(channels, FEW))
-    # A pixel's depths lie along one line of each lookup frame, so that pixel by pixel the cache holds what is read.
+    block = CHUNK.get(device.type, CHUNK_ELSEWHERE) // (frames * bins.shape[1] * max(channels, FEW_CHANNELS))
+    # Pixel by pixel: the depths of one pixel lie along one line of each lookup frame, which then stays in the cache.
     for index in inner.split(max(1, block)):
         item, pixel = index // size, index % size
         direction = (unprojection[item] * pixels[pixel][:, None]).sum(-1)
@@ -127,7 +127,7 @@ def sweep(
 
 
 def lowest_cost_disparity(cost: Tensor, depth_bins: Tensor) -> Tensor:
-    """1 / depth of the cheapest bin, the nearest of equals.
+    """Return 1 / depth of the cheapest bin, the nearest one where several are equal.
 
     Args:
         cost: (B, D, h, w).
@@ -142,12 +142,12 @@ def lowest_cost_disparity(cost: Tensor, depth_bins: Tensor) -> Tensor:
 
 
 def confidence_mask(missing: Tensor) -> Tensor:
-    """Where every depth was seen: bool (B, D, h, w) to float32 (B, h, w), 1 or 0."""
+    """Return where every depth was seen, 1 or 0: bool (B, D, h, w) to float32 (B, h, w)."""
     return (~missing.any(1)).float()
 
 
 def check_features(current: Tensor, lookup: Tensor, names: tuple[str, str] = ("current", "lookup")) -> None:
-    """Raises InputError unless there are one or more lookup maps (B, N, C, h, w) for the maps (B, C, h, w)."""
+    """Raise InputError unless there are one or more lookup maps (B, N, C, h, w) for the maps (B, C, h, w)."""
     one, many = (tuple(x.shape) for x in (current, lookup))
     if len(one) != 4 or len(many) != 5 or one != (many[0], *many[2:]):
         raise InputError(
@@ -164,7 +164,7 @@ def check_features(current: Tensor, lookup: Tensor, names: tuple[str, str] = ("c
 def check_geometry(
     poses: Tensor, K: Tensor, inv_K: Tensor, depth_bins: Tensor, frames: tuple[int, ...], size: tuple[int, ...]
 ) -> None:
-    """Raises InputError, or warns, about geometry that cannot be right.
+    """Raise InputError, or warn, about geometry that cannot be right.
 
     Args:
         frames: items and lookup frames, (B, N).
@@ -190,7 +190,7 @@ def check_geometry(
             (_product(K, inv_K) - torch.eye(4, device=K.device)).abs().amax(),
             *K[:, :2, 2].float().aminmax(dim=0),
         )
-        # One answer from an accelerator instead of many.
+        # In one tensor, so that an accelerator is waited for once.
         answers = torch.cat([fact.to(poses.device).float().flatten() for fact in facts]).tolist()
     finite, rising, apart, left, top, right, bottom = answers
     if not finite:
@@ -212,7 +212,7 @@ def check_geometry(
 
 
 def _project(projection: Tensor, points: Tensor) -> list[Tensor]:
-    """Points (Q, 3, D) by N matrices each (Q, N, 4, 4): x z, y z and z in pixels and depth, each (Q, N, D)."""
+    """Multiply points (Q, 3, D) by N matrices each, (Q, N, 4, 4); return x z, y z and z, each (Q, N, D)."""
     right, down, ahead = points[:, None].unbind(2)
     return [
         row[..., :1] * right + row[..., 1:2] * down + row[..., 2:3] * ahead + row[..., 3:]
@@ -221,13 +221,13 @@ def _project(projection: Tensor, points: Tensor) -> list[Tensor]:
 
 
 def _rounded(x: Tensor, size: int) -> Tensor:
-    """Pixels taken to [-1, 1] and back, as for grid_sample: its rounding decides between bins that are all but equal,
-    and with it the cheapest bin is the published one."""
+    """Take pixels to [-1, 1] and back, as grid_sample does: its rounding decides between bins that are almost
+    equal, and without it another bin than the published one may be the cheapest."""
     return ((x / (size - 1) - 0.5) * 2 + 1) / 2 * (size - 1)
 
 
 def _sample(table: Tensor, start: Tensor, x: Tensor, y: Tensor, width: int) -> Tensor:
-    """Bilinear samples inside of maps whose pixels are rows of a table.
+    """Sample maps whose pixels are rows of a table, bilinearly, inside their borders.
 
     Args:
         table: (rows, C).
@@ -242,11 +242,11 @@ def _sample(table: Tensor, start: Tensor, x: Tensor, y: Tensor, width: int) -> T
     row = start[..., None] + (top * width + left).long()
     rows = torch.stack([row, row + 1, row + width, row + width + 1], dim=-1)
     weights = torch.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], dim=-1)
-    # A weighted bag of four rows: grid_sample reads one channel after another, this reads whole rows.
+    # A weighted bag of four rows reads all channels of a pixel at once, where grid_sample reads channel by channel.
     samples = F.embedding_bag(rows.view(-1, 4), table, per_sample_weights=weights.view(-1, 4), mode="sum")
     return samples.view(*x.shape, table.shape[1])
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """A matrix product in full float32: autocast and TF32 would move pixels by tenths."""
+    """Multiply matrices in full float32: autocast and TF32 would move pixels by tenths."""
     return (a.float()[..., None] * b.float()[..., None, :, :]).sum(-2)

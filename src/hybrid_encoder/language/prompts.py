@@ -21,19 +21,26 @@ from hybrid_encoder.language.text_tower import LEARNED, VOCABULARY, clip_text_to
 class DepthPrompts(nn.Module):
     """n depth prompts, near before far, as rows of one (n, D) matrix.
 
-    Each row is L2-normalised, then the whole matrix is divided by its Frobenius norm (as published). Only the
-    part of CLIP's text tower that the prompts read is kept: the embeddings of the words that occur, and as many
-    positions as the longest prompt has (the tower is causal and read at the end of the text, so nothing after
-    that matters).
+    Each row is L2-normalised, then the whole matrix is divided by its Frobenius norm (as published).
 
-    The result is kept until something it depends on changes, under ``torch.compile`` too; while any of that trains, it
-    is computed with gradients at every call. The words that all prompts begin with go through the tower once for all
-    of them, as what comes later cannot change what they give.
+    Only the part of CLIP's text tower that the prompts read is kept: the embeddings of the words that occur, and as
+    many positions as the longest prompt has. The tower is causal and read at the end of the text, so nothing after that
+    matters. The words that all prompts begin with are encoded once for all of them.
+
+    The matrix is kept until something it depends on changes, under ``torch.compile`` too. While any of that trains, it
+    is computed anew, with gradients, in every call.
 
     Args:
-        clip: an open_clip model whose text tower uses CLIP's own tokenizer, or other prompts, whose text tower these
-            then share.
+        clip: an open_clip model whose text tower uses CLIP's own tokenizer; or other prompts, whose text tower is then
+            shared.
         config: template, words or number of learned tokens.
+
+    Attributes:
+        num_prompts: n.
+        dim: D, the width of CLIP's joint space.
+        tokens: the learned tokens (n, width); None with fixed words, and after folding.
+        word_ids: which of CLIP's tokens ``token_embedding`` holds, row by row.
+        folded: the matrix itself once :meth:`fold` has let the text tower go, else None.
 
     Raises:
         ConfigError: another tokenizer, a prompt that is too long, or a word that the other prompts have not kept.
@@ -66,7 +73,7 @@ class DepthPrompts(nn.Module):
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("folded", None, persistent=False)
         self.register_buffer("ends", torch.tensor([len(row) - 1 for row in ids]), persistent=False)
-        # Every prompt has tokens of its own: the last one is not shared even where all are alike.
+        # The last position is where a prompt is read, so it is never shared, even where all prompts are equal.
         alike = (index == index[:1]).all(0)[:-1].tolist()
         self.shared = alike.index(False) if False in alike else length - 1
 
@@ -94,7 +101,7 @@ class DepthPrompts(nn.Module):
             self.tokens = nn.Parameter(start)
 
     def forward(self) -> Tensor:
-        """The prompt matrix (n, D)."""
+        """Return the prompt matrix (n, D)."""
         if self.folded is not None:
             return self.folded
         parameters = list(self.parameters())
@@ -109,9 +116,9 @@ class DepthPrompts(nn.Module):
         _alive.add(self)  # a copy, or what was pickled
 
     def _encode(self) -> Tensor:
-        # Kept in the parameters' own precision: it is little work and every pixel is compared with it.
+        # In the parameters' own precision, autocast or not: it is little work, and every pixel is compared with it.
         device = self.token_embedding.device.type
-        casts = torch.amp.autocast_mode.is_autocast_available(device)  # not on every device
+        casts = torch.amp.autocast_mode.is_autocast_available(device)  # some devices have no autocast
         with torch.autocast(device, enabled=False) if casts else contextlib.nullcontext():
             table: Tensor = self.token_embedding
             if self.tokens is not None:
@@ -124,7 +131,7 @@ class DepthPrompts(nn.Module):
             return matrix
 
     def fold(self) -> None:
-        """Keep the matrix alone and let the text tower go: less memory for prediction, and nothing left to train."""
+        """Keep the matrix alone and drop the text tower: less memory for prediction, and nothing left to train."""
         with torch.inference_mode(False), torch.no_grad():
             self.folded = self().clone()
         for name in (*self._modules, *self._parameters):
@@ -132,7 +139,7 @@ class DepthPrompts(nn.Module):
         self.tokens = None
 
     def text_parameters(self) -> list[nn.Parameter]:
-        """The text tower's parameters: all but the learned tokens."""
+        """Return the text tower's parameters: all but the learned tokens."""
         return [parameter for name, parameter in self.named_parameters() if name != "tokens"]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -140,7 +147,7 @@ class DepthPrompts(nn.Module):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def check_unfolded(self) -> None:
-        """Raises ConfigError where the text tower has been let go."""
+        """Raise ConfigError if the text tower has been dropped."""
         if self.folded is not None:
             raise ConfigError(
                 "the prompts are folded, and their text tower is gone; load the checkpoint again for one that can be "
@@ -157,25 +164,25 @@ class DepthPrompts(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
 
-# One operator to a compiler, which cannot ask at every call whether what is kept still holds. It must not depend on the
-# object: each would be compiled anew.
+# A compiled graph cannot check by itself whether the kept matrix is still valid, so it calls one custom operator that
+# does. The operator finds the object by its buffer instead of closing over it, or every model would compile anew.
 _alive: WeakSet[DepthPrompts] = WeakSet()
-_asked = getattr(torch.Tag, "cudagraph_unsafe", None)  # a replayed CUDA graph would not ask
-_operator: Any = torch.library.custom_op  # that it takes tags came later than itself
+_unsafe_tag = getattr(torch.Tag, "cudagraph_unsafe", None)  # a replayed CUDA graph would skip the check
+_operator: Any = torch.library.custom_op  # older releases of torch take no tags
 
 
-@_operator("hybrid_encoder::prompts", mutates_args=(), **({"tags": [_asked]} if _asked else {}))  # type: ignore[untyped-decorator]
+@_operator("hybrid_encoder::prompts", mutates_args=(), **({"tags": [_unsafe_tag]} if _unsafe_tag else {}))  # type: ignore[untyped-decorator]
 def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
-    """The matrix of the prompts whose ``index`` this is."""
+    """Return the matrix of the prompts that own the buffer ``index``."""
     prompts = next((one for one in _alive if one.index.data_ptr() == index.data_ptr()), None)
     if prompts is None:
-        raise RuntimeError("the compiled prompts are gone, or moved without their graph; compile the model again.")
+        raise RuntimeError("the prompts of this compiled graph were deleted or moved; compile the model again.")
     with torch.no_grad():
         own = list(prompts.parameters())
         if all(a.data_ptr() == b.data_ptr() for a, b in zip(own, parameters, strict=True)):
             matrix: Tensor = prompts().clone()  # a compiler may write into what it is given
             return matrix
-        # Others in their place, as with torch.func.functional_call: of no use next time.
+        # Other parameters in their place, as with torch.func.functional_call: computed, and not kept.
         names = [f"prompts.{name}" for name, _ in prompts.named_parameters()]
         others: Tensor = torch.func.functional_call(
             _Encoding(prompts), dict(zip(names, parameters, strict=True)), args=()

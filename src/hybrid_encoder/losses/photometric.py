@@ -28,8 +28,8 @@ class Reprojection(NamedTuple):
     Attributes:
         loss: a scalar.
         error: the least photometric error over the sources, (B, 1, H, W).
-        identity: the same of the unmoved sources: what a still camera, or no depth at all, would reach.
-        moved: where the warped error is the smaller one, and counts, bool (B, 1, H, W).
+        identity: the same for the sources as they are: what a still camera would reach, without any depth.
+        moved: where the warped error is the smaller one, and the only one that counts, bool (B, 1, H, W).
     """
 
     loss: Tensor
@@ -39,7 +39,7 @@ class Reprojection(NamedTuple):
 
 
 def photometric_error(one: Tensor, other: Tensor) -> Tensor:
-    """0.85 x (1 - SSIM) / 2 + 0.15 x absolute difference, the mean over channels.
+    """Return 0.85 x (1 - SSIM) / 2 + 0.15 x absolute difference, the mean over channels.
 
     SSIM is taken over 3 x 3 windows of equal weights, reflected at the border.
 
@@ -62,7 +62,7 @@ def photometric_error(one: Tensor, other: Tensor) -> Tensor:
 def reprojection_loss(
     target: Tensor, sources: Tensor, depth: Tensor, K: Tensor, source_T_target: Tensor, automask: bool = True
 ) -> Reprojection:
-    """The photometric error of the best source, where moving the camera explains more than standing still.
+    """Return the photometric error of the best source, where camera motion explains it better than none.
 
     Args:
         target: images in [0, 1], (B, 3, H, W).
@@ -70,11 +70,11 @@ def reprojection_loss(
         depth: of the target, (B, 1, H, W).
         K: (B, 3, 3).
         source_T_target: (B, N, 4, 4).
-        automask: leave out pixels that an unmoved source explains better (a static camera, things that move along).
+        automask: leave out pixels that an unmoved source explains better: a static camera, or things that move along
+            with it.
 
     Returns:
-        The loss is the mean over all pixels, those left out counting with their identity error, which carries no
-        gradient.
+        Its loss is the mean over all pixels; those left out count with their identity error, which has no gradient.
     """
     frames = sources.shape[1]
     errors, identities = [], []
@@ -91,7 +91,7 @@ def reprojection_loss(
 
 
 def smoothness_loss(disparity: Tensor, image: Tensor) -> Tensor:
-    """Slopes of mean-normalised disparity, less where the image has an edge.
+    """Return the mean slope of mean-normalised disparity, weighted down where the image has an edge.
 
     Args:
         disparity: (B, 1, H, W), positive.

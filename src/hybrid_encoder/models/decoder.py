@@ -29,7 +29,7 @@ class ResidualUnit(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Adds a skip map to the deeper path, refines it, and brings it to the next size."""
+    """Add a skip map to the deeper path, refine it, and resize it to the next level."""
 
     def __init__(self, channels: int, skip: bool) -> None:
         super().__init__()
@@ -45,7 +45,8 @@ class FusionBlock(nn.Module):
 
 
 class DisparityHead(nn.Module):
-    """3x3 to half the channels (``reduce``); and, as its call, up to the working size, 3x3, ReLU, 1x1."""
+    """Two steps from a path to an output: ``reduce`` (3x3 to half the channels), and the call itself (resize, 3x3,
+    ReLU, 1x1), which needs the most memory and is therefore run last."""
 
     def __init__(self, channels: int, hidden: int, out_channels: int) -> None:
         super().__init__()
@@ -103,17 +104,17 @@ class DPTDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, in_channels: Sequence[int], config: DecoderConfig, **changes: Any) -> DPTDecoder:
-        """The decoder of a configuration; ``changes`` replace constructor arguments."""
+        """Build the decoder of a configuration; ``changes`` replace constructor arguments."""
         options: dict[str, Any] = {**vars(config), **changes}
         return cls(in_channels, **options)
 
     def set_bias(self, value: float) -> None:
-        """Set what every head adds last, before its activation: where an untrained decoder starts from."""
+        """Set the last bias of every head, before its activation: what an untrained decoder says everywhere."""
         for head in self.heads.values():
             nn.init.constant_(cast(DisparityHead, head).out.bias, value)  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> dict[int, Tensor]:
-        """Four maps (B, C_i, h, w) to {scale: (B, out_channels, H // 2**scale, W // 2**scale)}.
+        """Take four maps (B, C_i, h, w) to {scale: (B, out_channels, H // 2**scale, W // 2**scale)}.
 
         Args:
             maps: from fine to coarse meaning, all on one grid.
@@ -121,8 +122,8 @@ class DPTDecoder(nn.Module):
         """
         height, width = image_size
         grid = (maps[0].shape[-2], maps[0].shape[-1])
-        # What follows keeps the format. Convolutions of many channels are faster channels last, but not the backward
-        # pass on a CPU, which takes 2.5 times as long.
+        # Everything below keeps this memory format. Convolutions of many channels are faster channels last, except for
+        # their backward pass on a CPU, which takes 2.5 times as long.
         trains = torch.is_grad_enabled() and maps[0].device.type == "cpu"
         layout = torch.contiguous_format if trains else torch.channels_last
         levels = [
@@ -137,7 +138,7 @@ class DPTDecoder(nn.Module):
             path = self.fuse[level](path, None if level == 3 else levels.pop(), targets[level])
             if level in self.scales:
                 reduced[level] = cast(DisparityHead, self.heads[str(level)]).reduce(path)
-        del path  # large, and not read again: the heads need the most memory
+        del path  # large and not read again; the heads need the memory
         outputs: dict[int, Tensor] = {}
         for scale in self.scales:
             # The published head works at 16 pixels a cell before the last resize.

@@ -14,9 +14,9 @@ from hybrid_encoder.towers.base import Grid
 
 
 class Fusion(nn.Module):
-    """Takes the semantic maps to the spatial grid and concatenates [spatial, semantic].
+    """Align the semantic maps with the spatial grid and concatenate [spatial, semantic].
 
-    With one tower alone its maps pass on their own.
+    With one tower alone its maps are passed on by themselves.
 
     Args:
         semantic_channels: channels of the four semantic maps, empty without that tower.
@@ -36,7 +36,7 @@ class Fusion(nn.Module):
         self.channels = tuple(a + b for a, b in zip(spatial, semantic, strict=True))
 
     def forward(self, semantic: Sequence[Tensor], spatial: Sequence[Tensor], grid: Grid) -> list[Tensor]:
-        """Four maps (B, C_i, h, w); either sequence may be empty."""
+        """Return four maps (B, C_i, h, w) of the grid's size; either sequence may be empty."""
         aligned = [self._to_grid(level, x, grid) for level, x in enumerate(semantic)]
         if not spatial:
             return aligned
@@ -47,7 +47,7 @@ class Fusion(nn.Module):
     def _to_grid(self, level: int, x: Tensor, grid: Grid) -> Tensor:
         convolution = self.align[level]
         here, there = x.shape[-2] * x.shape[-1], grid[0] * grid[1]
-        # Where a compiler leaves sizes open, the deeper two levels are taken to be the smaller ones.
+        # With symbolic sizes the comparison has no answer: the deeper two levels are then taken to be the smaller ones.
         smaller = known(here < there) if level < 2 else not known(here >= there)
         if self.method == "interp_conv1x1" and not smaller:
             return convolution(_nearest(x, grid))  # type: ignore[no-any-return]
@@ -58,7 +58,7 @@ class Fusion(nn.Module):
 def _nearest(x: Tensor, grid: Grid) -> Tensor:
     if not is_exporting():
         return F.interpolate(x, grid)
-    # torch's nearest cell in so many words: other runtimes round it otherwise, and would now and then read the next.
+    # torch's rule for the nearest cell, spelt out: other runtimes round differently and would sometimes read the next.
     for axis, count in ((2, grid[0]), (3, grid[1])):
         step = torch.scalar_tensor(x.shape[axis], device=x.device) / torch.scalar_tensor(count, device=x.device)
         index = (torch.arange(count, dtype=step.dtype, device=x.device) * step).long()

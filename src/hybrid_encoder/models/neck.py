@@ -15,7 +15,7 @@ RESNET_CHANNELS = {2: 64, 4: 64, 8: 128, 16: 256, 32: 512}  # of a ResNet-18, by
 
 
 class PyramidNeck(nn.Module):
-    """Maps at strides 2, 4, 8, 16 and 32, or some of these, as the CNN decoders of other codebases read them.
+    """A pyramid at strides 2, 4, 8, 16 and 32, or some of these, made of maps on one grid.
 
     Args:
         in_channels: channels of the four maps.
@@ -23,7 +23,7 @@ class PyramidNeck(nn.Module):
         strides: of the outputs, fine to coarse.
 
     Raises:
-        ConfigError: strides that are no powers of two between 2 and 32, or not as many channels.
+        ConfigError: a stride that is not a power of two from 2 to 32, or another number of channels than strides.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class PyramidNeck(nn.Module):
         self.num_ch_enc = tuple(RESNET_CHANNELS[stride] for stride in strides) if channels is None else tuple(channels)
         if len(self.num_ch_enc) != len(self.strides):
             raise ConfigError(f"channels is {self.num_ch_enc}; {len(self.strides)} strides need as many channels.")
-        # Deep maps go to coarse levels; what is left over at the fine end is shared, or read together.
+        # The deepest map goes to the coarsest level and so on. With more than four levels the first map serves several
+        # of them; with fewer, the finest level reads several maps.
         more = len(self.strides) - 4
         first = tuple(range(max(1, 1 - more)))
         self.sources = (first, *((max(0, level - more),) for level in range(1, len(self.strides))))
@@ -52,7 +53,7 @@ class PyramidNeck(nn.Module):
         self.smooth = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for out in self.num_ch_enc)
 
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> list[Tensor]:
-        """Four maps (B, C_i, h, w) to (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])), one a stride."""
+        """Take four maps (B, C_i, h, w) to a pyramid, (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))."""
         outputs = []
         for stride, sources, project, smooth in zip(self.strides, self.sources, self.project, self.smooth, strict=True):
             size = (-(-image_size[0] // stride), -(-image_size[1] // stride))

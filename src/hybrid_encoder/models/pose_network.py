@@ -57,7 +57,7 @@ class PoseNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD * 2).view(1, 6, 1, 1), persistent=False)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """RGB in [0, 1] of two frames in temporal order, (B, 3, H, W), to axis-angle and translation, both (B, 3)."""
+        """Take two frames in temporal order, (B, 3, H, W) in [0, 1], to axis-angle and translation, (B, 3) each."""
         pair = (torch.cat([first, second], dim=1) - self.mean) / self.std
         motion = SCALE * self.head(self.backbone(pair)[-1]).mean((-2, -1))
         return motion[:, :3], motion[:, 3:]
@@ -75,6 +75,6 @@ class ClassTokenPoseHead(nn.Module):
         self.linear = nn.Linear(2 * channels, 6)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Class tokens (B, C) of two frames in temporal order to axis-angle and translation, both (B, 3)."""
+        """Take class tokens (B, C) of two frames in temporal order to axis-angle and translation, both (B, 3)."""
         motion = SCALE * self.linear(torch.cat([first, second], dim=-1))
         return motion[..., :3], motion[..., 3:]

@@ -17,9 +17,14 @@ from hybrid_encoder.towers.positions import resample_positions
 class SpatialTower(Tower):
     """A DINO vision transformer: four maps (B, C, h, w) on one grid, and the class token (B, C).
 
+    Args:
+        config: names the model, and says which blocks' outputs are the maps.
+
     Attributes:
-        blocks: the modules, for freezing from the top.
-        taps: which blocks' outputs are the maps (each through the final norm).
+        config: what the tower was built from; with transformers, the architecture is stored in it.
+        blocks: the transformer blocks, first to last.
+        taps: which blocks' outputs are the maps, each through the final norm.
+        patch: side of a patch in pixels.
         position_rule: how learned positions are resampled: ``"dinov2"``, ``"size"``, ``"library"`` (the model
             library's own way) or ``"rope"`` (rotary, nothing to resample).
     """
@@ -38,7 +43,7 @@ class SpatialTower(Tower):
         """The transformer blocks, first to last."""
         raise NotImplementedError
 
-    def _declare(self, depth: int, width: int, patch: int, rule: str) -> None:
+    def _declare_maps(self, depth: int, width: int, patch: int, rule: str) -> None:
         self.taps = self.config.blocks or evenly_spread_blocks(depth)
         if max(self.taps) >= depth or min(self.taps) < 0 or list(self.taps) != sorted(set(self.taps)):
             raise ConfigError(
@@ -56,7 +61,8 @@ class SpatialTower(Tower):
         return [to_map(tokens[:, prefix:], grid) for tokens in outputs], outputs[-1][:, 0]
 
     def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
-        """Normed tokens (B, prefix + h * w, C) after each tapped block, and how many prefix tokens there are."""
+        """Return the tokens (B, prefix + h * w, C) after each tapped block and the final norm, and how many of them,
+        at the front, are prefix tokens (class and registers)."""
         raise NotImplementedError
 
 
@@ -75,20 +81,21 @@ class TimmTower(SpatialTower):
             model: Any = timm.create_model(config.name, pretrained=pretrained, **options)
         except TypeError as error:
             raise ConfigError(
-                f"spatial.name is {config.name!r} with overrides {config.overrides}, which is no vision transformer "
-                f"of this shape ({error}); choose a DINO one."
+                f"spatial.name is {config.name!r} with overrides {config.overrides}, which is not a vision "
+                f"transformer of this shape ({error}); choose a DINO one."
             ) from error
         if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
-            raise ConfigError(f"spatial.name is {config.name!r}, which is no vision transformer; choose a DINO one.")
-        # Only whole patches come here; timm's check writes sizes into a text, which ties a compiled graph to them.
+            raise ConfigError(f"spatial.name is {config.name!r}, which is not a vision transformer; choose a DINO one.")
+        # Images are whole patches by now. timm checks their size with an f-string, which ties a compiled graph to it.
         model.patch_embed.img_size = None
         rule: str = config.position_embedding
         if model.pos_embed is None:
             rule = "rope"
         elif rule == "auto":
-            # DINOv2 with registers was made with antialiased resampling to the exact size; without, it was not.
+            # DINOv2's models with registers were trained with antialiased resampling to the exact size, the others
+            # with the scale factor.
             rule = "dinov2" if "dinov2" in config.name and model.reg_token is None else "size"
-        self._declare(len(model.blocks), model.embed_dim, int(model.patch_embed.patch_size[0]), rule)
+        self._declare_maps(len(model.blocks), model.embed_dim, int(model.patch_embed.patch_size[0]), rule)
         model.blocks = nn.ModuleList(model.blocks[: max(self.taps) + 1])
         self.model = model
 
@@ -134,7 +141,7 @@ class TimmTower(SpatialTower):
             return embedding
 
         if rope.training and getattr(rope, "aug_active", False):
-            return make()  # drawn anew at every call
+            return make()  # augmented anew at every call
         return self._positions.get(grid, list(rope.buffers()), make)
 
 
@@ -160,14 +167,14 @@ class TransformersTower(SpatialTower):
                 f"spatial.position_embedding is {config.position_embedding!r}; a model of transformers resamples "
                 "its own way: leave it at 'auto'."
             )
-        # The architecture goes into our own configuration, so that loading never asks for the source again.
+        # Stored in our own configuration, so that loading a checkpoint never asks for the source again.
         self.config = SpatialConfig(**{**vars(config), "overrides": {"config": hf_config.to_dict()}})
         learned = hasattr(model.embeddings, "position_embeddings")
         if learned:
             model.embeddings.interpolate_pos_encoding = _KeptPositions(model.embeddings, self._positions)
         patch = hf_config.patch_size
         self.prefix = 1 + int(getattr(hf_config, "num_register_tokens", 0) or 0)
-        self._declare(
+        self._declare_maps(
             len(model.get_submodule(self.layers_at)),
             int(hf_config.hidden_size),
             int(patch if isinstance(patch, int) else patch[0]),
@@ -187,7 +194,7 @@ class TransformersTower(SpatialTower):
 
 
 class _KeptPositions:
-    """Stands in front of a transformers model's own resampling, and keeps what it gave."""
+    """Keeps the positions that a transformers model resampled, as it would resample them in every call."""
 
     def __init__(self, embeddings: nn.Module, kept: TensorCache) -> None:
         self.embeddings = embeddings
@@ -204,7 +211,15 @@ class _KeptPositions:
 
 
 def build_spatial(config: SpatialConfig, pretrained: bool) -> SpatialTower:
-    """The spatial tower of a configuration."""
+    """Build the spatial tower of a configuration.
+
+    Args:
+        config: ``hf:`` before a name takes transformers, any other name timm.
+        pretrained: load public weights where the configuration asks for them; False draws random ones.
+
+    Raises:
+        ConfigError: an unknown model, or one that is not a DINO vision transformer.
+    """
     tower = TransformersTower if config.name.startswith("hf:") else TimmTower
     return tower(config, pretrained and config.pretrained)
 
