@@ -10,115 +10,29 @@ adapters.manydepth.patch()  # before Trainer(opts)
 from __future__ import annotations
 
 import copy
-import dataclasses
-import inspect
-import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
 from torch import nn
 
-from hybrid_encoder.config import PRESETS, DecoderConfig, HybridDepthConfig, HybridMatchingConfig
+from hybrid_encoder.config import PRESETS, DecoderConfig, HybridMatchingConfig
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.matching import HybridMatchingEncoder, Match
+from hybrid_encoder.models.neck import PyramidNeck
 
-from . import monodepth2
-from .networks import MatchingEncoder
-from .patching import replacing
-from .patching.replacing import Source
-from .recipes import Recipe
+from .encoders import EncoderLike, EncoderSource, Handover
+from .networks import DepthDecoder, DepthEncoder, MatchingEncoder
+from .patching.methods import ExtendedMethod
+from .patching.replacing import Call, Patch, Replacement, install
 
-MATCHING = "ResnetEncoderMatching"
-NEEDED = ("pretrained", "adaptive_bins", "min_depth_bin", "max_depth_bin", "depth_binning", "num_depth_bins")
-BINS = NEEDED[1:]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings(monodepth2.Settings):
-    """What a patch builds. Two calls ask for the same if these are equal."""
-
-    teacher: str
-    share_frozen: bool
-    match: Match
-
-    @property
-    def needed(self) -> dict[str, tuple[str, ...]]:
-        return super().needed | {MATCHING: NEEDED}
-
-    def build_student(self, pretrained: bool) -> HybridDepthEncoder:
-        """What goes into the matching encoder: a preset's multi-frame configuration, or the source itself."""
-        for name in PRESETS:
-            if self.encoder == HybridDepthConfig.preset(name).encoder:
-                return HybridDepthEncoder(HybridMatchingConfig.preset_encoder(name), pretrained=pretrained)
-        return super().build_encoder(pretrained)
-
-    def build_encoder(self, pretrained: bool) -> HybridDepthEncoder:
-        """The teacher. Of a ready encoder, which the student has, it gets a copy."""
-        encoder = super().build_encoder(pretrained)
-        return copy.deepcopy(encoder) if encoder is self.encoder else encoder
-
-
-class Patched(monodepth2.Patched):
-    """What :func:`patch` replaced, and the way back: ``undo()``, or leave the ``with`` block."""
-
-    settings: Settings
-    _student: weakref.ref[HybridDepthEncoder] | None = None
-
-    def replace_networks(self) -> None:
-        super().replace_networks()
-        self.dispatch(MATCHING, (MatchingEncoder,), self._make_matching)
-
-    def _make_matching(self, call: inspect.BoundArguments) -> nn.Module:
-        encoder = self.settings.build_student(bool(call.arguments["pretrained"]))
-        self._student = weakref.ref(encoder)
-        bins = {name: call.arguments[name] for name in BINS}
-        matching = HybridMatchingEncoder(encoder, match=self.settings.match, **bins)
-        return MatchingEncoder(matching, self._make_neck(encoder))
-
-    def _make_encoder(self, call: inspect.BoundArguments) -> nn.Module | None:
-        """The teacher for one image, where it is ours; the rest is the repository's."""
-        if self.settings.teacher == "repository":
-            return None
-        teacher = super()._make_encoder(call)
-        student = self._student() if self._student is not None else None
-        if teacher is not None and student is not None and self.settings.share_frozen:
-            share_frozen(student, teacher.encoder)  # type: ignore[arg-type]
-        return teacher
-
-
-def share_frozen(student: nn.Module, teacher: nn.Module) -> int:
-    """Let the teacher hold the student's parameters where neither trains them.
-
-    Args:
-        student: keeps its parameters.
-        teacher: of the same layout where it is to share.
-
-    Returns:
-        How many numbers are held once instead of twice.
-
-    Raises:
-        ConfigError: nothing is frozen in both.
-    """
-    held = dict(student.named_parameters())
-    shared = 0
-    for path, module in teacher.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            other = held.get(f"{path}.{name}" if path else name)
-            if other is None or other.requires_grad or parameter.requires_grad or other.shape != parameter.shape:
-                continue
-            setattr(module, name, other)
-            shared += other.numel()
-    if not shared:
-        raise ConfigError(
-            "share_frozen is set, and no parameter is frozen in student and teacher alike: freeze a tower in the "
-            "configuration (trainable_blocks=0), or leave share_frozen out."
-        )
-    return shared
+BINS = ("adaptive_bins", "min_depth_bin", "max_depth_bin", "depth_binning", "num_depth_bins")
 
 
 def patch(
-    encoder: Source | None = None,
+    encoder: EncoderLike | None = None,
     *,
     decoder: Literal["dpt", "manydepth"] = "dpt",
     decoder_config: DecoderConfig | None = None,
@@ -127,7 +41,7 @@ def patch(
     share_frozen: bool = False,
     match: Match = "semantic",
     legacy: bool = True,
-) -> Patched:
+) -> Patch:
     """Put the hybrid encoder into a ManyDepth checkout. Call it before ``Trainer(opts)``.
 
     ``networks.ResnetEncoderMatching`` gives a ``HybridMatchingEncoder``, with the depth bins that the repository asks
@@ -160,18 +74,117 @@ def patch(
     ):
         if value not in choices:
             raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.")
-    source, widths = replacing.resolve_encoder(encoder)
-    settings = Settings(
-        encoder=source,
-        decoder=decoder,
-        decoder_config=decoder_config or widths,
-        legacy=legacy,
-        pose="repository",
-        recipe=Recipe("ManyDepth"),
-        language_loss=0.0,
-        teacher=teacher,
-        share_frozen=share_frozen,
-        match=match,
-    )
+    source = EncoderSource.resolve(encoder)
+    settings = Settings(source, decoder, decoder_config or source.decoder_config, teacher, share_frozen, match)
     where = "manydepth.networks" if networks is None else networks
-    return replacing.apply(Patched, where, lambda module: settings, legacy)
+    return install(where, lambda module: ManyDepthBuilder(settings), legacy=legacy)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is built: the arguments of :func:`patch`, with the defaults filled in."""
+
+    encoder: EncoderSource
+    decoder: str
+    decoder_config: DecoderConfig
+    teacher: str
+    share_frozen: bool
+    match: Match
+
+
+class ManyDepthBuilder:
+    """Builds ManyDepth's student, which matches several frames, and its single-frame teacher."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._handover = Handover()  # between student and teacher, which share what is frozen
+
+    def replacements(self) -> Sequence[Replacement]:
+        read_by_decoder = ("num_ch_enc", "scales", "num_output_channels")
+        return [
+            Replacement("DepthDecoder", self.build_decoder, read_by_decoder, (DepthDecoder,)),
+            Replacement("ResnetEncoder", self.build_teacher, ("pretrained", "num_input_images"), (DepthEncoder,)),
+            Replacement("ResnetEncoderMatching", self.build_student, ("pretrained", *BINS), (MatchingEncoder,)),
+        ]
+
+    def extensions(self) -> Sequence[ExtendedMethod]:
+        return []
+
+    def build_student(self, call: Call) -> nn.Module:
+        """Build the matching encoder, with the depth bins of the call."""
+        pretrained = bool(call["pretrained"])
+        encoder = student_source(self.settings.encoder).build(pretrained)
+        if self.settings.share_frozen and self.settings.teacher == "hybrid":
+            teacher = self._handover.take("student")
+            if teacher is None:
+                self._handover.leave("teacher", encoder, pretrained)
+            else:
+                share_frozen(encoder, teacher)
+        matching = HybridMatchingEncoder(encoder, match=self.settings.match, **{name: call[name] for name in BINS})
+        return MatchingEncoder(matching, self._neck(encoder))
+
+    def build_teacher(self, call: Call) -> nn.Module:
+        """Build the teacher for one image, where it is ours; the rest is the repository's."""
+        if self.settings.teacher == "repository" or call["num_input_images"] != 1:
+            return call.build_own()
+        pretrained = bool(call["pretrained"])
+        source = self.settings.encoder
+        encoder = source.build(pretrained)
+        if encoder is source.origin:
+            encoder = copy.deepcopy(encoder)  # the student has the encoder itself
+        if self.settings.share_frozen:
+            student = self._handover.take("teacher")
+            if student is None:
+                self._handover.leave("student", encoder, pretrained)
+            else:
+                share_frozen(student, encoder)
+        return DepthEncoder(encoder, self._neck(encoder))
+
+    def build_decoder(self, call: Call) -> nn.Module:
+        """Build the DPT decoder on our features; a pyramid, ours or the repository's, goes to its own decoder."""
+        channels = list(call["num_ch_enc"])
+        if channels[0] != 0:  # features for the DPT decoder begin with an empty map
+            return call.build_own()
+        return DepthDecoder(channels, call["scales"], call["num_output_channels"], self.settings.decoder_config)
+
+    def _neck(self, encoder: HybridDepthEncoder) -> PyramidNeck | None:
+        return None if self.settings.decoder == "dpt" else PyramidNeck(encoder.feature_info.channels())
+
+
+def student_source(source: EncoderSource) -> EncoderSource:
+    """Return what the student is built from: a preset's multi-frame configuration, or else the source itself."""
+    for name, preset in PRESETS.items():
+        if source.origin == preset.encoder:
+            return EncoderSource(HybridMatchingConfig.preset_encoder(name))
+    return source
+
+
+def share_frozen(student: HybridDepthEncoder, teacher: HybridDepthEncoder) -> int:
+    """Let the teacher hold the student's parameters where neither is to train them.
+
+    Args:
+        student: keeps its parameters.
+        teacher: of the same layout where it is to share.
+
+    Returns:
+        How many numbers are held once instead of twice.
+
+    Raises:
+        ConfigError: nothing is frozen in both.
+    """
+    frozen = {id(parameter) for model in (student, teacher) for parameter in model.frozen_parameters()}
+    held = {name: parameter for name, parameter in student.named_parameters() if id(parameter) in frozen}
+    shared = 0
+    for path, module in teacher.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            other = held.get(f"{path}.{name}" if path else name)
+            if other is None or id(parameter) not in frozen or other.shape != parameter.shape:
+                continue
+            setattr(module, name, other)
+            shared += other.numel()
+    if not shared:
+        raise ConfigError(
+            "share_frozen is set, and no parameter is frozen in student and teacher alike: freeze a tower in the "
+            "configuration (trainable_blocks=0), or leave share_frozen out."
+        )
+    return shared

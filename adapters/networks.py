@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder.config import DecoderConfig
 from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.models.base import HybridModel
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.matching import HybridMatchingEncoder
@@ -22,11 +23,16 @@ class StrictLoading(nn.Module):
     """Refuses weights that miss names, even where a trainer fills the gaps with the module's own.
 
     Monodepth2's trainer drops the names that it does not know, lays the rest over ``state_dict()`` and loads
-    that: a checkpoint of another model is loaded without a word. What was filled in shares its memory with the
-    module, and is seen by it.
+    that: a checkpoint of another model would be loaded without a word. What was filled in shares its memory with the
+    module's own weights, which gives it away.
     """
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as any module does.
+
+        Raises:
+            CheckpointError: some of the weights are this module's own.
+        """
         own = self.state_dict()
         filled = [
             name
@@ -42,11 +48,16 @@ class StrictLoading(nn.Module):
 
 
 class Features(StrictLoading):
-    """Hands on four maps as a codebase's decoders read them.
+    """Hands on a model's four maps as a codebase's decoders read them.
 
-    With a neck the features are the maps of its strides. Without one they are the encoder's four maps,
+    With a neck the features are the maps of its strides. Without one they are the model's four maps,
     and before them an empty one, (B, 0, H, W): the decoder reads the image size off it, and being a tensor
     it is split, moved and gathered with the others.
+
+    ``parameters()`` leaves out what the configuration or ``set_trainable`` froze. Trainers hand that list to an
+    optimizer as it is, where a frozen parameter has no place. What was frozen is asked of the model, and not read off
+    ``requires_grad``: a trainer that freezes and later releases this module by ``parameters()`` or ``requires_grad_``
+    gets the same parameters both times. ``state_dict``, ``to`` and ``named_parameters`` see every parameter.
 
     Args:
         channels: of the four maps.
@@ -60,17 +71,22 @@ class Features(StrictLoading):
         self.neck = neck
         self.num_ch_enc = np.array(neck.num_ch_enc if neck is not None else (0, *channels))
 
+    @property
+    def model(self) -> HybridModel:
+        """The model that gives the maps."""
+        raise NotImplementedError
+
     def features(self, images: Tensor, maps: list[Tensor]) -> list[Tensor]:
-        """The maps of images (B, 3, H, W) to features (B, num_ch_enc[i], h_i, w_i)."""
+        """Return the features of images (B, 3, H, W) and their maps, (B, num_ch_enc[i], h_i, w_i) each."""
         if self.neck is None:
             return [images[:, :0], *maps]
         features: list[Tensor] = self.neck(maps, image_size=(images.shape[-2], images.shape[-1]))
         return features
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Those that train. Trainers hand this list to an optimizer, where a frozen one has no place;
-        ``state_dict``, ``to`` and ``named_parameters`` go other ways and see every parameter."""
-        return (parameter for parameter in super().parameters(recurse) if parameter.requires_grad)
+        """Return those that are meant to train, whether or not they are frozen at the moment."""
+        frozen = {id(parameter) for parameter in self.model.frozen_parameters()}
+        return (parameter for parameter in super().parameters(recurse) if id(parameter) not in frozen)
 
 
 class DepthEncoder(Features):
@@ -80,7 +96,7 @@ class DepthEncoder(Features):
         encoder: gives four maps on one grid.
         neck: brings them to a pyramid.
         mean: what the caller subtracts from RGB in [0, 1], by channel.
-        std: by what the caller divides then.
+        std: by which the caller then divides.
     """
 
     normalisation: Tensor
@@ -97,8 +113,12 @@ class DepthEncoder(Features):
         self.normalised = any(mean) or set(std) != {1.0}
         self.register_buffer("normalisation", torch.tensor([mean, std])[:, :, None, None], persistent=False)
 
+    @property
+    def model(self) -> HybridDepthEncoder:
+        return self.encoder
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The caller's RGB, (B, 3, H, W), to features (B, num_ch_enc[i], h_i, w_i)."""
+        """Take the caller's RGB, (B, 3, H, W), to features (B, num_ch_enc[i], h_i, w_i)."""
         if self.normalised:
             mean, std = self.normalisation
             images = images * std + mean
@@ -117,8 +137,12 @@ class MatchingEncoder(Features):
         super().__init__(matching.feature_info.channels(), neck)
         self.matching = matching
 
+    @property
+    def model(self) -> HybridMatchingEncoder:
+        return self.matching
+
     def compute_depth_bins(self, min_depth_bin: float, max_depth_bin: float) -> None:
-        """Spread the depth bins over another range."""
+        """Spread the depth bins over another range, and keep it."""
         self.matching.compute_depth_bins(min_depth_bin, max_depth_bin)
 
     def forward(
@@ -131,7 +155,7 @@ class MatchingEncoder(Features):
         min_depth_bin: float | None = None,
         max_depth_bin: float | None = None,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """As ``HybridMatchingEncoder.forward``, with features for the decoder in the place of the maps."""
+        """Return what ``HybridMatchingEncoder.forward`` does, with features for the decoder in place of the maps."""
         maps, lowest_cost, confidence = self.matching(
             current_image, lookup_images, poses, K, invK, min_depth_bin, max_depth_bin
         )
@@ -141,8 +165,15 @@ class MatchingEncoder(Features):
 class PoseEncoder(StrictLoading):
     """DINO's class tokens of two frames behind the interface of the pose encoder.
 
+    The tower belongs to the depth encoder, which hands it to the optimizer and which freezes and releases it.
+    ``parameters()`` is therefore empty: a tower listed twice would be refused by an optimizer, and freezing the pose
+    encoder would freeze the depth encoder with it. ``state_dict``, ``to`` and ``named_parameters`` see the tower.
+
     Args:
         encoder: the depth encoder; its DINO tower is used itself, not a copy of it.
+
+    Raises:
+        ConfigError: an encoder without that tower.
     """
 
     def __init__(self, encoder: HybridDepthEncoder) -> None:
@@ -156,12 +187,12 @@ class PoseEncoder(StrictLoading):
         self.num_ch_enc = np.array([2 * encoder.spatial.channels[-1]])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Two frames in temporal order, RGB in [0, 1], (B, 6, H, W), to one feature (B, 2 C, 1, 1)."""
+        """Take two frames in temporal order, RGB in [0, 1], (B, 6, H, W), to one feature (B, 2 C, 1, 1)."""
         _, tokens = self.spatial(torch.cat(images.split(3, dim=1)))
         return [torch.cat(tokens.chunk(2), dim=1)[..., None, None]]
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """None: the depth encoder hands the tower to the optimizer already."""
+        """Return none, as the depth encoder hands the tower to the optimizer."""
         return iter(())
 
 
@@ -177,7 +208,7 @@ class PoseDecoder(nn.Module):
         self.head = ClassTokenPoseHead(int(num_ch_enc[-1]) // 2)
 
     def forward(self, features: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
-        """One pair's features to axis-angle and translation, both (B, 1, 1, 3)."""
+        """Take one pair's features to axis-angle and translation, both (B, 1, 1, 3)."""
         first, second = features[0][-1].flatten(1).chunk(2, dim=1)
         axis_angle, translation = self.head(first, second)
         return axis_angle[:, None, None], translation[:, None, None]
@@ -191,7 +222,8 @@ class DepthDecoder(StrictLoading):
         scales: output scales; scale s is 1 / 2**s of the image size.
         num_output_channels: channels of each output.
         config: widths.
-        prompts: hand on the logits of so many depth prompts, with which every map begins; 0 does not.
+        num_prompts: how many depth prompts there are whose logits, with which every map begins, are handed on to the
+            language loss; 0 hands on none.
     """
 
     def __init__(
@@ -200,10 +232,10 @@ class DepthDecoder(StrictLoading):
         scales: Iterable[int],
         num_output_channels: int,
         config: DecoderConfig,
-        prompts: int = 0,
+        num_prompts: int = 0,
     ) -> None:
         super().__init__()
-        self.prompts = prompts
+        self.num_prompts = num_prompts
         self.dpt = DPTDecoder.from_config(
             [int(channels) for channels in num_ch_enc[1:]],
             config,
@@ -213,13 +245,13 @@ class DepthDecoder(StrictLoading):
         )
 
     def forward(self, features: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
-        """``{("disp", s): (B, num_output_channels, H // 2**s, W // 2**s)}``, in [0, 1].
+        """Return ``{("disp", s): (B, num_output_channels, H // 2**s, W // 2**s)}``, in [0, 1].
 
-        With prompts also ``{("language", level): (B, prompts, h, w)}``.
+        With prompts, also ``{("language", level): (B, num_prompts, h, w)}``.
         """
         size, *maps = features
         outputs = self.dpt(maps, image_size=(size.shape[-2], size.shape[-1]))
         result = {("disp", scale): output for scale, output in outputs.items()}
-        if self.prompts:
-            result |= {("language", level): x[:, : self.prompts] for level, x in enumerate(maps)}
+        if self.num_prompts:
+            result |= {("language", level): x[:, : self.num_prompts] for level, x in enumerate(maps)}
         return result

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import ModuleType
 
-from hybrid_encoder.errors import AdapterError
+from hybrid_encoder.errors import AdapterError, ConfigError
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CodebaseRecipe:
     """Where the depth networks of a codebase stand in its ``networks`` package, and what goes in and out.
 
     Args:
@@ -22,7 +22,7 @@ class Recipe:
         strides: of the maps that the codebase's own decoder reads, fine to coarse.
         channels: of these maps; None takes those of a ResNet.
         mean: subtracted from RGB in [0, 1] by the caller, by channel.
-        std: by which the caller divides then.
+        std: by which the caller then divides.
     """
 
     name: str
@@ -35,24 +35,17 @@ class Recipe:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    @property
-    def needed(self) -> dict[str, tuple[str, ...]]:
-        """The names that are replaced, and the arguments that say what to build."""
-        encoder = tuple(argument for argument in (self.pretrained, self.frames) if argument is not None)
-        decoder = ("num_ch_enc", "scales", "num_output_channels")
-        return {**dict.fromkeys(self.decoders, decoder), self.encoder: encoder}
 
-
-RECIPES: dict[str, Recipe] = {
-    "monodepth2": Recipe("Monodepth2"),
-    "ra-depth": Recipe(
+RECIPES: dict[str, CodebaseRecipe] = {
+    "monodepth2": CodebaseRecipe("Monodepth2"),
+    "ra-depth": CodebaseRecipe(
         "RA-Depth",
         encoder="hrnet18",
         decoders=("DepthDecoder_MSF", "DepthDecoder"),
         frames=None,
         channels=(64, 18, 36, 72, 144),
     ),
-    "lite-mono": Recipe(
+    "lite-mono": CodebaseRecipe(
         "Lite-Mono",
         encoder="LiteMono",
         pretrained=None,
@@ -62,25 +55,39 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
-# Codebases that no recipe can serve, by a name that only they hold.
 REFUSED: dict[str, str] = {
     "Depth_Decoder_QueryTr": "SQLdepth and SPIdepth predict depth, by their own query decoder, under the key 'disp': "
     "a disparity there would be read as metres. Train in a Monodepth2 checkout instead.",
     "DeepNet": "MonoViT builds encoder and decoder as one network of fixed widths, and its trainer is a fragment for "
     "Monodepth2: patch the Monodepth2 checkout itself (docs/monodepth2.md says how to keep its optimizer).",
 }
+"""Why no recipe can serve some codebases, by a name that only they hold."""
 
 
-def find(networks: ModuleType) -> Recipe:
-    """The recipe for a ``networks`` package: by the names that only one codebase holds, else Monodepth2's.
+def recipe_named(name: str) -> CodebaseRecipe:
+    """Return the recipe of a name in ``RECIPES``.
 
     Raises:
-        AdapterError: the codebase cannot be served.
+        ConfigError: another name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(
+            f"recipe is {name!r}; give one of {', '.join(RECIPES)}, or a CodebaseRecipe for another codebase."
+        )
+    return RECIPES[name]
+
+
+def find_recipe(networks: ModuleType) -> CodebaseRecipe:
+    """Return the recipe for a ``networks`` package: by the names that only one codebase holds, else Monodepth2's.
+
+    Raises:
+        AdapterError: no recipe can serve the codebase.
     """
     for name, reason in REFUSED.items():
         if hasattr(networks, name):
             raise AdapterError(f"{networks.__name__} ({networks.__file__}) holds {name!r}: {reason}")
     for recipe in RECIPES.values():
-        if recipe.encoder != "ResnetEncoder" and all(hasattr(networks, name) for name in recipe.needed):
+        names = (recipe.encoder, *recipe.decoders)
+        if recipe.encoder != "ResnetEncoder" and all(hasattr(networks, name) for name in names):
             return recipe
     return RECIPES["monodepth2"]

@@ -15,10 +15,10 @@ from types import ModuleType
 
 from hybrid_encoder.errors import InputError
 
-from .patching.repository import Patch
+from .patching.replacing import Patch
 
 
-def run(command: Sequence[str], patch: Callable[[], Patch], *, show: bool = False) -> Patch:
+def run_script(command: Sequence[str], patch: Callable[[], Patch], *, show: bool = False) -> Patch:
     """Patch, then run a script or module as the main program.
 
     ``sys.argv``, ``sys.path`` and ``__main__`` are what they would be under ``python``, and stay so: a process runs
@@ -35,24 +35,14 @@ def run(command: Sequence[str], patch: Callable[[], Patch], *, show: bool = Fals
     Raises:
         InputError: no such script or module.
     """
-    if command[0] == "-m":
-        if len(command) < 2:
-            raise InputError("-m names no module; give -m package.module and its arguments.")
-        arguments = list(command[2:])
-        sys.path.insert(0, os.getcwd())
-        file, package = _module_file(command[1])
-    else:
-        arguments = list(command[1:])
-        file, package = Path(command[0]).absolute(), None
-        if not file.is_file():
-            raise InputError(f"{command[0]} is no script; run this where it lies, or give its path.")
-        sys.path.insert(0, str(file.parent))
-    code = compile(file.read_bytes(), str(file), "exec")  # a script that cannot run is found out before the patch
+    as_module = command[0] == "-m"
+    file, package = _enter_module(command) if as_module else _enter_script(command[0])
+    code = compile(file.read_bytes(), str(file), "exec")  # a syntax error is found before anything is patched
 
     main = ModuleType("__main__")
     vars(main).update({"__file__": str(file), "__package__": package, "__builtins__": __builtins__})
     sys.modules["__main__"] = main
-    sys.argv = [str(file) if command[0] == "-m" else command[0], *arguments]
+    sys.argv = [str(file), *command[2:]] if as_module else list(command)
     applied = patch()
     if show:
         applied.undo()
@@ -61,8 +51,21 @@ def run(command: Sequence[str], patch: Callable[[], Patch], *, show: bool = Fals
     return applied
 
 
-def _module_file(name: str) -> tuple[Path, str]:
-    """Where a module's source lies, and its package."""
+def _enter_script(script: str) -> tuple[Path, None]:
+    """Return where a script lies, with its folder put first on the path."""
+    file = Path(script).absolute()
+    if not file.is_file():
+        raise InputError(f"{script} is not a script; run this where it lies, or give its path.")
+    sys.path.insert(0, str(file.parent))
+    return file, None
+
+
+def _enter_module(command: Sequence[str]) -> tuple[Path, str]:
+    """Return where a module's source lies, and its package, with the current folder put first on the path."""
+    if len(command) < 2:
+        raise InputError("-m names no module; give -m package.module and its arguments.")
+    sys.path.insert(0, os.getcwd())
+    name = command[1]
     try:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations is not None:

@@ -1,4 +1,8 @@
-"""The classes of a ``networks`` package, found, checked, and replaced by what builds ours."""
+"""The classes of a ``networks`` package, checked, and replaced by what a builder builds.
+
+A :class:`Patch` knows where: which modules hold the names, and the way back. A :class:`Builder` knows what: which
+network stands in for which name. :func:`install` brings the two together.
+"""
 
 from __future__ import annotations
 
@@ -6,215 +10,214 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import importlib.util
+import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol
 
 from torch import nn
 
-from hybrid_encoder.checkpoints import read_config
-from hybrid_encoder.checkpoints.files import CONFIG
-from hybrid_encoder.config import PRESETS, DecoderConfig, HybridDepthConfig, HybridEncoderConfig, find_encoder_config
-from hybrid_encoder.errors import AdapterError, ConfigError
-from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.errors import AdapterError
 
-from . import legacy as shims
-from .repository import Patch, Repository, StandsFor
-
-Make = Callable[[inspect.BoundArguments], nn.Module | None]
-Source = str | Path | HybridEncoderConfig | HybridDepthEncoder
+from .legacy import Legacy, active_shims, apply_shims
+from .methods import ExtendedMethod
+from .names import ReplacedNames
+from .proxies import StandsFor
+from .repository import Repository, find_repository
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a patch builds. Two calls ask for the same if these are equal."""
+@dataclass(frozen=True)
+class Call:
+    """A call of a replaced name.
 
-    encoder: str | HybridEncoderConfig | HybridDepthEncoder
-    decoder: str
-    decoder_config: DecoderConfig
-    legacy: bool
+    Args:
+        real: the repository's own class or function.
+        args, kwargs: as they were given.
+        arguments: by name, defaults included.
+    """
+
+    real: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    arguments: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def build_own(self) -> nn.Module:
+        """Build what the repository itself would have built."""
+        made: nn.Module = self.real(*self.args, **self.kwargs)
+        return made
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What is built where one name of a ``networks`` package is called.
+
+    Args:
+        name: of the class or function in the package.
+        build: makes the network of a call; ``call.build_own()`` leaves it to the repository.
+        arguments: which ``build`` reads, so that the repository's own must take them.
+        ours: classes of what ``build`` makes, whose instances pass for the replaced class in ``isinstance``.
+    """
+
+    name: str
+    build: Callable[[Call], nn.Module]
+    arguments: tuple[str, ...] = ()
+    ours: tuple[type[nn.Module], ...] = ()
+
+
+class Builder(Protocol):
+    """What is built in the place of a codebase's networks; one builder serves one patch."""
 
     @property
-    def needed(self) -> dict[str, tuple[str, ...]]:
-        """The names that are replaced, and the arguments that say what to build; a decoder's comes first."""
-        raise TypeError(f"{type(self).__name__} does not say what it replaces.")
+    def settings(self) -> Any:
+        """What was asked for, a dataclass: two calls of ``patch`` ask for the same if these are equal."""
 
-    def build_encoder(self, pretrained: bool) -> HybridDepthEncoder:
-        """The encoder, with the weights that it comes with."""
-        if isinstance(self.encoder, HybridDepthEncoder):
-            return self.encoder
-        if isinstance(self.encoder, HybridEncoderConfig):
-            return HybridDepthEncoder(self.encoder, pretrained=pretrained)
-        return HybridDepthEncoder.from_pretrained(self.encoder)
+    def replacements(self) -> Sequence[Replacement]:
+        """Return one for each name that is replaced; the first is the depth decoder, which every trainer builds."""
+
+    def extensions(self) -> Sequence[ExtendedMethod]:
+        """Return the methods of the repository's classes that are extended."""
 
 
-S = TypeVar("S", bound=Settings)
+class Patch(ReplacedNames):
+    """What a ``patch`` function replaced, and the way back: ``undo()``, or leave the ``with`` block.
 
+    Made by :func:`install`.
 
-class NetworksPatch(Patch, Generic[S]):
-    """What a ``patch`` function replaced, and the way back: ``undo()``, or leave the ``with`` block."""
+    Args:
+        networks: the package that holds the networks.
+        repository: the code around it.
+        builder: builds what takes their place.
+        legacy: whether the repository was to get shims.
+        shims: those that came along with this patch, and go with it.
+    """
 
     def __init__(
-        self, networks: ModuleType, settings: S, repository: Repository, legacy: shims.Legacy | None = None
+        self, networks: ModuleType, repository: Repository, builder: Builder, legacy: bool, shims: Legacy | None
     ) -> None:
         super().__init__(f"hybrid encoder in {repository.root}", repository)
         self.networks = networks
-        self.settings = settings
+        self.builder = builder
         self.legacy = legacy
-        self.replace_networks()
-        self.serve(networks)  # a module given as an object may be unknown to sys.modules
-        self._start()
-        ACTIVE[networks] = self
+        self.shims = shims
+        self._extensions = tuple(builder.extensions())
+        for replacement in builder.replacements():
+            real = getattr(networks, replacement.name)
+            self.replace(real, make_stand_in(real, replacement))
 
-    def replace_networks(self) -> None:
-        """Call :meth:`dispatch` for every name that is replaced."""
-        raise TypeError(f"{type(self).__name__} replaces nothing.")
+    @property
+    def settings(self) -> Any:
+        """What was asked for; see :class:`Builder`."""
+        return self.builder.settings
 
-    def dispatch(self, name: str, ours: tuple[type, ...], make: Make) -> None:
-        """Build what ``make`` gives where ``networks.<name>`` is called, or the real thing where it gives None."""
-        real = getattr(self.networks, name)
-        self._replace(real, dispatching(real, ours, make))
+    def start(self) -> None:
+        self.serve(self.networks)  # a module given as an object may be unknown to sys.modules
+        super().start()
+        ACTIVE[self.networks] = self
+
+    def serve(self, module: ModuleType) -> None:
+        super().serve(module)
+        for extension in self._extensions:
+            extension.serve(module)
 
     def reaches(self, module: ModuleType, real: Any) -> bool:
-        """Everywhere but where a class is defined: ``super(Name, self)`` there needs the real one."""
+        """Return True everywhere but where a class is defined: ``super(Name, self)`` there needs the real one."""
         return module is self.networks or module.__name__ != real.__module__
 
     @property
     def replaced(self) -> list[str]:
-        """Every replaced name, as ``module.name``, the shims' among them."""
-        return super().replaced + (self.legacy.replaced if self.legacy else [])
+        """Every replaced name, as ``module.name``; extended methods and the shims' names come last."""
+        others = [*self._extensions, *([self.shims] if self.shims else [])]
+        return super().replaced + [name for other in others for name in other.replaced]
 
     def undo(self) -> None:
         """Put every replaced name back; a second call does nothing. Networks built meanwhile stay ours."""
-        if self.active:
+        if ACTIVE.get(self.networks) is self:
             del ACTIVE[self.networks]
-            if self.legacy is not None:
-                self.legacy.undo()
+        for extension in self._extensions:
+            extension.undo()
+        if self.shims is not None:
+            self.shims.undo()
         super().undo()
 
 
-ACTIVE: dict[ModuleType, NetworksPatch[Any]] = {}
-P = TypeVar("P", bound=NetworksPatch[Any])
+ACTIVE: dict[ModuleType, Patch] = {}  # by the package that is patched
 
 
-def apply(kind: type[P], networks: str | ModuleType, settings_for: Callable[[ModuleType], Settings], legacy: bool) -> P:
-    """Import a package, check it, and patch it; or give the patch that is at work with the same settings.
+def install(networks: str | ModuleType, make_builder: Callable[[ModuleType], Builder], *, legacy: bool) -> Patch:
+    """Import a package, check it, and patch it; or return the patch that is at work with the same settings.
+
+    Args:
+        networks: the package that holds the networks, or its name.
+        make_builder: takes the package to the builder for it.
+        legacy: apply the shims to the repository around it, too.
 
     Raises:
         AdapterError: there is no such package, it lacks what is needed, or it is patched otherwise already. Nothing
             is changed then.
     """
-    repository = locate(networks)
+    repository = find_repository(networks)
     with contextlib.ExitStack() as on_error:
-        shim = None
-        if legacy and shims.active(repository.root) is None:
-            shim = shims.apply(repository.root)  # before the import, which may need it
-            on_error.callback(shim.undo)
+        shims = None
+        if legacy and active_shims(repository.root) is None:
+            shims = apply_shims(repository.root)  # before the import, which may need it
+            on_error.callback(shims.undo)
         module = importlib.import_module(networks) if isinstance(networks, str) else networks
-        settings = settings_for(module)
+        builder = make_builder(module)
         present = ACTIVE.get(module)
-        if isinstance(present, kind) and type(present.settings) is type(settings):
-            fields = [field.name for field in dataclasses.fields(settings)]
-            other = [name for name in fields if getattr(present.settings, name) != getattr(settings, name)]
-            if not other:
-                return present
-        elif present is not None:
-            other = ["adapter"]
         if present is not None:
-            raise AdapterError(
-                f"{module.__name__} is patched already with another {', '.join(other)}; "
-                "call undo() on that handle first."
-            )
-        check(module, settings.needed)
-        check_nothing_built(module, next(iter(settings.needed)))
+            if different := differences(present, builder, legacy):
+                raise AdapterError(
+                    f"{module.__name__} is patched already with another {', '.join(different)}; "
+                    "call undo() on that handle first."
+                )
+            return present
+        replacements = builder.replacements()
+        check_offered(module, replacements)
+        check_nothing_built(module, replacements[0].name)
+        patch = Patch(module, repository, builder, legacy, shims)
+        on_error.callback(patch.undo)
+        patch.start()
         on_error.pop_all()
-        return kind(module, settings, repository, shim)
+        return patch
 
 
-def resolve_encoder(
-    encoder: Source | None,
-) -> tuple[str | HybridEncoderConfig | HybridDepthEncoder, DecoderConfig]:
-    """What to build the encoder from, and the decoder widths that go with it."""
-    encoder = "paper" if encoder is None else encoder
-    presets = PRESETS
-    if isinstance(encoder, str) and encoder in presets:
-        encoder = presets[encoder].encoder
-    if isinstance(encoder, (str, Path)):
-        there = os.path.exists(encoder)
-        if not there and "/" not in str(encoder):
-            names = ", ".join(map(repr, presets))
-            raise ConfigError(
-                f"encoder is {str(encoder)!r}; give a preset ({names}), a folder, a stage-1 .ckpt "
-                "file, or a Hub id 'org/name'."
-            )
-        encoder = os.path.abspath(encoder) if there else str(encoder)
-    elif not isinstance(encoder, (HybridEncoderConfig, HybridDepthEncoder)):
-        raise ConfigError(
-            f"encoder is a {type(encoder).__name__}; give a preset, a HybridEncoderConfig, a Hub id "
-            "or folder, or a HybridDepthEncoder."
-        )
-    config: HybridEncoderConfig | None = None
-    if isinstance(encoder, HybridDepthEncoder):
-        config = encoder.config
-    elif isinstance(encoder, HybridEncoderConfig):
-        config = encoder
-    elif os.path.isfile(os.path.join(encoder, CONFIG)):
-        config = find_encoder_config(read_config(Path(encoder)))
-    return encoder, presets["paper"].decoder if config is None else HybridDepthConfig.for_encoder(config).decoder
+def differences(patch: Patch, builder: Builder, legacy: bool) -> list[str]:
+    """Return in which settings a patch is another one than what is asked for now."""
+    if type(patch.builder) is not type(builder):
+        return ["adapter"]
+    names = [field.name for field in dataclasses.fields(builder.settings)]
+    different = [name for name in names if getattr(patch.settings, name) != getattr(builder.settings, name)]
+    return different if patch.legacy == legacy else [*different, "legacy"]
 
 
-def locate(networks: str | ModuleType) -> Repository:
-    """The code around the package, found without running it: the folder that holds the package."""
-    name = networks if isinstance(networks, str) else networks.__name__
-    module = sys.modules.get(networks) if isinstance(networks, str) else networks
-    if module is not None:
-        file = getattr(module, "__file__", None)
-    else:
-        try:
-            spec = importlib.util.find_spec(name)
-        except ModuleNotFoundError as error:
-            if error.name != name and not name.startswith(f"{error.name}."):
-                raise  # the package is there, and something that it needs is missing
-            spec = None
-        if spec is None:
-            raise AdapterError(
-                f"there is no module {name!r}; run the script from a Monodepth2 checkout, put the checkout's "
-                "folder on sys.path, or name its package with networks=."
-            )
-        file = spec.origin
-    if not file:
-        raise AdapterError(f"{name} has no file; give the package of a Monodepth2 checkout.")
-    path = Path(os.path.realpath(file))
-    return Repository(path.parents[1] if path.name == "__init__.py" else path.parent)
-
-
-def check(networks: ModuleType, needed: dict[str, tuple[str, ...]]) -> None:
-    """Raises AdapterError unless the package offers what is replaced."""
+def check_offered(networks: ModuleType, replacements: Sequence[Replacement]) -> None:
+    """Raise AdapterError unless the package offers what is replaced."""
     where = f"{networks.__name__} ({networks.__file__})"
-    for name, arguments in needed.items():
-        real = getattr(networks, name, None)
+    for replacement in replacements:
+        real = getattr(networks, replacement.name, None)
         if not callable(real):
             problem = "lacks" if real is None else "does not hold as a class or function"
             raise AdapterError(
-                f"{where} {problem} the attribute {name!r}; give the package that holds {' and '.join(needed)} with "
-                "networks=, or say with recipe= what this codebase calls them."
+                f"{where} {problem} the attribute {replacement.name!r}; give the package that holds "
+                f"{' and '.join(each.name for each in replacements)} with networks=, or say with recipe= what this "
+                "codebase calls them."
             )
-        known = inspect.signature(real).parameters
-        missing = [argument for argument in arguments if argument not in known]
+        taken = inspect.signature(real).parameters
+        missing = [argument for argument in replacement.arguments if argument not in taken]
         if missing:
             raise AdapterError(
-                f"{where}: {name} takes no argument {missing[0]!r}, which says what to build; "
-                f"{', '.join(arguments)} are needed, as in Monodepth2."
+                f"{where}: {replacement.name} takes no argument {missing[0]!r}, which says what to build; "
+                f"{', '.join(replacement.arguments)} are needed, as in Monodepth2."
             )
 
 
 def check_nothing_built(networks: ModuleType, decoder: str) -> None:
-    """Raises AdapterError if networks were built before: a trainer goes on using those."""
+    """Raise AdapterError if a decoder was built before: a trainer goes on using its networks."""
     real = getattr(networks, decoder)
     if any(type(thing) is real for thing in gc.get_objects()):
         raise AdapterError(
@@ -223,15 +226,17 @@ def check_nothing_built(networks: ModuleType, decoder: str) -> None:
         )
 
 
-def dispatching(real: Callable[..., Any], ours: tuple[type, ...], make: Make) -> Callable[..., Any]:
-    """In ``real``'s place: builds what ``make`` gives for the arguments, or else the real thing."""
+def make_stand_in(real: Callable[..., Any], replacement: Replacement) -> Callable[..., Any]:
+    """Return what takes the place of a class or function: called, it builds what the replacement says.
+
+    A class stays a class: it can be subclassed, and ``isinstance`` accepts the real one's instances and ours.
+    """
     signature = inspect.signature(real)
 
     def build(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        made = make(bound)
-        return real(*args, **kwargs) if made is None else made
+        return replacement.build(Call(real, args, kwargs, dict(bound.arguments)))
 
     if not isinstance(real, type):
         return functools.wraps(real)(build)
@@ -242,9 +247,5 @@ def dispatching(real: Callable[..., Any], ours: tuple[type, ...], make: Make) ->
                 return super().__call__(*args, **kwargs)  # a subclass of the repository's own
             return build(*args, **kwargs)
 
-    names = {
-        "stands_for": (real, *ours),
-        "__module__": real.__module__,
-        "__doc__": real.__doc__,
-    }
+    names = {"stands_for": (real, *replacement.ours), "__module__": real.__module__, "__doc__": real.__doc__}
     return Dispatch(real.__name__, (real,), names)

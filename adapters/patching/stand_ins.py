@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from .repository import StandsFor
+from .proxies import StandsFor
 
 
 def grid_sample(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_encoder.adapters import legacy, replacing
-from hybrid_encoder.adapters.patching.repository import HOOK
+from hybrid_encoder.adapters.patching import legacy, replacing
+from hybrid_encoder.adapters.patching.hook import HOOK
 
 from helpers.toy_repository import Repo
 
@@ -20,7 +20,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
     yield repo
     for handle in list(replacing.ACTIVE.values()):
         handle.undo()
-    assert HOOK not in sys.meta_path and not HOOK.patches
-    assert legacy.active(root) is None
+    assert HOOK not in sys.meta_path and not HOOK.listeners
+    assert legacy.active_shims(root) is None
     for name in repo.names():
         del sys.modules[name]

@@ -22,8 +22,10 @@ import torchvision
 from torch.utils import data
 
 from hybrid_encoder import adapters
-from hybrid_encoder.adapters import legacy, standins
-from hybrid_encoder.adapters.patching.repository import HOOK, ModuleProxy
+from hybrid_encoder.adapters.patching import legacy, stand_ins
+from hybrid_encoder.adapters.patching.hook import HOOK
+from hybrid_encoder.adapters.patching.proxies import ModuleProxy
+from hybrid_encoder.adapters.patching.shims import SHIMS
 from hybrid_encoder.errors import AdapterError, HybridEncoderError
 
 FILES = {
@@ -138,10 +140,10 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
     root = tmp_path / "repo"
     monkeypatch.syspath_prepend(str(root))
     yield Repo(root)
-    handle = legacy.active(root)
+    handle = legacy.active_shims(root)
     if handle is not None:
         handle.undo()
-    assert HOOK not in sys.meta_path and not HOOK.patches
+    assert HOOK not in sys.meta_path and not HOOK.listeners
     for name, module in list(sys.modules.items()):
         if str(vars(module).get("__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]
@@ -151,7 +153,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
 def served(repo: Repo, request: pytest.FixtureRequest) -> Iterator[Repo]:
     if request.param == "imported before":
         repo.load()
-    with legacy.apply(repo.root):
+    with legacy.apply_shims(repo.root):
         yield repo
 
 
@@ -203,7 +205,7 @@ def test_modules_that_are_gone_can_be_imported_from(repo: Repo) -> None:
     )
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("old_model")
-    with legacy.apply(repo.root):
+    with legacy.apply_shims(repo.root):
         model = importlib.import_module("old_model")
         assert model.load_state_dict_from_url is torch.hub.load_state_dict_from_url
         assert isinstance({}, model.container_abcs.Mapping) and model.inf > 1e308
@@ -237,7 +239,7 @@ def test_a_summary_takes_an_image_with_a_batch_axis(
     monkeypatch.delitem(sys.modules, "tensorboardX", raising=False)
     (repo.root / "old_log.py").write_text("from tensorboardX import SummaryWriter\nwriter = SummaryWriter\n")
     image = np.zeros((1, 3, 4, 6))
-    with legacy.apply(repo.root):
+    with legacy.apply_shims(repo.root):
         log = importlib.import_module("old_log")
         assert log.SummaryWriter().add_image("target", image, 7) == (3, 4, 6)
         assert log.SummaryWriter().add_image("target", image, dataformats="NCHW") == (1, 3, 4, 6)
@@ -311,7 +313,7 @@ def test_a_jitter_is_drawn_once_and_applied_in_its_order(served: Repo) -> None:
 
 def test_a_jitter_leaves_out_what_is_not_asked_for() -> None:
     image = torch.rand(3, 4, 4)
-    assert torch.equal(standins.ColorJitter.get_params(None, None, None, None)(image), image)
+    assert torch.equal(stand_ins.ColorJitter.get_params(None, None, None, None)(image), image)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -380,7 +382,7 @@ def test_stand_in_modules_pass_everything_through(served: Repo) -> None:
 def test_undo_restores_every_name(repo: Repo) -> None:
     modules = repo.load()
     before = _names(*modules)
-    handle = legacy.apply(repo.root)
+    handle = legacy.apply_shims(repo.root)
     assert not _same(before, _names(*modules))
     assert "old_trainer.DataLoader" in handle.replaced
     assert "old_trainer.DataLoader" in str(handle)
@@ -391,7 +393,7 @@ def test_undo_restores_every_name(repo: Repo) -> None:
 
 
 def test_undo_reaches_modules_imported_meanwhile(repo: Repo) -> None:
-    with legacy.apply(repo.root):
+    with legacy.apply_shims(repo.root):
         layers, frames, trainer = repo.load()
         assert isinstance(trainer.F, ModuleProxy) and isinstance(frames.pil, ModuleProxy)
     for module in (layers, trainer):
@@ -406,7 +408,7 @@ def test_undo_reaches_modules_imported_meanwhile(repo: Repo) -> None:
 
 def test_undo_leaves_alone_what_the_repository_bound_itself(repo: Repo) -> None:
     layers, _, _ = repo.load()
-    with legacy.apply(repo.root):
+    with legacy.apply_shims(repo.root):
         layers.np = mine = object()
     assert layers.np is mine
 
@@ -417,9 +419,9 @@ def test_a_reloaded_module_is_served_again(served: Repo) -> None:
 
 
 def test_the_libraries_stay_as_they_are(repo: Repo) -> None:
-    touched = [sys.modules[shim.module] for shim in legacy.SHIMS]
+    touched = [sys.modules[shim.module] for shim in SHIMS]
     before = _names(*touched)
-    with legacy.apply(repo.root):
+    with legacy.apply_shims(repo.root):
         _, _, trainer = repo.load()
         trainer.batches(0)
         assert _same(before, _names(*touched))
@@ -436,7 +438,7 @@ def test_an_environment_inside_the_folder_is_not_served(repo: Repo, monkeypatch:
     packages.mkdir(parents=True)
     (packages / "old_installed.py").write_text("import numpy as np\n")
     monkeypatch.syspath_prepend(str(packages))
-    with legacy.apply(repo.root):
+    with legacy.apply_shims(repo.root):
         assert importlib.import_module("old_installed").np is np
         importlib.import_module("old_layers")
         assert sys.modules["old_installed"].np is np
@@ -445,8 +447,8 @@ def test_an_environment_inside_the_folder_is_not_served(repo: Repo, monkeypatch:
 def test_a_script_that_goes_on_importing_is_served(repo: Repo) -> None:
     text = """
         import os
-        from hybrid_encoder.adapters import legacy
-        handle = legacy.apply(os.path.dirname(__file__))
+        from hybrid_encoder.adapters.patching import legacy
+        handle = legacy.apply_shims(os.path.dirname(__file__))
         import numpy as np
         import old_layers
     """
@@ -474,7 +476,7 @@ def test_two_repositories_at_once(repo: Repo, tmp_path: Path, monkeypatch: pytes
             return next((spec for spec in specs if spec is not None), None)
 
     monkeypatch.setattr(sys, "meta_path", [Asking(), *sys.meta_path])
-    with legacy.apply(repo.root), legacy.apply(other) as second:
+    with legacy.apply_shims(repo.root), legacy.apply_shims(other) as second:
         layers, _, _ = repo.load()
         found = importlib.import_module("other_layers")
         assert found.np.int is layers.np.int is int
@@ -489,7 +491,7 @@ def test_importing_the_package_loads_no_adapter() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("False [")
-    assert "'legacy', " in done.stdout and "'monodepth2'" in done.stdout
+    assert "'patching', " in done.stdout and "'monodepth2'" in done.stdout
     with pytest.raises(AttributeError, match="no attribute 'monodepth3'"):
         _ = adapters.monodepth3
 
@@ -498,16 +500,16 @@ def test_importing_the_package_loads_no_adapter() -> None:
 
 
 def test_shims_are_declared_by_name_and_reason() -> None:
-    names = [shim.name for shim in legacy.SHIMS]
+    names = [shim.name for shim in SHIMS]
     assert len(set(names)) == len(names)
-    for shim in legacy.SHIMS:
+    for shim in SHIMS:
         assert shim.reason and "\n" not in shim.reason
         assert shim.module in sys.modules or shim.library == "tensorboardX"
 
 
 def test_some_shims_only(repo: Repo) -> None:
     layers, frames, trainer = repo.load()
-    with legacy.apply(repo.root, shims=["PIL.Image.ANTIALIAS"]) as handle:
+    with legacy.apply_shims(repo.root, shims=["PIL.Image.ANTIALIAS"]) as handle:
         assert sorted(handle.replaced) == [
             "old_data.frames.Image",
             "old_data.frames.pil",
@@ -517,27 +519,27 @@ def test_some_shims_only(repo: Repo) -> None:
 
 
 def test_the_same_again_is_the_same_handle(repo: Repo) -> None:
-    handle = legacy.apply(repo.root)
-    assert legacy.apply(repo.root) is handle and legacy.active(repo.root) is handle
+    handle = legacy.apply_shims(repo.root)
+    assert legacy.apply_shims(repo.root) is handle and legacy.active_shims(repo.root) is handle
     with pytest.raises(AdapterError, match="other shims"):
-        legacy.apply(repo.root, shims=["PIL.Image.ANTIALIAS"])
+        legacy.apply_shims(repo.root, shims=["PIL.Image.ANTIALIAS"])
     handle.undo()
-    assert legacy.active(repo.root) is None
-    again = legacy.apply(repo.root)
+    assert legacy.active_shims(repo.root) is None
+    again = legacy.apply_shims(repo.root)
     assert again is not handle
 
 
 def test_a_name_that_the_library_still_has_is_not_replaced(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PIL.Image, "ANTIALIAS", 77, raising=False)
     _, frames, _ = repo.load()
-    with legacy.apply(repo.root):
+    with legacy.apply_shims(repo.root):
         assert frames.filters()[0] == 77
 
 
 def test_refusals_name_the_value_and_the_fix(repo: Repo, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"'numpy\.integer'.*PIL\.Image\.ANTIALIAS"):
-        legacy.apply(repo.root, shims=["numpy.integer"])
+        legacy.apply_shims(repo.root, shims=["numpy.integer"])
     with pytest.raises(AdapterError, match="not a folder"):
-        legacy.apply(tmp_path / "nowhere")
+        legacy.apply_shims(tmp_path / "nowhere")
     with pytest.raises(HybridEncoderError, match="holds torch itself"):
-        legacy.apply(Path(torch.__file__).parents[1])
+        legacy.apply_shims(Path(torch.__file__).parents[1])

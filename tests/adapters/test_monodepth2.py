@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
-from hybrid_encoder.adapters import legacy, monodepth2, replacing
+from hybrid_encoder.adapters import encoders, monodepth2
 from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder, PoseEncoder
-from hybrid_encoder.adapters.patching.repository import HOOK
+from hybrid_encoder.adapters.patching import legacy, replacing
+from hybrid_encoder.adapters.patching.hook import HOOK
 from hybrid_encoder.config import DEPTH_WORDS, DecoderConfig, HybridDepthConfig, PromptConfig
 from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError, HybridEncoderError
-from hybrid_encoder.losses import PixelLanguageLoss
+from hybrid_encoder.language.depth_words import bin_centers
+from hybrid_encoder.losses.pixel_language import PixelLanguageLoss
 
 from helpers.published_layout import stage1_config, write_stage1
 from helpers.toy_repository import FILES, RESNET, Repo
@@ -139,7 +141,7 @@ def test_pretrained_is_the_repositorys_to_say(repo: Repo, monkeypatch: pytest.Mo
             asked.append((config, pretrained))
             super().__init__(config, pretrained=False)
 
-    monkeypatch.setattr(replacing, "HybridDepthEncoder", Recorder)
+    monkeypatch.setattr(encoders, "HybridDepthEncoder", Recorder)
     monodepth2.patch("tiny")
     networks = repo.load().networks
     networks.ResnetEncoder(18, True)
@@ -226,7 +228,7 @@ def test_decoder_widths_follow_the_preset_unless_given(repo: Repo, tmp_path: Pat
 def test_the_default_is_the_paper(repo: Repo) -> None:
     handle = monodepth2.patch()
     assert monodepth2.patch("paper") is handle
-    assert handle.settings.encoder == HybridEncoderConfig.preset("paper")
+    assert handle.settings.encoder.origin == HybridEncoderConfig.preset("paper")
 
 
 # -- training and loading --------------------------------------------------------------------------------
@@ -329,7 +331,7 @@ def test_legacy_shims_come_along_unless_declined(repo: Repo) -> None:
         assert layers.F is torch.nn.functional
     with monodepth2.patch("tiny"):
         assert layers.F is not torch.nn.functional
-    shims = legacy.apply(repo.root)
+    shims = legacy.apply_shims(repo.root)
     with monodepth2.patch("tiny"):
         pass
     assert shims.active, "shims that were there before stay"
@@ -346,7 +348,7 @@ def test_another_package_by_name_or_module(repo: Repo) -> None:
         package = repo.load("fork.networks")
         assert isinstance(package.ResnetEncoder(18, False), DepthEncoder)
         assert monodepth2.patch("tiny", networks=package) is handle
-        assert handle.legacy is not None and handle.legacy.repository.root == str(repo.root / "fork")
+        assert handle.shims is not None and handle.shims.repository.root == str(repo.root / "fork")
 
 
 def test_a_package_that_was_loaded_by_hand(repo: Repo) -> None:
@@ -378,7 +380,7 @@ def test_a_repository_that_lacks_something_is_refused_unchanged(repo: Repo, mess
         monodepth2.patch("tiny")
     assert str(repo.root) in str(error.value)
     assert repo.names() == before and sys.meta_path == finders
-    assert networks not in replacing.ACTIVE and legacy.active(repo.root) is None
+    assert networks not in replacing.ACTIVE and legacy.active_shims(repo.root) is None
 
 
 def test_no_networks_module_is_refused(repo: Repo) -> None:
@@ -513,7 +515,7 @@ def test_the_language_loss_is_added_and_logged_under_its_name(repo: Repo, first:
     losses, outputs = trainer.step(_images())
     logits = [outputs["language", level] for level in range(4)]
     assert {x.shape[:2] for x in logits} == {(2, 16)}
-    expected = sum(PixelLanguageLoss(16, 0.1, 100.0)(x, outputs["depth", 0, 0]) for x in logits) / 4
+    expected = sum(PixelLanguageLoss(bin_centers(16, 0.1, 100.0))(x, outputs["depth", 0, 0]) for x in logits) / 4
     torch.testing.assert_close(losses["language_loss"], expected)
     torch.testing.assert_close(losses["loss"], outputs["disp", 0].mean() + 0.5 * expected)
     losses["language_loss"].backward()

@@ -185,11 +185,11 @@ def _shims_alone(checkout: Checkout, folder: Path) -> Path:
         textwrap.dedent(
             f"""
             import runpy, sys
-            from hybrid_encoder.adapters import legacy
+            from hybrid_encoder.adapters.patching import legacy
 
             sys.path.insert(0, {str(checkout.folder)!r})
             sys.argv[0] = {str(checkout.folder / "train.py")!r}
-            with legacy.apply({str(checkout.folder)!r}):
+            with legacy.apply_shims({str(checkout.folder)!r}):
                 runpy.run_path(sys.argv[0], run_name="__main__")
             """
         )

@@ -112,7 +112,7 @@ def test_a_recipe_of_your_own_for_a_renamed_class(repo: Repo) -> None:
         file.write("from .depth_decoder import DepthDecoder\n")
     with pytest.raises(AdapterError, match=r"lacks the attribute 'ResnetEncoder'.*recipe="):
         monodepth2.patch("tiny")
-    with monodepth2.patch("tiny", recipe=recipes.Recipe("fork", encoder="Backbone")):
+    with monodepth2.patch("tiny", recipe=recipes.CodebaseRecipe("fork", encoder="Backbone")):
         assert isinstance(repo.load("networks").Backbone(18, False), DepthEncoder)
     with pytest.raises(ConfigError, match="recipe is 'fork'; give one of monodepth2, ra-depth, lite-mono"):
         monodepth2.patch("tiny", recipe="fork")

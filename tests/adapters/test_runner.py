@@ -68,7 +68,7 @@ def test_print_shows_and_does_not_run(checkout: Path) -> None:
 def test_bad_input_is_one_sentence(checkout: Path) -> None:
     (checkout / "alone.py").write_text("print(1)")
     for arguments, says in (
-        (("--", "gone.py"), "gone.py is no script"),
+        (("--", "gone.py"), "gone.py is not a script"),
         (("--", "-m", "gone.module"), "there is no module 'gone.module'"),
         (("--", "-m"), "-m names no module"),
         (("--", "alone.py"), "there is no module 'networks'"),

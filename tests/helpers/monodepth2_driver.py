@@ -27,7 +27,8 @@ import torch
 sys.path.insert(0, os.getcwd())
 
 from hybrid_encoder import HybridDepthEncoder
-from hybrid_encoder.adapters import legacy, monodepth2
+from hybrid_encoder.adapters import monodepth2
+from hybrid_encoder.adapters.patching import legacy
 
 kind, result = sys.argv[1], Path(sys.argv[2])
 del sys.argv[1:3]
@@ -36,7 +37,7 @@ starts: dict[str, Callable[[], Any]] = {
     "scratch": lambda: monodepth2.patch("tiny"),
     "pyramid": lambda: monodepth2.patch("tiny", decoder="monodepth2"),
     "shipped": lambda: monodepth2.patch(HybridDepthEncoder.from_pretrained("tiny")),
-    "repository": lambda: legacy.apply(os.getcwd()),
+    "repository": lambda: legacy.apply_shims(os.getcwd()),
 }
 patched = starts[kind]()
 

@@ -252,7 +252,7 @@ def run(
     from hybrid_encoder import adapters
     from hybrid_encoder.adapters import runner
     from hybrid_encoder.adapters.patching.legacy import cuda_means_cpu
-    from hybrid_encoder.adapters.patching.repository import Patch
+    from hybrid_encoder.adapters.patching.replacing import Patch
 
     own: dict[str, dict[str, Any]] = {
         "monodepth2": {"pose": pose and pose.value, "language_loss": language_loss},
@@ -273,7 +273,7 @@ def run(
         return patched
 
     with cuda_means_cpu() if cpu else contextlib.nullcontext():
-        runner.run(command, patch, show=show)
+        runner.run_script(command, patch, show=show)
     if show:
         console.print(shown[0], highlight=False, markup=False)
 
