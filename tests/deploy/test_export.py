@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from hybrid_encoder import ConfigError, HybridDepthConfig, HybridDepthEncoder, HybridDepthModel, InputError
+from hybrid_encoder.cli import main
 from hybrid_encoder.data import SyntheticDrive
-from hybrid_encoder.deploy.export import (
-    check_packages,
-    export_onnx,
-    export_program,
-    onnx_difference,
-    program_difference,
-)
-from hybrid_encoder.towers.positions import bicubic_matrices, resample_positions
+from hybrid_encoder.deploy import export
+from hybrid_encoder.deploy.compare import onnx_difference, program_difference
+from hybrid_encoder.deploy.export import export_onnx, export_program
+from hybrid_encoder.deploy.quantize import quantize_int8
+from hybrid_encoder.deploy.tools import LOGGERS, check_packages, quiet_exporters
 
+from helpers.log_state import logging_unchanged
 from helpers.small_models import small_dino
 
 onnx = pytest.importorskip("onnx")
@@ -37,36 +40,44 @@ def model() -> HybridDepthModel:
 
 
 @pytest.fixture(scope="module")
-def fixed(model: HybridDepthModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(model, tmp_path_factory.mktemp("fixed") / "tiny.onnx", SIZE)
+def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A file that the command wrote, and what it printed; tracing takes long, so tests share the file."""
+    path, out = tmp_path_factory.mktemp("fixed") / "tiny.onnx", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", ["hybrid-encoder", "export", "tiny", str(path), "--size", f"{SIZE[0]}x{SIZE[1]}"])
+        main()
+        raise SystemExit(0)
+    assert not stop.value.code
+    return path, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def fixed(command: tuple[Path, str]) -> Path:
+    return command[0]
 
 
 @pytest.fixture(scope="module")
 def dynamic(model: HybridDepthModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(model, tmp_path_factory.mktemp("dynamic") / "tiny.onnx", SIZE, dynamic_size=True)
+    with logging_unchanged():
+        return export_onnx(model, tmp_path_factory.mktemp("dynamic") / "tiny.onnx", SIZE, dynamic_size=True)
 
 
-def pictures(batch: int, height: int, width: int) -> Tensor:
-    frames = [next(iter(SyntheticDrive(seed=s, num_frames=1, height=height, width=width))) for s in range(batch)]
-    return torch.stack([_tensor(frame.image) for frame in frames])
-
-
-def _tensor(image: Any) -> Tensor:
-    image = torch.as_tensor(image)
-    return image.permute(2, 0, 1).float() / 255 if image.shape[-1] == 3 else image.float()
+def rendered(batch: int, height: int, width: int) -> Tensor:
+    frames = [SyntheticDrive(seed=s, num_frames=1, height=height, width=width)[0] for s in range(batch)]
+    return torch.from_numpy(np.stack([frame.image for frame in frames]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_gives_the_model_s_disparity(model: HybridDepthModel, fixed: Path, batch: int) -> None:
-    assert onnx_difference(model, fixed, pictures(batch, *SIZE))[0] < 1e-5
+    assert onnx_difference(model, fixed, rendered(batch, *SIZE))[0] < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, (84, 112), (224, 224), (65, 130)])
 def test_one_file_serves_every_size(model: HybridDepthModel, dynamic: Path, size: tuple[int, int]) -> None:
     for batch in (1, 3):
-        assert onnx_difference(model, dynamic, pictures(batch, *size))[0] < 1e-5
+        assert onnx_difference(model, dynamic, rendered(batch, *size))[0] < 1e-5
 
 
 @pytest.mark.slow
@@ -98,10 +109,15 @@ def test_the_file_says_what_goes_in_and_comes_out(fixed: Path, dynamic: Path, mo
 
 
 @pytest.mark.slow
-def test_int8_is_smaller_and_moves_disparity_a_little(model: HybridDepthModel, fixed: Path, tmp_path: Path) -> None:
+def test_int8_is_smaller_and_moves_disparity_a_little(
+    model: HybridDepthModel, fixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The same program of the same model at the same size is not traced again.
+    monkeypatch.setattr(export, "export_program", lambda *_, **__: None)
+    monkeypatch.setattr(export, "translate", lambda _: onnx.load(fixed))
     small = export_onnx(model, tmp_path / "int8.onnx", SIZE, int8=True)
     assert small.stat().st_size < 0.9 * fixed.stat().st_size
-    images = pictures(3, *SIZE)
+    images = rendered(3, *SIZE)
     largest, mean = onnx_difference(model, small, images)
     spread = float(model.infer(images).disparity.amax())
     assert 0 < mean <= largest < 0.02 * spread  # docs/export.md states what was measured
@@ -148,21 +164,6 @@ def test_rotary_positions_tie_the_graph_to_a_size() -> None:
         torch.testing.assert_close(export_program(model, (64, 96)).module()(images), model(images), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["dinov2", "size"])
-@pytest.mark.parametrize("new", [(5, 8), (16, 16), (16, 30), (40, 7), (33, 1)])
-def test_positions_as_matrices_are_bicubic_resampling(rule: str, new: tuple[int, int]) -> None:
-    table = torch.randn(1, 1 + 16 * 16, 8, generator=torch.Generator().manual_seed(0))
-    expected = resample_positions(table, (16, 16), new, 1, rule)[0, 1:].view(*new, 8)
-    rows, columns = bicubic_matrices((16, 16), new, rule, table.device)
-    found = torch.einsum("hi,ijc,wj->hwc", rows, table[0, 1:].view(16, 16, 8), columns)
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-
-
-def test_cells_round_as_python_does() -> None:
-    for patch in (7, 8, 14, 16):
-        assert [patch_grid(n, n, patch)[0] for n in range(1, 700)] == [max(1, round(n / patch)) for n in range(1, 700)]
-
-
 def test_what_cannot_be_exported_is_named(
     tiny_model: HybridDepthModel, tiny: HybridDepthEncoder, tmp_path: Path
 ) -> None:
@@ -172,7 +173,9 @@ def test_what_cannot_be_exported_is_named(
         export_program(tiny_model, (40, 96), dynamic_size=True)
     with pytest.raises(ConfigError, match="the model is a HybridDepthEncoder"):
         export_program(tiny, (64, 96))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(ConfigError, match="the model is a HybridDepthEncoder"):
+        export_onnx(tiny, tmp_path / "model.onnx", (64, 96))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is not a folder"):
         export_onnx(tiny_model, tmp_path / "absent" / "model.onnx", (64, 96))
 
 
@@ -182,24 +185,55 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         check_packages("onnx", "onnxscript")
 
 
+@pytest.mark.slow
+def test_logging_is_left_alone(tiny_model: HybridDepthModel, fixed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Tracing and quantising say nothing and configure nothing; onnxruntime calls ``logging.warning`` itself."""
+    proto = onnx.load(fixed)
+    with logging_unchanged(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quantize_int8(proto)
+        export_program(tiny_model, (64, 96))
+    assert "WARNING" not in capfd.readouterr().err
+    assert not [str(warning.message) for warning in caught]
+
+
+def test_messages_of_other_code_pass_while_exporters_are_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    before = [logging.getLogger(name).level for name in LOGGERS]
+    with caplog.at_level(logging.INFO), quiet_exporters():
+        logging.warning("of the program, on the root logger")
+        logging.getLogger("an.application").info("of the program, on its own logger")
+        for name in LOGGERS:
+            logging.getLogger(f"{name}.part").warning("of an exporter")
+            logging.getLogger(f"{name}.part").error("an error of an exporter")
+        with pytest.warns(UserWarning, match="of the program"):
+            warnings.warn("of the program", stacklevel=1)
+    assert [record.message for record in caplog.records] == [
+        "of the program, on the root logger",
+        "of the program, on its own logger",
+        *["an error of an exporter"] * len(LOGGERS),
+    ]
+    assert [logging.getLogger(name).level for name in LOGGERS] == before
+
+
 @pytest.fixture
 def run(run):  # type: ignore[no-untyped-def]
     return partial(run, "export")
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_file_and_compares_it(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    code, out, _ = run("tiny", tmp_path / "a.onnx", "--size", "64x96")
-    assert code == 0 and "disparity differs" in out and (tmp_path / "a.onnx").is_file()
+def test_the_command_writes_a_file_and_compares_it(  # type: ignore[no-untyped-def]
+    run, model: HybridDepthModel, command: tuple[Path, str], tmp_path: Path
+) -> None:
+    path, out = command
+    assert "disparity differs" in out and str(path) in out.replace("\n", "") and list(path.parent.iterdir()) == [path]
     code, out, _ = run("tiny", tmp_path / "a.pt2", "--size", "64x96", "--format", "pt2")
     assert code == 0 and "disparity differs" in out
-    model = HybridDepthModel.from_pretrained("tiny")
-    assert program_difference(model, tmp_path / "a.pt2", pictures(2, 64, 96))[0] < 1e-5
+    assert program_difference(model, tmp_path / "a.pt2", rendered(2, 64, 96))[0] < 1e-5
 
 
 @pytest.mark.slow
 def test_a_file_that_differs_is_not_kept(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("hybrid_encoder.deploy.export.program_difference", lambda *_: (0.5, 0.1))
+    monkeypatch.setattr("hybrid_encoder.deploy.compare.program_difference", lambda *_: (0.5, 0.1))
     earlier = tmp_path / "a.pt2"
     earlier.write_bytes(b"an earlier export")
     code, _, err = run("tiny", earlier, "--size", "64x96", "--format", "pt2")

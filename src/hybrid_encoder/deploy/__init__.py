@@ -1,4 +1,4 @@
-"""Models as files that other runtimes read, compared with the model before they are kept."""
+"""Export models as files that other runtimes read, and compare the files with the models."""
 
 from __future__ import annotations
 
