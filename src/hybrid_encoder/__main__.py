@@ -1,4 +1,4 @@
-"""``python -m hybrid_encoder``."""
+"""Run the command line as ``python -m hybrid_encoder``."""
 
 from hybrid_encoder.cli import main
 

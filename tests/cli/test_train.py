@@ -1,4 +1,4 @@
-"""``train-coarse`` and ``train-fine`` as a user types them: what they leave, what they say, and how they refuse."""
+"""``hybrid-encoder train-coarse`` and ``train-fine``: the files they write, and how they refuse wrong input."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_preset_starts_the_fine_stage_too(run: Run, tmp_path: Path) -> None:
     assert (told["pose"], told["automask"]) == ("class_token", False)
 
 
-def test_tusimples_layout_is_read(run: Run, tmp_path: Path) -> None:
+def test_the_layout_of_tusimple_is_read(run: Run, tmp_path: Path) -> None:
     write_tusimple(tmp_path / "tusimple", [SyntheticDrive(seed=2, num_frames=4, height=72, width=128)])
     _ok(run("train-coarse", tmp_path / "tusimple", *SMALL, "--output", tmp_path / "run"))
     assert HybridDepthEncoder.from_pretrained(tmp_path / "run" / "final").prompts is not None
@@ -75,37 +75,37 @@ def test_tusimples_layout_is_read(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Three rendered frames as pictures, and their depth and disparity beside them."""
-    for folder in ("pictures", "depth", "disparity"):
+def frames(tmp_path: Path) -> Path:
+    """Three rendered frames as images, with their depth and disparity."""
+    for folder in ("images", "depth", "disparity"):
         (tmp_path / folder).mkdir()
     for i, frame in enumerate(SyntheticDrive(seed=2, num_frames=3, height=48, width=96)):
         pixels = np.rint(frame.image.transpose(1, 2, 0) * 255).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
         np.save(tmp_path / "depth" / f"{i}.npy", frame.depth[0])
         np.save(tmp_path / "disparity" / f"{i}_disparity.npy", 1 / frame.depth[0])
     return tmp_path
 
 
-def test_pictures_with_depth_maps_do_as_well(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_with_depth_maps_are_read(run: Run, frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     plain = CoarseStage.forward
     monkeypatch.setattr(CoarseStage, "forward", lambda stage, batch: seen.append(batch) or plain(stage, batch))
-    arguments = ("train-coarse", pictures / "pictures", *SMALL, "--output")
-    _ok(run(*arguments, pictures / "a", "--depths", pictures / "depth"))
-    options = ("--depths", pictures / "disparity", "--ending", "_disparity.npy", "--inverse")
-    _ok(run(*arguments, pictures / "b", *options))
+    arguments = ("train-coarse", frames / "images", *SMALL, "--output")
+    _ok(run(*arguments, frames / "a", "--depths", frames / "depth"))
+    options = ("--depths", frames / "disparity", "--ending", "_disparity.npy", "--inverse")
+    _ok(run(*arguments, frames / "b", *options))
     assert len(seen) == 4 and all(batch.points.shape == (8, 7, 2) for batch in seen), "four groups in each of two"
     # Points run from near to far, whichever way depth was given.
     for batch in seen:
         for name, points in zip(batch.names, batch.points.unflatten(0, (2, 4)), strict=True):
-            depth = torch.from_numpy(np.load(pictures / "depth" / (Path(name).stem + ".npy")))
+            depth = torch.from_numpy(np.load(frames / "depth" / (Path(name).stem + ".npy")))
             x, y = points.round().long().unbind(-1)
             orders = [(depth[y, column].diff(dim=-1) > 0).all() for column in (x, 95 - x)]  # mirrored or not
             assert any(orders), name
 
 
-def test_a_stopped_run_is_gone_on_with(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_is_resumed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("train-coarse", *SYNTHETIC, "--output")
     _ok(run(*arguments, tmp_path / "whole"))
     plain = CoarseStage.forward
@@ -117,7 +117,7 @@ def test_a_stopped_run_is_gone_on_with(run: Run, tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(CoarseStage, "forward", stopped)
         said = _ok(run(*arguments, tmp_path / "parts"))
-    assert "stopped; the same command with --resume goes on from" in said
+    assert "stopped; run the same command with --resume to continue from" in said
     assert not (tmp_path / "parts" / "final").exists()
     assert "weights ->" in _ok(run(*arguments, tmp_path / "parts", "--resume"))
     one, other = ((tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
@@ -129,7 +129,7 @@ def test_a_stopped_run_is_gone_on_with(run: Run, tmp_path: Path, monkeypatch: py
     assert code == 2 and "holds a run already (step_00000002); resume it, or choose another folder" in err
 
 
-def test_bad_input_is_one_sentence_and_exit_status_2(refused: Callable[..., None], tmp_path: Path) -> None:
+def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases = [
         (["train-coarse", "synthetic", "--size", "96"], "--size is '96'; give HEIGHTxWIDTH with both at least 32"),
@@ -142,17 +142,21 @@ def test_bad_input_is_one_sentence_and_exit_status_2(refused: Callable[..., None
         (["train-coarse", "synthetic", "--seed", "-1"], "--seed is -1; it must be from 0 to 99999"),
         (
             ["train-coarse", "synthetic", "--drives", 1, "--size", "48x96", "--encoder", "nonsense"],
-            "nonsense is no file",
+            "nonsense is neither a file or folder nor a Hub id",
         ),
         (["train-coarse", *SYNTHETIC, "--batch-size", 6], "there are 5 items and a step takes 6; lower the batch size"),
         (["train-coarse", *SYNTHETIC, "--resume"], "holds no checkpoint to resume from"),
         (["train-coarse", *SYNTHETIC, "--lr", "-1"], "lr is -1"),
         (["train-coarse", "synthetic", "--steps", 0], "--steps"),
         (["train-coarse", "synthetic", "--precision", "int8"], "--precision"),
+        (["train-coarse", tmp_path, "--seed", 100_000], "--seed is 100000; it must be from 0 to 99999"),
         (["train-coarse"], "Missing argument"),
         (["train-fine", tmp_path / "gone"], "gone holds no drive, <date>/<date>_drive_<number>_sync"),
         (["train-fine", tmp_path, "--split", tmp_path / "gone.txt"], "gone.txt does not exist"),
-        (["train-fine", "synthetic", "--drives", 1, "--size", "48x96", "--encoder", "nonsense"], "nonsense is no file"),
+        (
+            ["train-fine", "synthetic", "--drives", 1, "--size", "48x96", "--encoder", "nonsense"],
+            "nonsense is neither a file or folder nor a Hub id",
+        ),
         (["train-fine", *SYNTHETIC, "--pose", "no_such_net"], "pose is 'no_such_net', which timm does not know"),
         (["train-fine", *SYNTHETIC, "--prompts", 1], "--prompts"),
     ]

@@ -1,4 +1,4 @@
-"""The command line: one file a command, what they share in ``options``."""
+"""The command line: one module for each command; what they share is in ``options``."""
 
 from __future__ import annotations
 

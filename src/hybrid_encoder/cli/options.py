@@ -1,10 +1,13 @@
-"""What several commands make of what is typed: sizes, devices, folders."""
+"""Options that several commands have, and what is made of them: sizes, devices, folders."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
 
 from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.errors import InputError
@@ -12,9 +15,16 @@ from hybrid_encoder.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+Source = Annotated[str, typer.Argument(help="'tiny', a checkpoint folder, a stage-1 .ckpt file, or a Hub id.")]
+Weights = Annotated[str, typer.Option(help="'tiny' (ships with the package), a checkpoint folder, or a Hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
+OnCpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is an accelerator.")]
+
+console = Console()
+
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``HEIGHTxWIDTH`` as both numbers.
+    """Return the height and the width of ``HEIGHTxWIDTH``.
 
     Raises:
         InputError: another form, or less than 32 pixels.
@@ -26,10 +36,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; ``auto`` takes an accelerator where there is one.
+    """Return the device of this name; ``auto`` takes an accelerator where there is one.
 
     Raises:
-        InputError: none that can be used here.
+        InputError: a device that cannot be used here.
     """
     import torch
 
@@ -45,7 +55,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def make_folder(path: Path) -> None:
-    """A folder with all that lies above it, which may be there already.
+    """Make a folder and those above it, unless it exists.
 
     Raises:
         InputError: it cannot be made.

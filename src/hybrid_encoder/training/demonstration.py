@@ -119,7 +119,7 @@ def run_demo(
     with tempfile.TemporaryDirectory() as runs:
         say(f"coarse stage: {coarse_steps} steps of lane points in the order of depth words")
         weights, order = _coarse(training, held_out, Path(runs) / "coarse", coarse, options)
-        say(f"  pairs in the right order: {order['order_before']:.3f} -> {order['order_after']:.3f}")
+        say(f"  lane points in the right order: {order['order_before']:.3f} -> {order['order_after']:.3f}")
         say(f"fine stage: {fine_steps} steps of view synthesis, without a depth label")
         model, error = _fine(weights, training, held_out, Path(runs) / "fine", fine, options)
         say(f"  abs_rel (median-scaled) on held-out drives: {error['before']:.3f} -> {error['after']:.3f}")

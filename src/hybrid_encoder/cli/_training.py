@@ -1,0 +1,102 @@
+"""What ``train-coarse`` and ``train-fine`` have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+from rich.console import Console
+
+from hybrid_encoder.cli.options import parse_size
+from hybrid_encoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hybrid_encoder.data.synthetic.drive import SyntheticFrame
+    from hybrid_encoder.training.recipes import StageRecipe
+
+R = TypeVar("R", bound="StageRecipe")
+SYNTHETIC = "synthetic"
+NUM_FRAMES = 5  # of a synthetic drive
+SEEDS_PER_RUN = 10_000  # runs with different seeds render different drives
+NUM_SEEDS = 100_000
+
+RecipeName = Literal["published", "small"]
+Precision = Literal["no", "bf16", "fp16"]
+
+Output = Annotated[Path, typer.Option(help="Folder of the run; the weights are saved into its 'final'.")]
+RecipeOption = Annotated[
+    RecipeName | None,
+    typer.Option(help="published, or small (for the tiny preset); by default the one that fits the encoder."),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data, instead of the recipe's.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of the recipe's.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Items in a step, for each process.")]
+LearningRate = Annotated[float | None, typer.Option(help="Learning rate, instead of the recipe's.")]
+Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the images, instead of the recipe's.")]
+Pretrained = Annotated[bool, typer.Option(help="Start a preset from the public CLIP and DINO weights.")]
+Drives = Annotated[int, typer.Option(min=1, help="Number of drives to render for 'synthetic'.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that load data; 0 loads in the training process.")]
+SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the forward pass.")]
+Seed = Annotated[
+    int,
+    typer.Option(help="Random seed of the weights, the synthetic drives, the data order and the augmentation."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue exactly from the newest checkpoint.")]
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError unless the seed is one that drives are rendered for."""
+    if not 0 <= seed < NUM_SEEDS:
+        raise ConfigError(f"--seed is {seed}; it must be from 0 to {NUM_SEEDS - 1}.")
+
+
+def console_of_run(cpu: bool) -> Console:
+    """Return the console of a training run: of several processes, only one prints."""
+    from hybrid_encoder.training.parallel import process_state
+
+    return Console(quiet=not process_state(cpu).is_main_process)
+
+
+def fitting_recipe(encoder: str) -> RecipeName:
+    """Return the recipe for towers of this encoder's size."""
+    from hybrid_encoder.checkpoints.files import CONFIG
+    from hybrid_encoder.checkpoints.reading import read_config
+    from hybrid_encoder.config import PRESETS, find_encoder_config
+
+    if encoder in PRESETS or not (Path(encoder) / CONFIG).is_file():
+        return "small" if encoder == "tiny" else "published"
+    spatial = find_encoder_config(read_config(Path(encoder))).spatial
+    return "small" if spatial == PRESETS["tiny"].encoder.spatial else "published"
+
+
+def change_recipe(recipe: R, *, epochs: int | None, steps: int | None, size: str | None, **changes: Any) -> R:
+    """Return the recipe with what was given in place of its own settings; epochs without steps decide the length."""
+    if epochs and not steps:
+        steps = 0
+    changes |= {"epochs": epochs, "steps": steps, "size": None if size is None else parse_size(size)}
+    return dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+
+
+def render_training_drives(
+    num_drives: int, size: tuple[int, int], seed: int, console: Console
+) -> list[list[SyntheticFrame]]:
+    """Render the synthetic drives of a run; another seed gives others."""
+    from rich.progress import track
+
+    from hybrid_encoder.data.synthetic.drive import render_drives
+
+    first = SEEDS_PER_RUN * seed
+    show = partial(track, description="rendering drives", console=console)
+    return render_drives(range(first, first + num_drives), NUM_FRAMES, size, show)
+
+
+def print_result(console: Console, weights: Path | None, output: Path) -> None:
+    """Say where the weights are, or how to continue a run that was stopped."""
+    if weights is None:
+        console.print(f"stopped; run the same command with --resume to continue from {output}", highlight=False)
+    else:
+        console.print(f"weights -> {weights}", highlight=False)

@@ -1,0 +1,63 @@
+"""``hybrid-encoder evaluate``: depth against lidar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from hybrid_encoder.cli.options import Device, Weights, console, parse_size, pick_device
+
+Crop = Literal["garg", "eigen", "none"]
+
+
+def evaluate_command(
+    root: Annotated[Path, typer.Argument(help="KITTI raw: the folder of the dates, or the folder of one drive.")],
+    weights: Weights = "tiny",
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH that the model works at; by default the size that the weights were fitted at."),
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="Text file with lines <date>/<drive> <frame> <l or r>; by default all frames with lidar."),
+    ] = None,
+    camera: Annotated[
+        int | None, typer.Option(help="Colour camera, 2 (left, the default) or 3 (right); not with --split.")
+    ] = None,
+    crop: Annotated[Crop, typer.Option(help="Which part of an image counts.")] = "garg",
+    max_depth: Annotated[float, typer.Option(min=0.1, help="Ignore lidar beyond this distance, in metres.")] = 80.0,
+    median_scaling: Annotated[
+        bool | None,
+        typer.Option(
+            "--median-scaling/--no-median-scaling",
+            help="Scale every prediction to the median of its lidar; by default only where the scale is unknown.",
+        ),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Compare predicted depth with lidar on KITTI raw: the seven usual metrics, averaged over the frames."""
+    from rich.table import Table
+
+    from hybrid_encoder.evaluation.protocols import evaluate_kitti, frames_with_lidar
+    from hybrid_encoder.models.depth import HybridDepthModel
+
+    working_size = None if size is None else parse_size(size)
+    frames = frames_with_lidar(root, split, camera)
+    target = pick_device(device)
+    model = HybridDepthModel.from_pretrained(weights).to(target)
+    scaling = not model.config.metric if median_scaling is None else median_scaling
+    metrics = evaluate_kitti(
+        model,
+        frames,
+        median_scaling=scaling,
+        size=working_size,
+        crop=None if crop == "none" else crop,
+        max_depth=max_depth,
+        console=console,
+    ).as_dict()
+    caption = f"{'median' if scaling else 'no'} scaling, crop {crop}, up to {max_depth:g} m"
+    table = Table(*metrics, title=f"{len(frames)} frame{'s' if len(frames) > 1 else ''}", caption=caption)
+    table.add_row(*(f"{value:.3f}" for value in metrics.values()))
+    console.print(table, highlight=False)

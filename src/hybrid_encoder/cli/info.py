@@ -1,0 +1,34 @@
+"""``hybrid-encoder info``: what a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hybrid_encoder.cli.options import Source, console
+
+if TYPE_CHECKING:
+    from hybrid_encoder.checkpoints.reading import Checkpoint
+
+LAYOUTS = {"ours": "hybrid-encoder", "published": "Hybrid-depth stage 2", "stage1": "Hybrid-depth stage 1"}
+
+
+def info_command(source: Source) -> None:
+    """Show what a checkpoint holds, without building the model."""
+    from hybrid_encoder.checkpoints.reading import read_checkpoint
+
+    for name, value in _describe(read_checkpoint(source)):
+        console.print(f"[bold]{name:<16}[/] {value}", highlight=False)
+
+
+def _describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    from hybrid_encoder.checkpoints.cards import config_rows
+
+    tensors = [*checkpoint.tensors.values(), *checkpoint.decoder_tensors.values()]
+    num_values = sum(tensor.numel() for tensor in tensors)
+    return [
+        ("path", str(checkpoint.path)),
+        ("layout", LAYOUTS[checkpoint.layout]),
+        ("holds", checkpoint.holds),
+        *config_rows(checkpoint.config),
+        ("tensors", f"{len(tensors)} with {num_values / 1e6:.1f} million values"),
+    ]

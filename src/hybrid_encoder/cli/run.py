@@ -1,0 +1,88 @@
+"""``hybrid-encoder run``: a script of another codebase, with the hybrid encoder inside."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hybrid_encoder.cli.options import console
+from hybrid_encoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hybrid_encoder.adapters.patching.replacing import Patch
+
+RepositoryName = Literal["monodepth2", "manydepth"]
+Decoder = Literal["dpt", "repository"]
+Pose = Literal["repository", "class_token"]
+Teacher = Literal["hybrid", "repository"]
+
+
+def run_command(
+    repository: Annotated[RepositoryName, typer.Argument(help="The codebase that the script belongs to.")],
+    command: Annotated[list[str], typer.Argument(help="After --: train.py ARGS, or -m package.module ARGS.")],
+    encoder: Annotated[str, typer.Option(help="A preset, a checkpoint folder, or a Hub id.")] = "paper",
+    decoder: Annotated[
+        Decoder, typer.Option(help="dpt: this library's decoder. repository: its own decoder on our feature pyramid.")
+    ] = "dpt",
+    pose: Annotated[
+        Pose | None, typer.Option(help="monodepth2: camera motion from its own network, or from DINO class tokens.")
+    ] = None,
+    language_loss: Annotated[float | None, typer.Option(help="monodepth2: weight of the pixel-language loss.")] = None,
+    teacher: Annotated[
+        Teacher | None, typer.Option(help="manydepth: the single-frame network, ours or its own.")
+    ] = None,
+    share_frozen: Annotated[
+        bool | None,
+        typer.Option("--share-frozen", help="manydepth: keep one copy of frozen towers for both networks."),
+    ] = None,
+    networks: Annotated[
+        str | None, typer.Option(help="Import name of the package that holds the codebase's networks.")
+    ] = None,
+    legacy: Annotated[bool, typer.Option(help="Make old code run on current versions of its libraries.")] = True,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Where there is no CUDA, make .cuda() stay on the CPU.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Show what would be replaced, and exit.")] = False,
+) -> None:
+    """Run a script of your own checkout with the hybrid encoder inside, without editing a file.
+
+    hybrid-encoder run monodepth2 --encoder tiny -- train.py --data_path /data/kitti --png
+
+    hybrid-encoder run manydepth -- -m manydepth.train --data_path /data/kitti --png
+    """
+    from hybrid_encoder import adapters
+    from hybrid_encoder.adapters import runner
+    from hybrid_encoder.adapters.patching.legacy import cuda_means_cpu
+
+    options = _options_of(
+        repository,
+        monodepth2={"pose": pose, "language_loss": language_loss},
+        manydepth={"teacher": teacher, "share_frozen": share_frozen},
+    )
+    options |= {"encoder": encoder, "networks": networks, "legacy": legacy}
+    options["decoder"] = repository if decoder == "repository" else decoder
+    shown: list[str] = []
+
+    def patch() -> Patch:
+        patched: Patch = getattr(adapters, repository).patch(**options)
+        shown.append(str(patched))
+        return patched
+
+    with cuda_means_cpu() if cpu else contextlib.nullcontext():
+        runner.run_script(command, patch, show=show)
+    if show:
+        console.print(shown[0], highlight=False, markup=False)
+
+
+def _options_of(repository: str, **given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given for this codebase.
+
+    Raises:
+        ConfigError: an option of another codebase was given.
+    """
+    options = {name: value for name, value in given.pop(repository).items() if value is not None}
+    for other, unused in given.items():
+        for name, value in unused.items():
+            if value is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} is for {other}; leave it out with {repository}.")
+    return options

@@ -1,0 +1,85 @@
+"""``hybrid-encoder train-coarse``: the coarse stage on lanes, on images with depth maps, or on synthetic drives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hybrid_encoder.cli import _training as shared
+from hybrid_encoder.cli.options import OnCpu
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+
+def train_coarse_command(
+    data: Annotated[
+        str, typer.Argument(help="TuSimple's root folder, a folder of images (with --depths), or 'synthetic'.")
+    ],
+    encoder: Annotated[str, typer.Option(help="A preset, a checkpoint folder, or a Hub id.")] = "paper",
+    output: shared.Output = Path("runs/coarse"),
+    recipe: shared.RecipeOption = None,
+    depths: Annotated[Path | None, typer.Option(help="Folder of depth maps, named like the images.")] = None,
+    ending: Annotated[str, typer.Option(help="With --depths: what follows an image's stem in a map's name.")] = ".npy",
+    inverse: Annotated[bool, typer.Option("--inverse", help="With --depths: the maps hold disparity.")] = False,
+    epochs: shared.Epochs = None,
+    steps: shared.Steps = None,
+    batch_size: shared.BatchSize = None,
+    lr: shared.LearningRate = None,
+    size: shared.Size = None,
+    two_sided: Annotated[bool | None, typer.Option(help="Compare patches with nearer ones as well.")] = None,
+    pretrained: shared.Pretrained = True,
+    drives: shared.Drives = 60,
+    workers: shared.Workers = 0,
+    save_every: shared.SaveEvery = 500,
+    precision: shared.PrecisionOption = "no",
+    seed: shared.Seed = 0,
+    resume: shared.Resume = False,
+    cpu: OnCpu = False,
+) -> None:
+    """Run the coarse stage: the encoder learns to put patches in the order of their depth, by words.
+
+    hybrid-encoder train-coarse /data/tusimple --output runs/coarse
+
+    hybrid-encoder train-coarse synthetic --encoder tiny --no-pretrained --cpu
+    """
+    from accelerate.utils import set_seed
+
+    from hybrid_encoder.data.ordered import OrderedDepth, depth_files
+    from hybrid_encoder.data.tusimple import SyntheticLanes, TuSimpleLanes
+    from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
+    from hybrid_encoder.training.recipes import COARSE
+
+    shared.check_seed(seed)
+    console = shared.console_of_run(cpu)
+    chosen = shared.change_recipe(
+        COARSE[recipe or shared.fitting_recipe(encoder)],
+        epochs=epochs,
+        steps=steps,
+        size=size,
+        batch_size=batch_size,
+        lr=lr,
+        two_sided=two_sided,
+    )
+    num_points = len(chosen.words)
+    items: Dataset[Any]
+    if data == shared.SYNTHETIC:
+        rendered = shared.render_training_drives(drives, chosen.size, seed, console)
+        items = SyntheticLanes(rendered, num_points, flip=True)
+    elif depths is not None:
+        items = OrderedDepth(*depth_files(data, depths, ending), chosen.size, num_points, inverse=inverse, flip=True)
+    else:
+        items = TuSimpleLanes(data, chosen.size, num_points, flip=True)
+    set_seed(seed)
+    model = coarse_encoder(encoder, chosen, pretrained)
+    described = {
+        "data": data,
+        "depths": depths,
+        "encoder": encoder,
+        "drives": drives if data == shared.SYNTHETIC else None,
+    }
+    loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
+    weights = train_coarse(model, items, output, chosen, described=described, resume=resume, console=console, **loop)
+    shared.print_result(console, weights, output)

@@ -1,0 +1,98 @@
+"""``hybrid-encoder train-fine``: the fine stage on KITTI raw or on synthetic drives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybrid_encoder.cli import _training as shared
+from hybrid_encoder.cli.options import OnCpu
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from hybrid_encoder.data.sequences import Frames
+
+
+def train_fine_command(
+    data: Annotated[str, typer.Argument(help="KITTI raw, the folder of the dates, or 'synthetic'.")],
+    encoder: Annotated[
+        str,
+        typer.Option(help="A preset, the weights of a coarse stage (ours, or a stage-1 .ckpt file), or a whole model."),
+    ] = "paper",
+    output: shared.Output = Path("runs/fine"),
+    recipe: shared.RecipeOption = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text file with lines <date>/<drive> <frame> <l or r>; by default all frames that have neighbours."
+        ),
+    ] = None,
+    epochs: shared.Epochs = None,
+    steps: shared.Steps = None,
+    batch_size: shared.BatchSize = None,
+    lr: shared.LearningRate = None,
+    size: shared.Size = None,
+    pose: Annotated[
+        str | None, typer.Option(help="class_token, or the name of a timm backbone for a pose network.")
+    ] = None,
+    automask: Annotated[bool | None, typer.Option(help="Ignore pixels that an unmoved camera explains better.")] = None,
+    prompts: Annotated[
+        int | None, typer.Option(min=2, help="Replace the coarse stage's words by this many learned prompts.")
+    ] = None,
+    language_loss: Annotated[float, typer.Option(min=0, help="Weight of the pixel-language loss.")] = 0.0,
+    pretrained: shared.Pretrained = True,
+    drives: shared.Drives = 60,
+    workers: shared.Workers = 0,
+    save_every: shared.SaveEvery = 500,
+    precision: shared.PrecisionOption = "no",
+    seed: shared.Seed = 0,
+    resume: shared.Resume = False,
+    cpu: OnCpu = False,
+) -> None:
+    """Run the fine stage: depth is learned from neighbouring frames alone, without a depth label.
+
+    hybrid-encoder train-fine /data/kitti_raw --encoder runs/coarse/final --split train_files.txt
+
+    hybrid-encoder train-fine synthetic --encoder runs/coarse/final --recipe small --cpu
+    """
+    from accelerate.utils import set_seed
+
+    from hybrid_encoder.data.sequences import KittiSequences, SyntheticSequences
+    from hybrid_encoder.training.fine import fine_model, train_fine
+    from hybrid_encoder.training.recipes import FINE
+
+    shared.check_seed(seed)
+    console = shared.console_of_run(cpu)
+    chosen = shared.change_recipe(
+        FINE[recipe or shared.fitting_recipe(encoder)],
+        epochs=epochs,
+        steps=steps,
+        size=size,
+        batch_size=batch_size,
+        lr=lr,
+        pose=pose,
+        automask=automask,
+    )
+    items: Dataset[Frames]
+    if data == shared.SYNTHETIC:
+        rendered = shared.render_training_drives(drives, chosen.size, seed, console)
+        items = SyntheticSequences(rendered, chosen.offsets, augment=True)
+    else:
+        items = KittiSequences(data, chosen.size, chosen.offsets, split, augment=True)
+    set_seed(seed)
+    model = fine_model(encoder, chosen, pretrained, prompts)
+    described = {
+        "data": data,
+        "split": split,
+        "encoder": encoder,
+        "prompts": prompts,
+        "language_loss": language_loss,
+        "drives": drives if data == shared.SYNTHETIC else None,
+    }
+    loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
+    options = {"described": described, "resume": resume, "console": console, **loop}
+    weights = train_fine(model, items, output, chosen, language_loss, **options)
+    shared.print_result(console, weights, output)
