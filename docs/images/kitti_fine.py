@@ -1,7 +1,7 @@
 """Draws kitti_fine.png: real frames, their lidar, and the disparity of a model.
 
 hybrid-encoder train-fine KITTI_RAW --encoder tiny --no-pretrained --steps 300 --output runs/kitti
-python docs/pictures/kitti_fine.py KITTI_RAW runs/kitti/final docs/pictures/kitti_fine.png
+python docs/images/kitti_fine.py KITTI_RAW runs/kitti/final docs/images/kitti_fine.png
 """
 
 from __future__ import annotations
