@@ -492,7 +492,7 @@ def test_importing_the_package_loads_no_adapter() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("False [")
     assert "'patching', " in done.stdout and "'monodepth2'" in done.stdout
-    with pytest.raises(AttributeError, match="no attribute 'monodepth3'"):
+    with pytest.raises(AttributeError, match=r"attribute.*monodepth3"):
         _ = adapters.monodepth3
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
 from hybrid_encoder.adapters import manydepth, monodepth2
@@ -106,6 +105,10 @@ def test_student_teacher_and_pose(module: ModuleType, decoder: Any, teacher: Any
         mono = models["mono_depth"](models["mono_encoder"](_inputs()["current_image"]))["disp", 0]
         assert mono.shape == (2, 1, 64, 96)
         bins = models["encoder"].matching.depth_bins
+        assert (len(bins), bins[0].item(), bins[-1].item()) == (8, pytest.approx(0.1), 20.0), (
+            "that range was for one pass"
+        )
+        models["encoder"].compute_depth_bins(0.5, 10.0)
         assert (len(bins), bins[0].item(), bins[-1].item()) == (8, 0.5, 10.0)
         assert lowest_cost.min() >= 1 / 10.0 - 1e-6 and lowest_cost.max() <= 1 / 0.5 + 1e-6
         torch.stack([output.mean() for output in outputs.values()]).sum().backward()
@@ -186,9 +189,42 @@ def test_frozen_towers_are_held_once_where_asked(module: ModuleType) -> None:
     assert set(state) == {f"encoder.{name}" for name in student} | {n for n in state if "running" in n or "num_b" in n}
 
 
-def test_nothing_to_share_is_said() -> None:
+@pytest.mark.parametrize("config", [TINY, FROZEN.replace(towers="semantic")], ids=["trains", "another layout"])
+def test_nothing_to_share_is_said(config: HybridEncoderConfig) -> None:
+    student, teacher = (HybridDepthEncoder(each, pretrained=False) for each in (FROZEN, config))
     with pytest.raises(ConfigError, match="no parameter is frozen in student and teacher alike"):
-        manydepth.share_frozen(HybridDepthEncoder(FROZEN, pretrained=False), nn.Linear(2, 2))
+        manydepth.share_frozen(student, teacher)
+
+
+def test_student_and_teacher_share_whichever_is_built_first(module: ModuleType) -> None:
+    with manydepth.patch(FROZEN, share_frozen=True):
+        networks = module.networks
+        teachers, students = [], []
+        for first in ("teacher", "student", "teacher"):  # three trainings in one process
+            for role in (first, "student" if first == "teacher" else "teacher"):
+                if role == "teacher":
+                    teachers.append(networks.ResnetEncoder(18, False).encoder)
+                else:
+                    matching = networks.ResnetEncoderMatching(18, False, 64, 96, num_depth_bins=8).matching
+                    students.append(matching.encoder)
+    held = [model.spatial.blocks[0].attn.qkv.weight for model in students]
+    assert all(model.spatial.blocks[0].attn.qkv.weight is own for model, own in zip(teachers, held, strict=True))
+    assert len({id(weight) for weight in held}) == 3, "no training shares with another"
+
+
+def test_each_pass_has_the_range_of_depth_bins_that_the_trainer_keeps(module: ModuleType) -> None:
+    # A trainer saves its own range, and gives it with every call; the saved weights hold the range of the start.
+    with manydepth.patch("tiny"):
+        trained, loaded = (module.Trainer().models["encoder"].eval() for _ in range(2))
+        loaded.load_state_dict({name: value.clone() for name, value in trained.state_dict().items()})
+        with torch.no_grad():
+            given = [trained(**_inputs(), min_depth_bin=1.0, max_depth_bin=5.0) for _ in range(2)]
+            between = loaded(**_inputs(), min_depth_bin=0.2, max_depth_bin=9.0)
+            again = loaded(**_inputs(), min_depth_bin=1.0, max_depth_bin=5.0)
+    for x, y in zip(given[0][0], again[0], strict=True):
+        assert torch.equal(x, y)
+    assert torch.equal(given[0][1], given[1][1]) and torch.equal(given[0][1], again[1])
+    assert not torch.equal(between[1], again[1])
 
 
 def test_freezing_the_teacher_leaves_the_student_training(module: ModuleType) -> None:

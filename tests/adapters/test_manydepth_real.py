@@ -14,7 +14,7 @@ from PIL import Image
 
 from hybrid_encoder.data import KittiDrive
 
-from helpers.checkouts import BASE, DATA, DRIVE, HEIGHT, PICTURES, WIDTH, Checkout
+from helpers.checkouts import BASE, DATA, DRIVE, HEIGHT, IMAGES, WIDTH, Checkout
 
 CHECKOUT = os.environ.get("HYBRID_ENCODER_MANYDEPTH", "")
 RUN = ["-m", "hybrid_encoder", "run", "manydepth", "--encoder", "tiny"]
@@ -68,7 +68,7 @@ def test_fifty_steps_then_frozen_saved_resumed_and_predicting_in_both_modes(chec
     assert len(_losses(checkout.run(*RUN, *TRAIN, *log, *resumed, *frozen))) == 4
 
     pair = tmp_path / "pair"
-    shutil.copytree(PICTURES / "driving_pair", pair)
+    shutil.copytree(IMAGES / "driving_pair", pair)
     for mode in ("multi", "mono"):
         options = ["--target_image_path", str(pair / "test_sequence_target.jpg"), "--model_path", str(after)]
         options += ["--source_image_path", str(pair / "test_sequence_source.jpg"), "--mode", mode]

@@ -325,6 +325,36 @@ def test_the_same_again_is_the_same_handle_and_another_is_refused(repo: Repo) ->
     assert monodepth2.patch("tiny", decoder="monodepth2") is not handle
 
 
+def test_undo_of_an_old_handle_leaves_a_later_patch_alone(repo: Repo) -> None:
+    networks = repo.load("networks")
+    first = monodepth2.patch("tiny")
+    first.undo()
+    second = monodepth2.patch("tiny")
+    first.undo()
+    assert second.active and monodepth2.patch("tiny") is second
+    assert isinstance(networks.ResnetEncoder(18, False), DepthEncoder)
+
+
+def test_the_same_with_and_without_shims_are_two_patches(repo: Repo) -> None:
+    with monodepth2.patch("tiny", legacy=False), pytest.raises(AdapterError, match="another legacy"):
+        monodepth2.patch("tiny")
+    assert legacy.active_shims(repo.root) is None
+
+
+def test_a_patch_that_fails_half_way_changes_nothing(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = repo.load("networks")
+    before, finders = repo.names(), list(sys.meta_path)
+
+    def fail(*arguments: Any) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(HOOK, "add", fail)
+    with pytest.raises(OSError, match="no"):
+        monodepth2.patch("tiny", legacy=False)
+    monkeypatch.undo()
+    assert repo.names() == before and sys.meta_path == finders and networks not in replacing.ACTIVE
+
+
 def test_legacy_shims_come_along_unless_declined(repo: Repo) -> None:
     layers = repo.load("networks.depth_decoder")
     with monodepth2.patch("tiny", legacy=False):
@@ -460,6 +490,54 @@ def test_class_tokens_give_the_pose(repo: Repo) -> None:
         torch.testing.assert_close(alone(torch.cat([first, second], 1)), pose_encoder(torch.cat([first, second], 1)))
 
 
+def _shared(networks: ModuleType, first: str) -> tuple[DepthEncoder, PoseEncoder]:
+    """Depth encoder and pose encoder of a training, built in either order."""
+    if first == "pose":
+        pose = networks.ResnetEncoder(18, False, 2)
+        return networks.ResnetEncoder(18, False), pose
+    encoder = networks.ResnetEncoder(18, False)
+    return encoder, networks.ResnetEncoder(18, False, 2)
+
+
+@pytest.mark.parametrize("order", [("depth", "depth"), ("pose", "pose"), ("depth", "pose"), ("pose", "depth")])
+def test_both_encoders_share_one_tower_and_the_next_training_has_its_own(repo: Repo, order: tuple[str, str]) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks = repo.load("networks")
+    trainings = [_shared(networks, first) for first in order]
+    for encoder, pose_encoder in trainings:
+        assert isinstance(encoder, DepthEncoder) and isinstance(pose_encoder, PoseEncoder)
+        assert pose_encoder.spatial is encoder.encoder.spatial
+    assert trainings[0][0].encoder is not trainings[1][0].encoder
+    assert trainings[0][1].spatial is not trainings[1][1].spatial
+
+
+def test_an_encoder_that_no_pose_encoder_took_is_not_kept_for_the_next_depth_encoder(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks = repo.load("networks")
+    first, second = networks.ResnetEncoder(18, False), networks.ResnetEncoder(18, False)
+    assert first.encoder is not second.encoder
+    assert networks.ResnetEncoder(18, False, 2).spatial is second.encoder.spatial, "the one that was built last"
+
+
+def test_the_prompts_of_a_depth_encoder_that_comes_second_are_counted(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token", language_loss=0.1)
+    networks = repo.load().networks
+    encoder, _ = _shared(networks, "pose")
+    assert networks.DepthDecoder(encoder.num_ch_enc, [0]).num_prompts == 16
+
+
+def test_a_shared_encoder_cannot_start_in_two_ways(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = repo.load("networks")
+    with monodepth2.patch("tiny", pose="class_token"):
+        networks.ResnetEncoder(18, False, 2)
+        with pytest.raises(AdapterError, match=r"pretrained=True, and .* with pretrained=False: ask for the same"):
+            networks.ResnetEncoder(18, True)
+    HybridDepthEncoder("tiny", pretrained=False).save_pretrained(tmp_path / "weights")
+    with monodepth2.patch(tmp_path / "weights", pose="class_token"):  # its weights come from the folder anyway
+        pose_encoder = networks.ResnetEncoder(18, False, 2)
+        assert networks.ResnetEncoder(18, True).encoder.spatial is pose_encoder.spatial
+
+
 def test_frozen_parts_stay_still_when_the_trainer_sets_training_mode(repo: Repo) -> None:
     monodepth2.patch(TINY.replace(spatial=replace(TINY.spatial, trainable_blocks=1)), pose="class_token")
     trainer = repo.load().Trainer()
@@ -525,6 +603,34 @@ def test_the_language_loss_is_added_and_logged_under_its_name(repo: Repo, first:
     handle.undo()
     assert module.Trainer.compute_losses.__module__ == "trainer"
     assert "language_loss" not in trainer.compute_losses({}, outputs)
+
+
+def test_a_trainer_that_extends_another_adds_the_language_loss_once(repo: Repo) -> None:
+    repo.write(
+        {
+            "special.py": """
+                from trainer import Trainer
+
+                class Special(Trainer):
+                    def compute_losses(self, inputs, outputs):
+                        return super().compute_losses(inputs, outputs)
+            """
+        }
+    )
+    handle = monodepth2.patch("tiny", language_loss=0.5)
+    special = repo.load("special").Special
+    names = {"trainer.Trainer.compute_losses", "special.Special.compute_losses"}
+    assert names <= set(handle.replaced)
+    losses, outputs = special().step(_images())
+    torch.testing.assert_close(losses["loss"], outputs["disp", 0].mean() + 0.5 * losses["language_loss"])
+
+
+def test_undo_leaves_a_method_alone_that_was_given_anew(repo: Repo) -> None:
+    handle = monodepth2.patch("tiny", language_loss=0.5)
+    trainer = repo.load().Trainer
+    trainer.compute_losses = mine = lambda self, inputs, outputs: {}
+    handle.undo()
+    assert trainer.compute_losses is mine
 
 
 def test_without_a_weight_nothing_is_added(repo: Repo) -> None:

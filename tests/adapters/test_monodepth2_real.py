@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 import torch
 
-from helpers.checkouts import BASE, DATA, DRIVE, HEIGHT, ITEMS, WIDTH, Checkout
+from helpers.checkouts import BASE, DATA, DRIVE, HEIGHT, ITEMS, REPO, WIDTH, Checkout
 
 CHECKOUT = os.environ.get("HYBRID_ENCODER_MONODEPTH2", "")
 EPOCHS = 12
@@ -107,9 +107,9 @@ def test_training_and_prediction_with_two_lines_added(checkout: Checkout, tmp_pa
     assert disparity.std() > 0
     with (
         PIL.Image.open(frame) as image,
-        PIL.Image.open(checkout.folder / "frame_disp.jpeg") as picture,
+        PIL.Image.open(checkout.folder / "frame_disp.jpeg") as shown,
     ):
-        assert picture.size == image.size
+        assert shown.size == image.size
 
 
 # What `hybrid-encoder run monodepth2` is told, and the options of train.py: one epoch of four steps each.
@@ -201,7 +201,7 @@ def _drive(checkout: Checkout, kind: str, result: Path, items: int) -> dict[str,
     """Monodepth2's Trainer, driven by monodepth2_driver.py."""
     (checkout.folder / "splits" / "eigen_zhou" / "train_files.txt").write_text("\n".join((ITEMS * items)[:items]))
     options = [*BASE, "--num_epochs", "1", "--log_frequency", "1000"]
-    driver = Path(__file__).with_name("monodepth2_driver.py")
+    driver = REPO / "tests" / "helpers" / "monodepth2_driver.py"
     checkout.run(str(driver), kind, str(result), *options, "--log_dir", str(result.parent / "log"))
     numbers: dict[str, Any] = json.loads(result.read_text())
     return numbers

@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[1]
-PICTURES = Path(os.environ.get("HYBRID_ENCODER_DATA", REPO.parent / "shared" / "data"))
-DATA = PICTURES / "kitti_mini"
+REPO = Path(__file__).resolve().parents[2]
+IMAGES = Path(os.environ.get("HYBRID_ENCODER_DATA", REPO.parent / "shared" / "data"))
+DATA = IMAGES / "kitti_mini"
 DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"
 HEIGHT, WIDTH = 96, 320
 BASE = ["--no_cuda", "--num_workers", "0", "--weights_init", "scratch", "--png", "--batch_size", "2"]
