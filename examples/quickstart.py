@@ -1,6 +1,6 @@
-"""Features and depth of one picture, on a CPU, offline.
+"""Features and depth of one image, on a CPU, offline.
 
-python examples/quickstart.py picture.jpg
+python examples/quickstart.py image.jpg
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main(path: Path) -> None:
 
     features = model.encoder.forward_features(image[None])
     for fused, logits in zip(features.fused, features.logits or [], strict=True):
-        print(f"fused {tuple(fused.shape)}, likeness to each depth prompt {tuple(logits.shape)}")
+        print(f"fused {tuple(fused.shape)}, similarity to each depth prompt {tuple(logits.shape)}")
 
     prediction = model.infer(image)
     write_png(path.with_name(f"{path.stem}_depth.png"), colorize(prediction.disparity[0]))
@@ -27,5 +27,5 @@ def main(path: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python quickstart.py PICTURE")
+        sys.exit("usage: python quickstart.py IMAGE")
     main(Path(sys.argv[1]))

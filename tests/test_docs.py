@@ -1,8 +1,13 @@
-"""Every code block of the README and the docs, and every example, runs."""
+"""Every code block of the README and the docs, and every example, runs.
+
+All of it runs inside the test process: importing torch and the model libraries anew for each command would take longer
+than the commands do. What is executed is the text of the page, but for the numbers in ``SMALLER``.
+"""
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,43 +17,80 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hybrid_encoder.cli import main
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE_PAGES = [page for page in PAGES if re.search(r"^```(python|bash)$", page.read_text(), flags=re.MULTILINE)]
+
+# What the tests put in place of a command's own numbers. The pages show commands that are worth typing; here it is
+# enough that every part of a run is reached once.
+SMALLER = {
+    "--steps": "1",
+    "--coarse-steps": "1",
+    "--fine-steps": "1",
+    "--drives": "2",  # the small recipes need more items than one drive has
+}
+# The same for what no option of `demo` sets: the drives that it is measured on.
+HELD_OUT_DRIVES = 2
+
+NOT_RUN = (["pip"], ["make"], ["cd"], ["python"], [])  # these words may begin a line of a page, and are not executed
 
 
 def _blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
+def _smaller(words: list[str]) -> list[str]:
+    """Put the numbers of ``SMALLER`` in place of a command's own."""
+    changed = [SMALLER.get(option, word) for option, word in zip(words, words[1:], strict=False)]
+    return [*words[:1], *changed]
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder with the pictures that the pages speak of."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the images that the pages speak of, as the current folder."""
     rng = np.random.default_rng(0)
-    for name in ("picture.jpg", "pictures/one.png", "pictures/two.jpg"):
+    for name in ("image.jpg", "images/one.png", "images/two.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (96, 160, 3), dtype=np.uint8)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def _run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def hybrid_encoder_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The program behind ``hybrid-encoder``, called with a list of arguments; a failure shows what it printed."""
+    monkeypatch.setattr("hybrid_encoder.training.demonstration.NUM_HELD_OUT", HELD_OUT_DRIVES)
+
+    def run(arguments: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", ["hybrid-encoder", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (0, None), f"hybrid-encoder {shlex.join(arguments)}: {capsys.readouterr().err}"
+
+    return run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_blocks_run(page: Path, folder: Path) -> None:
-    code = "\n".join(_blocks(page, "python"))
-    if code:
-        _run([sys.executable, "-c", code], folder)
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("page", CODE_PAGES, ids=lambda page: page.name)
+def test_code_blocks_run(page: Path, hybrid_encoder_program) -> None:
+    # The blocks of a page are one program, in their order.
+    exec(compile("\n".join(_blocks(page, "python")), str(page), "exec"), {"__name__": "__main__"})
     for block in _blocks(page, "bash"):
         for line in block.splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["hybrid-encoder"]:
-                _run([sys.executable, "-m", "hybrid_encoder", *words[1:]], folder)
+                hybrid_encoder_program(_smaller(words[1:]))
             else:
-                assert words[:1] in (["pip"], ["make"], ["cd"], ["python"], []), f"nobody tests {line!r}"
+                assert words[:1] in NOT_RUN, f"nobody tests {line!r}"
+
+
+def test_smaller_numbers_take_the_place_of_those_on_a_page() -> None:
+    line = "train-coarse synthetic --encoder tiny --drives 60 --steps 300"
+    assert _smaller(line.split()) == "train-coarse synthetic --encoder tiny --drives 2 --steps 1".split()
+    assert _smaller(["info", "tiny"]) == ["info", "tiny"]
 
 
 def test_the_readme_shows_both_commands_and_the_monodepth2_lines_early() -> None:
@@ -65,10 +107,13 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs(folder: Path) -> None:
-    out = _run([sys.executable, str(ROOT / "examples" / "quickstart.py"), "picture.jpg"], folder)
-    assert out.count("fused (1, 128, ") == 4
-    assert Image.open(folder / "picture_depth.png").size == (160, 96)
+def test_the_quickstart_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "image.jpg"])
+    runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
+    assert capsys.readouterr().out.count("fused (1, 128, ") == 4
+    assert Image.open(folder / "image_depth.png").size == (160, 96)
 
 
 @pytest.mark.slow
@@ -76,5 +121,7 @@ def test_the_page_on_other_codebases_gives_an_encoder_that_keeps_the_contract(tm
     blocks = _blocks(ROOT / "docs" / "your_codebase.md", "python")
     assert sum(len(block.splitlines()) for block in blocks) < 60
     (tmp_path / "test_backbone.py").write_text("\n".join(blocks))
-    out = _run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_backbone.py"], tmp_path)
-    assert "8 passed" in out
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_backbone.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "8 passed" in done.stdout
