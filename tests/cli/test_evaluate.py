@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,6 @@ from helpers.kitti_layout import BASELINE, write_drive
 Run = Callable[..., tuple[int, str, str]]
 DRIVE = "2011_01_01/2011_01_01_drive_0001_sync"
 SIZE = (64, 160)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Use one thread: images this small gain nothing from a second one, and on a busy machine the two wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

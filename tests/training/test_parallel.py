@@ -24,11 +24,19 @@ from hybrid_encoder.losses import CoarseLoss
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder
 from hybrid_encoder.training.fine import FineStage
-from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, train
-from hybrid_encoder.training.parallel import SyncedBatchNorm, is_parallel, share_of, synchronize_batch_norm
+from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, make_accelerator, train
+from hybrid_encoder.training.parallel import (
+    SyncedBatchNorm,
+    is_main_process,
+    is_parallel,
+    process_state,
+    share_of,
+    synchronize_batch_norm,
+)
 from hybrid_encoder.training.recipes import COARSE
 
-STEPS, ITEMS, SECONDS = 3, 4, 240  # ITEMS a step in all: half as many for each of two processes
+KINDS = ("coarse", "fine", "poisoned")
+STEPS, ITEMS, SECONDS = 3, 4, 480  # ITEMS a step in all: half as many for each of two processes
 
 
 class Lanes(Dataset[OrderedPatches]):
@@ -91,27 +99,31 @@ def _train(kind: str, folder: Path, batch_size: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    chosen, place = sys.argv[1], Path(sys.argv[2])
+    place, rank = Path(sys.argv[1]), os.environ["RANK"]
     # The first to be registered is the last to run.
-    left = place / f"rank{os.environ['RANK']}.left"
+    left = place / f"rank{rank}.left"
     atexit.register(lambda: left.write_text(str(not dist.is_initialized())))
-    result: dict[str, Any]
-    try:
-        result = _train(chosen, place / "run", ITEMS // 2)
-        assert is_parallel()
-    except NonFiniteLossError as error:
-        result = {"error": str(error)}
-    torch.save(result, place / f"rank{os.environ['RANK']}.pt")
+    for kind in KINDS:
+        result: dict[str, Any]
+        try:
+            result = _train(kind, place / kind, ITEMS // 2)
+            assert is_parallel()
+        except NonFiniteLossError as error:
+            result = {"error": str(error)}
+        torch.save(result, place / f"{kind}.rank{rank}.pt")
 
 
-def _two_processes(kind: str, folder: Path) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes have filled, which took one run after the other: starting them takes long."""
+    folder = tmp_path_factory.mktemp("two_processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            [sys.executable, __file__, kind, str(folder)],
+            [sys.executable, __file__, str(folder)],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -126,16 +138,19 @@ def _two_processes(kind: str, folder: Path) -> list[dict[str, Any]]:
             process.kill()
     assert [process.returncode for process in running] == [0, 0], said
     assert [(folder / f"rank{rank}.left").read_text() for rank in range(2)] == ["True", "True"]
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return folder
+
+
+def _results(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"{kind}.rank{rank}.pt") for rank in range(2)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["coarse", "fine"])
-def test_two_processes_train_as_one_with_the_whole_batch(kind: str, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_with_the_whole_batch(kind: str, two_processes: Path, tmp_path: Path) -> None:
     alone = _train(kind, tmp_path / "alone", ITEMS)
-    both = _two_processes(kind, tmp_path)
     moved = 0.0
-    for result in both:
+    for result in _results(two_processes, kind):
         assert result["losses"] == pytest.approx(alone["losses"], rel=1e-5)
         for name, value in alone["after"].items():
             torch.testing.assert_close(result["after"][name], value, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: n + m)
@@ -144,17 +159,30 @@ def test_two_processes_train_as_one_with_the_whole_batch(kind: str, tmp_path: Pa
                 moved = max(moved, (value - alone["before"][name]).abs().max().item())
     assert moved > 0.01, "weights that hardly move are alike anyway"
     assert len(set(alone["losses"])) == STEPS
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step_{STEPS:08d}"]
+    assert [path.name for path in (two_processes / kind / "checkpoints").iterdir()] == [f"step_{STEPS:08d}"]
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_in_one_process_stops_both(tmp_path: Path) -> None:
-    errors = [result["error"] for result in _two_processes("poisoned", tmp_path)]
+def test_a_loss_that_is_not_finite_in_one_process_stops_both(two_processes: Path) -> None:
+    errors = [result["error"] for result in _results(two_processes, "poisoned")]
     assert sorted("not finite in another process" in error for error in errors) == [False, True]
     assert all("at step " in error for error in errors) and sum("is nan" in error for error in errors) == 1
 
 
 # -- in one process ----------------------------------------------------------------------------------------
+
+
+def test_one_process_joins_no_group_and_each_run_gets_its_own_settings() -> None:
+    for cpu in (False, True):
+        state = process_state(cpu)
+        assert (state.num_processes, state.process_index, is_main_process()) == (1, 0, True)
+        expected = "cpu" if cpu or not torch.cuda.is_available() else "cuda"
+        assert state.device.type == expected
+        assert not dist.is_initialized()
+    for precision in ("bf16", "no"):
+        accelerator = make_accelerator(LoopConfig(1, 1, precision=precision, cpu=True))
+        assert (accelerator.mixed_precision, accelerator.device.type) == (precision, "cpu")
+    assert not dist.is_initialized()
 
 
 def test_in_one_process_every_share_is_whole() -> None:

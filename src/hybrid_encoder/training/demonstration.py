@@ -121,10 +121,10 @@ def run_demo(
         weights, order = _coarse(training, held_out, Path(runs) / "coarse", coarse, options)
         say(f"  lane points in the right order: {order['order_before']:.3f} -> {order['order_after']:.3f}")
         say(f"fine stage: {fine_steps} steps of view synthesis, without a depth label")
-        model, error = _fine(weights, training, held_out, Path(runs) / "fine", fine, options)
+        model, disparity, error = _fine(weights, training, held_out, Path(runs) / "fine", fine, options)
         say(f"  abs_rel (median-scaled) on held-out drives: {error['before']:.3f} -> {error['after']:.3f}")
     found = order | error
-    write_png(output, held_out.sheet(model, held_out.predict(model)))
+    write_png(output, held_out.sheet(model, disparity))
     if save is not None:
         (height, width), made_by = fine.size, {"drives": drives, "seed": seed}
         made_by |= {"coarse_steps": coarse_steps, "fine_steps": fine_steps, "height": height, "width": width}
@@ -151,12 +151,13 @@ def _fine(
     folder: Path,
     recipe: FineRecipe,
     options: dict[str, Any],
-) -> tuple[HybridDepthModel, dict[str, float]]:
+) -> tuple[HybridDepthModel, Tensor, dict[str, float]]:
     model = fine_model(weights, recipe)
     before = held_out.abs_rel(model, held_out.predict(model))
     items = SyntheticSequences(training, recipe.offsets, augment="flip")
     _completed(train_fine(model, items, folder, recipe, LANGUAGE_LOSS, **options))
-    return model, {"before": before, "after": held_out.abs_rel(model, held_out.predict(model))}
+    disparity = held_out.predict(model)
+    return model, disparity, {"before": before, "after": held_out.abs_rel(model, disparity)}
 
 
 def _completed(weights: Path | None) -> Path:
