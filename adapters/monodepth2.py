@@ -131,10 +131,8 @@ class Monodepth2Builder:
             found = [Replacement(x, self.build_own_decoder, read_by_decoder) for x in recipe.decoders]
         found.append(Replacement(recipe.encoder, self.build_encoder, read_by_encoder, (DepthEncoder, PoseEncoder)))
         if self.settings.pose == "class_token":
-            if recipe.encoder != "ResnetEncoder":  # which else builds the pose encoder, too
-                found.append(
-                    Replacement("ResnetEncoder", self.build_pose_encoder, ("num_input_images",), (PoseEncoder,))
-                )
+            if recipe.encoder != "ResnetEncoder":  # otherwise the same name builds the pose encoder, too
+                found.append(Replacement("ResnetEncoder", self.build_resnet, ("num_input_images",), (PoseEncoder,)))
             found.append(Replacement("PoseDecoder", build_pose_decoder, ("num_ch_enc",), (PoseDecoder,)))
             found.append(Replacement("PoseCNN", refuse_pose_cnn))
         return found
@@ -147,21 +145,33 @@ class Monodepth2Builder:
     def build_encoder(self, call: Call) -> nn.Module:
         """Build the depth encoder for one image; more images go to the pose encoder."""
         recipe = self.settings.recipe
-        if recipe.frames is not None and call[recipe.frames] != 1:
-            return self.build_pose_encoder(call)
-        encoder = self._depth_encoder(None if recipe.pretrained is None else bool(call[recipe.pretrained]))
+        num_frames = 1 if recipe.frames is None else call[recipe.frames]
+        pretrained = None if recipe.pretrained is None else bool(call[recipe.pretrained])
+        if num_frames != 1:
+            return self._build_pose_encoder(call, num_frames, pretrained)
+        encoder = self._depth_encoder(pretrained)
         self._num_prompts = None if encoder.prompts is None else encoder.prompts.num_prompts
         neck = None
         if self.settings.decoder != "dpt":
             neck = PyramidNeck(encoder.feature_info.channels(), recipe.channels, recipe.strides)
         return DepthEncoder(encoder, neck, recipe.mean, recipe.std)
 
-    def build_pose_encoder(self, call: Call) -> nn.Module:
-        """Build the pose encoder for two images, around the depth encoder's DINO tower."""
-        recipe = self.settings.recipe
-        shared_name = recipe.encoder == "ResnetEncoder"
-        num_frames = call[(recipe.frames if shared_name else None) or "num_input_images"]
-        if self.settings.pose == "repository" or num_frames == 1:
+    def build_resnet(self, call: Call) -> nn.Module:
+        """Build the pose encoder of a codebase whose depth encoder has another name than ``ResnetEncoder``."""
+        num_frames = call["num_input_images"]
+        if num_frames == 1:
+            return call.build_own()
+        return self._build_pose_encoder(call, num_frames, bool(call.arguments.get("pretrained", False)))
+
+    def _build_pose_encoder(self, call: Call, num_frames: int, pretrained: bool | None) -> nn.Module:
+        """Build the pose encoder for two images, around the depth encoder's DINO tower.
+
+        Args:
+            call: which asks for it.
+            num_frames: how many images it is to read at once.
+            pretrained: what the call asks for; None where the codebase cannot say.
+        """
+        if self.settings.pose == "repository":
             return call.build_own()
         if num_frames != 2:
             raise AdapterError(
@@ -170,9 +180,8 @@ class Monodepth2Builder:
             )
         encoder = self._handover.take("pose")
         if encoder is None:  # it comes first; or alone, for evaluation, and gets the weights of its own file
-            pretrained = bool(call.arguments.get((recipe.pretrained if shared_name else None) or "pretrained", False))
-            encoder = self.settings.encoder.build(pretrained)
-            self._handover.leave("depth", encoder, pretrained)
+            encoder = self.settings.encoder.build(pretrained is not False)
+            self._handover.leave("depth", encoder, pretrained is not False)
         return PoseEncoder(encoder)
 
     def _depth_encoder(self, pretrained: bool | None) -> HybridDepthEncoder:

@@ -131,8 +131,8 @@ class Patch(ReplacedNames):
     @property
     def replaced(self) -> list[str]:
         """Every replaced name, as ``module.name``; extended methods and the shims' names come last."""
-        others = [*self._extensions, *([self.shims] if self.shims else [])]
-        return super().replaced + [name for other in others for name in other.replaced]
+        methods = [name for extension in self._extensions for name in extension.replaced]
+        return super().replaced + methods + (self.shims.replaced if self.shims else [])
 
     def undo(self) -> None:
         """Put every replaced name back; a second call does nothing. Networks built meanwhile stay ours."""

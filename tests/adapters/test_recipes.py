@@ -118,6 +118,31 @@ def test_a_recipe_of_your_own_for_a_renamed_class(repo: Repo) -> None:
         monodepth2.patch("tiny", recipe="fork")
 
 
+@pytest.mark.parametrize("pose", ["repository", "class_token"])
+def test_one_name_for_both_encoders_with_arguments_of_other_names(repo: Repo, pose: str) -> None:
+    renamed = {
+        "networks/backbone.py": """
+            from .resnet_encoder import ResnetEncoder as Real
+
+            class Backbone(Real):
+                def __init__(self, layers, weights, num_frames=1):
+                    Real.__init__(self, layers, weights, num_frames)
+        """
+    }
+    repo.write(renamed)
+    with (repo.root / "networks" / "__init__.py").open("a") as file:
+        file.write("from .backbone import Backbone\n")
+    networks = repo.load("networks")
+    recipe = recipes.CodebaseRecipe("fork", encoder="Backbone", pretrained="weights", frames="num_frames")
+    with monodepth2.patch("tiny", recipe=recipe, pose=pose):  # type: ignore[arg-type]
+        encoder, pose_encoder = networks.Backbone(18, False), networks.Backbone(18, False, 2)
+        assert isinstance(encoder, DepthEncoder)
+        if pose == "repository":
+            assert not isinstance(pose_encoder, PoseEncoder) and len(pose_encoder.num_ch_enc) == 5
+        else:
+            assert isinstance(pose_encoder, PoseEncoder) and pose_encoder.spatial is encoder.encoder.spatial
+
+
 def test_too_few_levels_for_the_repositorys_decoder_are_named(repo: Repo) -> None:
     repo.write({"networks/depth_decoder.py": FIVE_LEVELS})
     networks = repo.load("networks")
