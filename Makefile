@@ -33,6 +33,7 @@ types: $(DEV) ## mypy alone
 	@rm -rf build/types && mkdir -p build/types/hybrid_encoder
 	@ln -s "$(CURDIR)"/src/hybrid_encoder/* "$(CURDIR)"/adapters build/types/hybrid_encoder/
 	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
 
 bench: $(DEV) ## measure speed
 	$(BIN)/python -m benchmarks

@@ -1,21 +1,94 @@
-"""The public names, and what importing costs."""
+"""The public names beside a committed inventory, and what importing costs."""
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import hybrid_encoder
 
+INVENTORY = Path(__file__).with_name("api.txt")
+ROOMS = (
+    "hybrid_encoder",
+    "hybrid_encoder.adapters",
+    "hybrid_encoder.adapters.manydepth",
+    "hybrid_encoder.adapters.monodepth2",
+    "hybrid_encoder.checkpoints",
+    "hybrid_encoder.data",
+    "hybrid_encoder.deploy",
+    "hybrid_encoder.evaluation",
+    "hybrid_encoder.geometry",
+    "hybrid_encoder.language",
+    "hybrid_encoder.losses",
+    "hybrid_encoder.models",
+    "hybrid_encoder.testing",
+    "hybrid_encoder.towers",
+    "hybrid_encoder.training",
+)
 
-def test_every_public_name_is_there() -> None:
+
+def inventory() -> list[str]:
+    """Every public name of every room: name, kind and signature, and the public methods of its own classes."""
+    lines = []
+    for room in ROOMS:
+        module = __import__(room, fromlist=["_"])
+        for name in sorted(getattr(module, "__all__", None) or _defined(module)):
+            lines += _describe(f"{room}.{name}", getattr(module, name))
+    return lines
+
+
+def _defined(module: object) -> list[str]:
+    here = getattr(module, "__name__", "")
+    return [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", "") == here]
+
+
+def _describe(name: str, value: object) -> list[str]:
+    if inspect.ismodule(value):
+        return [f"{name}: module"]
+    if inspect.isclass(value):
+        lines = [f"{name}: class{_signature(value)}"]
+        for member, method in sorted(vars(value).items()):
+            if member.startswith("_"):
+                continue
+            if isinstance(method, property):
+                lines.append(f"{name}.{member}: property")
+            elif isinstance(method, classmethod | staticmethod) or inspect.isfunction(method):
+                lines.append(f"{name}.{member}: method{_signature(getattr(value, member))}")
+        return lines
+    if callable(value):
+        return [f"{name}: function{_signature(value)}"]
+    return [f"{name}: {type(value).__name__}"]
+
+
+def _signature(value: object) -> str:
+    try:
+        parameters = inspect.signature(value).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return ""
+    # Names, order, kinds and defaults; how Python prints annotations differs from version to version.
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return str(inspect.Signature([p.replace(default="...") if _unstable(p.default) else p for p in plain]))
+
+
+def _unstable(default: object) -> bool:
+    return default is not inspect.Parameter.empty and not isinstance(default, bool | int | float | str | tuple | None)
+
+
+def test_the_public_names_are_those_of_the_inventory() -> None:
+    """After a change that is meant: ``python tests/test_api.py`` writes the inventory anew; its diff is the change."""
+    assert "\n".join(inventory()) + "\n" == INVENTORY.read_text(encoding="utf-8")
+
+
+def test_every_public_name_is_listed() -> None:
+    assert set(hybrid_encoder.__all__) <= set(dir(hybrid_encoder))
     for name in hybrid_encoder.__all__:
         assert getattr(hybrid_encoder, name) is not None
-    assert set(hybrid_encoder.__all__) <= set(dir(hybrid_encoder))
-    import pytest
-
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        hybrid_encoder.nonsense  # noqa: B018
+    with pytest.raises(AttributeError, match="nonsense"):
+        hybrid_encoder.nonsense  # type: ignore[attr-defined]  # noqa: B018
 
 
 def _loaded_after(code: str) -> set[str]:
@@ -31,3 +104,16 @@ def test_importing_loads_no_model_library() -> None:
     assert not {"transformers", "open_clip", "timm"} & _loaded_after(
         "from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, adapters"
     )
+
+
+def test_rooms_are_attributes_without_an_import_of_their_own() -> None:
+    rooms = [name.split(".")[1] for name in ROOMS if name.count(".") == 1]
+    loaded = _loaded_after(f"import hybrid_encoder as h\nfor name in {rooms}: getattr(h, name)")
+    assert {f"hybrid_encoder.{room}" for room in rooms} <= loaded
+    assert not {"transformers", "open_clip", "timm"} & loaded
+    use = "import hybrid_encoder; hybrid_encoder.losses.CoarsePatchLoss; hybrid_encoder.adapters.monodepth2.patch"
+    assert "hybrid_encoder.losses.coarse" in _loaded_after(use)
+
+
+if __name__ == "__main__":
+    INVENTORY.write_text("\n".join(inventory()) + "\n", encoding="utf-8")

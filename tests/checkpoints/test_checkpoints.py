@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -17,6 +19,7 @@ from hybrid_encoder.writing import write_whole
 
 from helpers.published_layout import small_config, stage1_config, write_published, write_stage1
 
+Published = tuple[HybridDepthModel, Path]
 VARIANTS = [
     {"prompts": PromptConfig(num_tokens=6)},
     {"prompts": PromptConfig(num_tokens=6, decoder_input="logits")},
@@ -47,7 +50,7 @@ def saved(tiny_model: HybridDepthModel, tmp_path: Path) -> Path:
 
 
 class TestOurs:
-    def test_a_model_comes_back_equal(self, tiny_model: HybridDepthModel, saved: Path, images) -> None:  # type: ignore[no-untyped-def]
+    def test_a_model_comes_back_equal(self, tiny_model: HybridDepthModel, saved: Path, images: torch.Tensor) -> None:
         assert sorted(p.name for p in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
         loaded = HybridDepthModel.from_pretrained(saved)
         assert not loaded.training
@@ -60,7 +63,7 @@ class TestOurs:
         tiny_model: HybridDepthModel,
         saved: Path,
         tmp_path: Path,
-        images,  # type: ignore[no-untyped-def]
+        images: torch.Tensor,
     ) -> None:
         encoder = HybridDepthEncoder.from_pretrained(str(saved))
         encoder.save_pretrained(tmp_path / "alone")
@@ -127,7 +130,9 @@ class TestOurs:
 
 class TestPublished:
     @pytest.mark.parametrize("changes", VARIANTS, ids=str)
-    def test_every_setting_is_read_off_the_file(self, changes, tmp_path: Path, images) -> None:  # type: ignore[no-untyped-def]
+    def test_every_setting_is_read_off_the_file(
+        self, changes: dict[str, Any], tmp_path: Path, images: torch.Tensor
+    ) -> None:
         model = _model(**changes)
         loaded = HybridDepthModel.from_pretrained(write_published(model, tmp_path))
         assert loaded.config.encoder == model.config.encoder
@@ -136,7 +141,9 @@ class TestPublished:
         with torch.no_grad():
             torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)
 
-    def test_the_checkpoints_subfolder_and_the_encoder_alone(self, published, tmp_path: Path, images) -> None:  # type: ignore[no-untyped-def]
+    def test_the_checkpoints_subfolder_and_the_encoder_alone(
+        self, published: Published, tmp_path: Path, images: torch.Tensor
+    ) -> None:
         model, _ = published
         write_published(model, tmp_path / "checkpoints")
         encoder = HybridDepthEncoder.from_pretrained(tmp_path)
@@ -145,7 +152,7 @@ class TestPublished:
         (tmp_path / "checkpoints" / "depth.pth").unlink()
         assert HybridDepthEncoder.from_pretrained(tmp_path).prompts is not None
 
-    def test_a_stage_1_checkpoint(self, tmp_path: Path, images) -> None:  # type: ignore[no-untyped-def]
+    def test_a_stage_1_checkpoint(self, tmp_path: Path, images: torch.Tensor) -> None:
         torch.manual_seed(0)
         model = HybridDepthModel(stage1_config(), pretrained=False).eval()
         (tmp_path / "stage1_checkpoint").mkdir()
@@ -166,7 +173,11 @@ class TestPublished:
             ("encoder", lambda d: d.pop("dinov2.norm.bias"), "no key 'encoder.spatial.model.norm.bias'"),
             ("encoder", lambda d: d.pop("dinov2.pos_embed"), "no key 'dinov2.pos_embed'"),
             ("encoder", lambda d: d.update(surprise=torch.zeros(1)), "key 'surprise' has no place"),
-            ("encoder", lambda d: d.update({"layer0_clip.0.weight": torch.zeros(1)}), r"'layer0_clip.0.weight' is \(1,\), and 'clip.visual.conv1.weight', which it repeats"),
+            (
+                "encoder",
+                lambda d: d.update({"layer0_clip.0.weight": torch.zeros(1)}),
+                r"'layer0_clip.0.weight' is \(1,\), and 'clip.visual.conv1.weight', which it repeats",
+            ),
             ("encoder", lambda d: d.update({"resnet50.conv1.weight": torch.zeros(1)}), "ResNet-50"),
             ("encoder", lambda d: d.update(notes="text"), "'notes' is a str"),
             (
@@ -191,7 +202,9 @@ class TestPublished:
             ),
         ],
     )
-    def test_what_does_not_fit_is_named(self, published, tmp_path: Path, file: str, change, says: str) -> None:  # type: ignore[no-untyped-def]
+    def test_what_does_not_fit_is_named(
+        self, published: Published, tmp_path: Path, file: str, change: Callable[[Any], Any], says: str
+    ) -> None:
         for name in ("encoder", "depth"):
             content = torch.load(published[1] / f"{name}.pth", weights_only=True)
             if name == file:
@@ -265,7 +278,9 @@ class TestHub:
         assert time.monotonic() - start < 10
 
     @pytest.mark.parametrize("layout", ["ours", "published"])
-    def test_a_repository_of_either_layout(self, layout: str, published, saved: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def test_a_repository_of_either_layout(
+        self, layout: str, published: Published, saved: Path, tmp_path: Path
+    ) -> None:
         if layout == "ours":
             folder, files = saved, ["README.md", "config.json", "model.safetensors", "huge.bin"]
         else:

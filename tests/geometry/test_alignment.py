@@ -40,7 +40,8 @@ def _align(steps: dict[str, Tensor], guess: Tensor, scale: float = 1.0, iteratio
 
 
 def _off(found: Tensor, true: Tensor) -> Tensor:
-    return (found - true)[:, :3, 3].norm(dim=1) / true[:, :3, 3].norm(dim=1)
+    off: Tensor = (found - true)[:, :3, 3].norm(dim=1) / true[:, :3, 3].norm(dim=1)
+    return off
 
 
 def test_true_depth_gives_the_true_motion_from_none(steps: dict[str, Tensor]) -> None:

@@ -126,7 +126,7 @@ class TestAgainstALoop:
                 return result
 
         given = scene(1, 2, 64, 40, 40, 64)
-        with Largest() as largest, pytest.MonkeyPatch.context() as patch:
+        with Largest() as largest, pytest.MonkeyPatch.context() as patch:  # type: ignore[no-untyped-call]
             patch.setitem(plane_sweep.CHUNK, "cpu", 2**18)
             plane_sweep_cost_volume(**given)
         assert largest.numel <= 2**18 < 64 * given["current"].numel() / 20
@@ -242,7 +242,8 @@ class TestTruth:
 def _patches(images: Tensor) -> Tensor:
     """Every pixel's 5 x 5 surroundings in grey as its features, (B, 25, H, W)."""
     padded = F.pad(images.mean(1, keepdim=True), [2] * 4, mode="replicate")
-    return F.unfold(padded, 5).unflatten(-1, images.shape[-2:])
+    patches: Tensor = F.unfold(padded, 5).unflatten(-1, images.shape[-2:])
+    return patches
 
 
 def _textured(image: Tensor, depth: Tensor, step: Tensor) -> Tensor:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -24,12 +25,13 @@ def clip() -> torch.nn.Module:
     return build_clip(small_clip("RN50-quickgelu", layers=[1, 1, 1, 1], width=16), False)
 
 
-def _full_length(clip, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def _full_length(clip: Any, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """All 77 positions through the text tower, as CLIP does it, read at the end of the text."""
     x = clip.transformer(x + clip.positional_embedding, attn_mask=clip.attn_mask)
     x = clip.ln_final(x)[torch.arange(len(ids)), (ids == 49407).int().argmax(1)] @ clip.text_projection
     x = x / x.norm(dim=-1, keepdim=True)
-    return x / x.norm()
+    matrix: torch.Tensor = x / x.norm()
+    return matrix
 
 
 def test_words_equal_the_full_text_tower(clip) -> None:  # type: ignore[no-untyped-def]
@@ -80,7 +82,7 @@ def test_gradients_are_the_full_text_towers(before: int, after: int, count: int,
     prompts.transformer.grad_checkpointing = recompute
     sentences = [template.format(phrase if words else "x") for phrase in phrases]
     ids = open_clip.get_tokenizer("RN50")(sentences)
-    x = whole.token_embedding(ids)
+    x = whole.token_embedding(ids)  # type: ignore[operator]
     if prompts.tokens is not None:
         place = 1 + before  # after the start
         x = torch.cat([x[:, :place], prompts.tokens[:, None], x[:, place + 1 :]], dim=1)
@@ -214,7 +216,7 @@ class TestKept:
             "adam": lambda: torch.optim.Adam([token], 0.5, foreach=False),
             "adam_foreach": lambda: torch.optim.Adam([token], 0.5, foreach=True),
             "adamw_fused": lambda: torch.optim.AdamW([token], 0.5, fused=True),
-        }[kind]()
+        }[kind]()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             before = prompts()
         live = prompts()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hybrid_encoder import ConfigError, DPTDecoder, PyramidNeck
 from hybrid_encoder.models.decoder import DisparityHead, FusionBlock
 
-WIDTHS = {"features": 8, "channels": (6, 8, 10, 12), "head_channels": 4}
+WIDTHS: dict[str, Any] = {"features": 8, "channels": (6, 8, 10, 12), "head_channels": 4}
 
 
 def _maps(channels=(5, 6, 7, 8), grid=(4, 7), batch=2) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
@@ -39,7 +41,7 @@ def test_relu_disparity_is_never_negative_and_gradients_reach_everything() -> No
     decoder = DPTDecoder((5, 6, 7, 8), **WIDTHS, scales=(0, 1, 2, 3))
     outputs = decoder(_maps(), (56, 98))
     assert all((x >= 0).all() for x in outputs.values())
-    sum(x.sum() for x in DPTDecoder.forward(decoder, _maps(), (56, 98)).values()).backward()  # type: ignore[union-attr]
+    torch.stack([x.sum() for x in DPTDecoder.forward(decoder, _maps(), (56, 98)).values()]).sum().backward()
     assert all(parameter.grad is not None for parameter in decoder.parameters())
 
 
@@ -75,7 +77,7 @@ def test_the_neck_gives_the_sizes_of_a_strided_network(size: tuple[int, int]) ->
     for features, channels in zip(maps, neck.num_ch_enc, strict=True):
         x = F.conv2d(x, torch.ones(1, 1, 3, 3), stride=2, padding=1)
         assert features.shape == (2, channels, *x.shape[2:])
-    sum(m.square().mean() for m in maps).backward()  # type: ignore[union-attr]
+    torch.stack([m.square().mean() for m in maps]).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in neck.parameters())
 
 

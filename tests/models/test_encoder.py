@@ -29,7 +29,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("changes", SETTINGS, ids=str)
-def test_every_variant_gives_what_it_declares(changes, tiny_config: HybridEncoderConfig, images) -> None:  # type: ignore[no-untyped-def]
+def test_every_variant_gives_what_it_declares(changes, tiny_config: HybridEncoderConfig, images: torch.Tensor) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     encoder = HybridDepthEncoder(tiny_config.replace(**changes), pretrained=False)
     result = encoder.forward_features(images)
@@ -49,7 +49,7 @@ def test_every_variant_gives_what_it_declares(changes, tiny_config: HybridEncode
         for i, maps in enumerate(result.maps):
             expected = whole[i] if whole else torch.cat([result.logits[i], result.fused[i]], 1)
             torch.testing.assert_close(maps, expected)
-    sum(x.square().mean() for x in result.maps).backward()  # type: ignore[union-attr]
+    torch.stack([x.square().mean() for x in result.maps]).sum().backward()
     silent = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
     # DINO's register and class token always matter; only the unused 'first' of nothing may be silent.
     assert not silent, f"no gradient reaches {silent[:3]}"
@@ -86,7 +86,7 @@ def _shared() -> HybridDepthEncoder:
     return _encoders[0]
 
 
-def test_images_of_a_batch_do_not_see_each_other(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+def test_images_of_a_batch_do_not_see_each_other(tiny: HybridDepthEncoder, images: torch.Tensor) -> None:
     tiny.eval()
     with torch.no_grad():
         together, alone = tiny(images), tiny(images[1:])
@@ -95,7 +95,9 @@ def test_images_of_a_batch_do_not_see_each_other(tiny: HybridDepthEncoder, image
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.bfloat16, 0.05), (torch.float16, 0.005)], ids=str)
-def test_autocast_stays_near_float32(tiny: HybridDepthEncoder, images, dtype: torch.dtype, apart: float) -> None:  # type: ignore[no-untyped-def]
+def test_autocast_stays_near_float32(
+    tiny: HybridDepthEncoder, images: torch.Tensor, dtype: torch.dtype, apart: float
+) -> None:
     tiny.eval()
     with torch.no_grad():
         exact = tiny.forward_features(images)
@@ -105,18 +107,18 @@ def test_autocast_stays_near_float32(tiny: HybridDepthEncoder, images, dtype: to
         assert b.isfinite().all()
         assert 0 < (a - b.float()).abs().mean() < apart * a.std()
     with torch.autocast("cpu", dtype):
-        sum(x.float().mean() for x in tiny.train()(images)).backward()  # type: ignore[union-attr]
+        torch.stack([x.float().mean() for x in tiny.train()(images)]).sum().backward()
     assert all(p.grad.isfinite().all() for p in tiny.parameters() if p.grad is not None)
 
 
-def test_a_bf16_module_takes_float32_images(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+def test_a_bf16_module_takes_float32_images(tiny: HybridDepthEncoder, images: torch.Tensor) -> None:
     maps = tiny.to(torch.bfloat16).eval()(images)
     assert all(x.dtype == torch.bfloat16 and x.isfinite().all() for x in maps)
 
 
 def test_blocks_below_the_first_that_trains_keep_nothing_for_a_backward_pass(
     tiny: HybridDepthEncoder,
-    images,  # type: ignore[no-untyped-def]
+    images: torch.Tensor,
 ) -> None:
     def kept(blocks: int) -> int:
         assert tiny.spatial is not None
@@ -138,9 +140,10 @@ def test_blocks_below_the_first_that_trains_keep_nothing_for_a_backward_pass(
     assert 1.9 * one < two < 2.1 * one
 
 
-def test_folded_prompts_give_the_same_and_hold_no_text_tower(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+def test_folded_prompts_give_the_same_and_hold_no_text_tower(tiny: HybridDepthEncoder, images: torch.Tensor) -> None:
     tiny.eval()
-    text = sum(parameter.numel() for parameter in tiny.prompts.parameters())  # type: ignore[union-attr]
+    assert tiny.prompts is not None
+    text = sum(parameter.numel() for parameter in tiny.prompts.parameters())
     whole = sum(parameter.numel() for parameter in tiny.parameters())
     state = tiny.state_dict()
     with torch.no_grad():
@@ -163,18 +166,18 @@ def test_folded_prompts_give_the_same_and_hold_no_text_tower(tiny: HybridDepthEn
             refused()
 
 
-def test_folding_without_prompts_does_nothing(tiny_config: HybridEncoderConfig, images) -> None:  # type: ignore[no-untyped-def]
+def test_folding_without_prompts_does_nothing(tiny_config: HybridEncoderConfig, images: torch.Tensor) -> None:
     encoder = HybridDepthEncoder(tiny_config.replace(prompts=None), pretrained=False).eval()
     encoder.fold_prompts()
     assert encoder.state_dict() and encoder(images)
 
 
-def test_frozen_parts_stay_as_they_are_through_train(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+def test_frozen_parts_stay_as_they_are_through_train(tiny: HybridDepthEncoder, images: torch.Tensor) -> None:
     tiny.set_trainable(semantic=False, spatial=1, text=False)
     tiny.train()
     before = copy.deepcopy(tiny.state_dict())
     optimizer = torch.optim.SGD(tiny.parameter_groups(0.1))
-    sum(x.square().mean() for x in tiny(images)).backward()  # type: ignore[union-attr]
+    torch.stack([x.square().mean() for x in tiny(images)]).sum().backward()
     optimizer.step()
     changed = {name for name, value in tiny.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
@@ -221,11 +224,11 @@ def test_parameter_groups_hold_each_trainable_parameter_once(tiny: HybridDepthEn
         tiny.parameter_groups(1e-3, lr_scale={"clip": 0.1})
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(tiny: HybridDepthEncoder, images) -> None:  # type: ignore[no-untyped-def]
+def test_gradient_checkpointing_changes_nothing_but_memory(tiny: HybridDepthEncoder, images: torch.Tensor) -> None:
     twin = copy.deepcopy(tiny)
     twin.set_grad_checkpointing(True)
     for encoder in (tiny, twin):
-        sum(x.square().mean() for x in encoder.train()(images)).backward()  # type: ignore[union-attr]
+        torch.stack([x.square().mean() for x in encoder.train()(images)]).sum().backward()
     for (name, a), b in zip(tiny.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
     for name, value in tiny.state_dict().items():  # batch-norm statistics move once, not twice
@@ -234,7 +237,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny: HybridDepthEnco
 
 def test_other_prompts_change_the_logits_and_what_is_said_of_the_maps(
     tiny_config: HybridEncoderConfig,
-    images,  # type: ignore[no-untyped-def]
+    images: torch.Tensor,
     tmp_path: Path,
 ) -> None:
     torch.manual_seed(0)
@@ -265,7 +268,9 @@ def test_other_prompts_change_the_logits_and_what_is_said_of_the_maps(
 
 
 @pytest.mark.parametrize("text", [True, False])
-def test_other_prompts_train_as_the_earlier_ones_did(tiny: HybridDepthEncoder, images, text: bool) -> None:  # type: ignore[no-untyped-def]
+def test_other_prompts_train_as_the_earlier_ones_did(
+    tiny: HybridDepthEncoder, images: torch.Tensor, text: bool
+) -> None:
     tiny.set_trainable(text=text, prompts=False)
     tiny.set_prompts(PromptConfig(num_tokens=6))
     assert tiny.prompts is not None and tiny.prompts.tokens is not None
@@ -273,7 +278,7 @@ def test_other_prompts_train_as_the_earlier_ones_did(tiny: HybridDepthEncoder, i
     assert tiny.prompts.tokens.requires_grad
     groups = {group["name"]: group["params"] for group in tiny.parameter_groups(1e-3)}
     assert groups["prompts"] == [tiny.prompts.tokens] and ("text" in groups) is text
-    sum(x.square().mean() for x in tiny(images)).backward()  # type: ignore[union-attr]
+    torch.stack([x.square().mean() for x in tiny(images)]).sum().backward()
     assert tiny.prompts.tokens.grad is not None and tiny.prompts.tokens.grad.any()
 
 
@@ -301,7 +306,7 @@ def test_prompts_that_cannot_be_put_are_named(tiny: HybridDepthEncoder, tiny_con
         ([[1.0]], "a tensor"),
     ],
 )
-def test_bad_images_are_named(tiny: HybridDepthEncoder, images, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_images_are_named(tiny: HybridDepthEncoder, images: torch.Tensor, says: str) -> None:
     with pytest.raises(InputError, match=says):
         tiny(images)
 

@@ -30,7 +30,7 @@ def test_interp_conv1x1_resizes_then_convolves() -> None:
 
 def test_convs2_interp_convolves_then_resizes() -> None:
     fusion = Fusion((8, 16, 24, 32), (), FusionConfig("convs2_interp", 8))
-    kinds = [(type(layer).__name__, layer.kernel_size[0], layer.stride[0]) for layer in fusion.align]  # type: ignore[union-attr, index]
+    kinds = [(type(layer).__name__, layer.kernel_size[0], layer.stride[0]) for layer in fusion.align]  # type: ignore[index]
     assert kinds == [("Conv2d", 3, 2), ("Conv2d", 3, 2), ("Conv2d", 1, 1), ("ConvTranspose2d", 3, 2)]
     semantic = _semantic((8, 16, 24, 32))
     for level, fused in enumerate(fusion(semantic, [], GRID)):

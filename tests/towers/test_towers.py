@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -44,7 +45,7 @@ def test_semantic_tower_gives_what_it_declares(name, vision, channels, strides) 
 def test_semantic_maps_equal_open_clips_own() -> None:
     for name, vision, size in (("RN50", {"layers": [1, 1, 1, 1]}, 64), ("ViT-B-16", {"layers": 4}, 224)):
         config = small_clip(name, **vision)
-        clip = build_clip(config, True).eval()
+        clip: Any = build_clip(config, True).eval()
         images = torch.rand(1, 3, size, size)
         with torch.no_grad():
             own = clip.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"][-4:]
@@ -92,12 +93,12 @@ def test_spatial_maps_equal_timms_own(name: str) -> None:
 def _hf_folder(kind: str, folder: Path) -> Path:
     import transformers
 
-    sizes = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 56}
+    sizes: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 56}
     config = {
         "dinov2": lambda: transformers.Dinov2Config(patch_size=14, **sizes),
         "dinov2_with_registers": lambda: transformers.Dinov2WithRegistersConfig(patch_size=14, **sizes),
         "dinov3": lambda: transformers.DINOv3ViTConfig(patch_size=16, intermediate_size=96, **sizes),
-    }[kind]()
+    }[kind]()  # type: ignore[no-untyped-call]
     torch.manual_seed(1)
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     return folder
