@@ -49,6 +49,8 @@ def _defined(module: object) -> list[str]:
 def _describe(name: str, value: object) -> list[str]:
     if inspect.ismodule(value):
         return [f"{name}: module"]
+    if inspect.isclass(value) and issubclass(value, BaseException):
+        return [f"{name}: exception({', '.join(base.__name__ for base in value.__bases__)})"]
     if inspect.isclass(value):
         lines = [f"{name}: class{_signature(value)}"]
         for member, method in sorted(vars(value).items()):

@@ -179,7 +179,6 @@ class TestEncoder:
             ({"depth_binning": "log"}, "depth_binning is 'log'; it must be one of 'linear', 'inverse'"),
             ({"num_depth_bins": 1}, "num_depth_bins is 1; it must be at least 2"),
             ({"max_depth_bin": 0.5}, "from 1 to 0.5; 0 < min_depth_bin < max_depth_bin is needed"),
-            ({"bins": 8}, "cannot take these settings.*'bins'"),
         ],
     )
     def test_what_cannot_be_built(self, changes: dict[str, Any], says: str) -> None:

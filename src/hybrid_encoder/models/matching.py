@@ -61,8 +61,8 @@ class HybridMatchingEncoder(EncoderHolder):
         encoder: a configuration of this encoder; an encoder, which becomes part of this one; an encoder's
             configuration; or a preset name, which stands for ``HybridMatchingConfig.preset`` of that name.
         pretrained: start a new encoder from the public CLIP and DINO weights.
-        settings: fields of :class:`hybrid_encoder.config.HybridMatchingConfig` other than ``encoder``, in place of
-            the configuration's.
+        num_depth_bins, depth_binning, min_depth_bin, max_depth_bin, adaptive_bins, match: in place of the
+            configuration's (:class:`hybrid_encoder.config.HybridMatchingConfig` says what they mean); None leaves it.
 
     Raises:
         ConfigError: a semantic tower without stages (a ViT), a tower to match in that is not there, or a setting that
@@ -89,19 +89,29 @@ class HybridMatchingEncoder(EncoderHolder):
         encoder: str | HybridMatchingConfig | HybridEncoderConfig | HybridDepthEncoder = "paper",
         *,
         pretrained: bool = True,
-        **settings: Any,
+        num_depth_bins: int | None = None,
+        depth_binning: Spacing | None = None,
+        min_depth_bin: float | None = None,
+        max_depth_bin: float | None = None,
+        adaptive_bins: bool | None = None,
+        match: Match | None = None,
     ) -> None:
         super().__init__()
+        settings = {
+            "num_depth_bins": num_depth_bins,
+            "depth_binning": depth_binning,
+            "min_depth_bin": min_depth_bin,
+            "max_depth_bin": max_depth_bin,
+            "adaptive_bins": adaptive_bins,
+            "match": match,
+        }
         if isinstance(encoder, str):
             encoder = HybridMatchingConfig.preset(encoder)
         if isinstance(encoder, HybridMatchingConfig):
             config = encoder
         else:
             config = HybridMatchingConfig(encoder.config if isinstance(encoder, HybridDepthEncoder) else encoder)
-        try:
-            config = config.replace(**settings)
-        except TypeError as error:
-            raise ConfigError(f"the matching encoder cannot take these settings: {error}.") from error
+        config = config.replace(**{name: value for name, value in settings.items() if value is not None})
         if not isinstance(encoder, HybridDepthEncoder):
             encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained)
         if encoder.semantic is None or encoder.semantic.kind == "vit":
@@ -263,24 +273,52 @@ class HybridMatchingModel(DepthModel):
         self.decoder = DPTDecoder.from_config(self.encoder.feature_info.channels(), config.decoder)
         self.config = config.replace(encoder=self.encoder.config)
 
-    def forward(self, current_image: Tensor, *matching: Any, **options: Any) -> Tensor:
+    def forward(
+        self,
+        current_image: Tensor,
+        lookup_images: Tensor,
+        poses: Tensor,
+        K: Tensor,
+        inv_K: Tensor,
+        min_depth_bin: float | None = None,
+        max_depth_bin: float | None = None,
+    ) -> Tensor:
         """Take images and geometry, as :meth:`HybridMatchingEncoder.forward` does, to disparity (B, 1, H, W)."""
-        scales = self.forward_scales(current_image, *matching, **options)
-        return self._finest(scales, (current_image.shape[-2], current_image.shape[-1]))
+        size = (current_image.shape[-2], current_image.shape[-1])
+        scales = self.forward_scales(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin)
+        return self._finest(scales, size)
 
-    def forward_scales(self, current_image: Tensor, *matching: Any, **options: Any) -> dict[int, Tensor]:
+    def forward_scales(
+        self,
+        current_image: Tensor,
+        lookup_images: Tensor,
+        poses: Tensor,
+        K: Tensor,
+        inv_K: Tensor,
+        min_depth_bin: float | None = None,
+        max_depth_bin: float | None = None,
+    ) -> dict[int, Tensor]:
         """Return the disparity of every scale of the decoder: {s: (B, 1, H // 2**s, W // 2**s)}."""
-        maps, _, _ = self.encoder(current_image, *matching, **options)
+        maps, _, _ = self.encoder(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin)
         outputs: dict[int, Tensor] = self.decoder(maps, (current_image.shape[-2], current_image.shape[-1]))
         return outputs
 
     @torch.inference_mode()
-    def infer(self, current_image: Tensor, *matching: Any, **options: Any) -> DepthPrediction:
-        """Predict in evaluation mode; arguments are those of :meth:`HybridMatchingEncoder.forward`, as batches."""
+    def infer(
+        self,
+        current_image: Tensor,
+        lookup_images: Tensor,
+        poses: Tensor,
+        K: Tensor,
+        inv_K: Tensor,
+        min_depth_bin: float | None = None,
+        max_depth_bin: float | None = None,
+    ) -> DepthPrediction:
+        """Predict in evaluation mode, at the size of the images; arguments are those of the encoder's ``forward``."""
         was_training = self.training
         self.eval()
         try:
-            disparity = self(current_image, *matching, **options).float()
+            disparity = self(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin).float()
         finally:
             self.train(was_training)
         return self._prediction(disparity)
