@@ -284,9 +284,8 @@ class HybridMatchingModel(DepthModel):
         max_depth_bin: float | None = None,
     ) -> Tensor:
         """Take images and geometry, as :meth:`HybridMatchingEncoder.forward` does, to disparity (B, 1, H, W)."""
-        size = (current_image.shape[-2], current_image.shape[-1])
         scales = self.forward_scales(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin)
-        return self._finest(scales, size)
+        return self._finest(scales, (current_image.shape[-2], current_image.shape[-1]))
 
     def forward_scales(
         self,
