@@ -16,6 +16,7 @@ import time
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,6 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.unet import UNet
@@ -60,7 +60,7 @@ class Measured:
         self.lanes = list(DataLoader(SyntheticLanes([list(d) for d in held_out]), 6, collate_fn=collate))
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module) -> dict[str, float]:
+    def __call__(self, model: Any) -> dict[str, float]:
         model.eval()
         device = next(model.parameters()).device
         depth = torch.cat([model.to_depth(model(i[None].to(device))).float().cpu() for i in self.frames.images])
@@ -75,6 +75,7 @@ def _order_in_words(model: HybridDepthModel, batch: PatchBatch) -> float:
     """Return how often the depth that the words say is less at the nearer of two points of a lane."""
     device = next(model.parameters()).device
     logits = model.encoder.forward_features(batch.images.to(device)).logits
+    assert logits is not None  # an encoder with prompts
     said = model.language_depth(logits).cpu()[batch.index]
     size = torch.tensor([batch.images.shape[-1], batch.images.shape[-2]])
     places = 2 * (batch.points + 0.5) / size - 1
@@ -83,11 +84,14 @@ def _order_in_words(model: HybridDepthModel, batch: PatchBatch) -> float:
     return float((found[:, near] < found[:, far]).double().mean())
 
 
-def build(way: str, preset: str, recipe: FineRecipe, source: Path | None) -> nn.Module:
-    """Return a model with random weights, or with those of the coarse stage."""
+def build(way: str, preset: str, recipe: FineRecipe, source: Path | None) -> Any:
+    """Return a depth model with random weights or those of the coarse stage, or the U-Net that stands in for one."""
     if way == "ResNet-18 U-Net":
         config = HybridDepthConfig.preset(preset)
-        return UNet(config.replace(decoder=dataclasses.replace(config.decoder, scales=recipe.scales)), 0.6)
+        return UNet(
+            config.replace(decoder=dataclasses.replace(config.decoder, scales=recipe.scales or config.decoder.scales)),
+            0.6,
+        )
     if source is not None:
         return fine_model(source, recipe)
     encoder = coarse_encoder(preset, COARSE["small"], pretrained=False)

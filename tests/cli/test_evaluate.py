@@ -155,7 +155,7 @@ class Oracle:
         disparity = torch.nn.functional.interpolate(self.disparity, images.shape[-2:], mode="area")
         return DepthPrediction(disparity, self.to_depth(disparity), None)
 
-    to_depth = HybridDepthModel.to_depth
+    to_depth: Any = HybridDepthModel.to_depth
 
 
 @pytest.mark.parametrize("step", [1, 2])

@@ -78,7 +78,7 @@ def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], fo
     twin = tmp_path / "twin"
     twin.mkdir()
     Image.open(image).save(twin / "a.png")
-    cases = [
+    cases: list[tuple[list[object], str]] = [
         ([tmp_path / "gone.jpg"], "gone.jpg does not exist"),
         ([_text(tmp_path / "text.jpg")], "text.jpg is not an image"),
         ([_cut(folder / "b.jpg", tmp_path / "cut.jpg")], "cannot be read as an image"),

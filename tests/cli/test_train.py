@@ -90,7 +90,12 @@ def frames(tmp_path: Path) -> Path:
 def test_images_with_depth_maps_are_read(run: Run, frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     plain = CoarseStage.forward
-    monkeypatch.setattr(CoarseStage, "forward", lambda stage, batch: seen.append(batch) or plain(stage, batch))
+
+    def forward(stage: CoarseStage, batch: Any) -> Any:
+        seen.append(batch)
+        return plain(stage, batch)
+
+    monkeypatch.setattr(CoarseStage, "forward", forward)
     arguments = ("train-coarse", frames / "images", *SMALL, "--output")
     _ok(run(*arguments, frames / "a", "--depths", frames / "depth"))
     options = ("--depths", frames / "disparity", "--ending", "_disparity.npy", "--inverse")
@@ -131,12 +136,9 @@ def test_a_stopped_run_is_resumed(run: Run, tmp_path: Path, monkeypatch: pytest.
 
 def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    cases = [
+    cases: list[tuple[list[object], str]] = [
         (["train-coarse", "synthetic", "--size", "96"], "--size is '96'; give HEIGHTxWIDTH with both at least 32"),
-        (
-            ["train-coarse", "synthetic", "--size", "16x96"],
-            "--size is '16x96'; give HEIGHTxWIDTH",
-        ),
+        (["train-coarse", "synthetic", "--size", "16x96"], "--size is '16x96'; give HEIGHTxWIDTH"),
         (["train-coarse", tmp_path / "gone"], "gone holds no label_data_*.json; give the folder with TuSimple's"),
         (["train-coarse", tmp_path / "empty", "--depths", tmp_path], "empty holds no images"),
         (["train-coarse", "synthetic", "--seed", "-1"], "--seed is -1; it must be from 0 to 99999"),

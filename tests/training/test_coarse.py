@@ -18,6 +18,7 @@ from hybrid_encoder.data import PatchBatch, SyntheticDrive, SyntheticLanes, coll
 from hybrid_encoder.losses import CoarsePatchLoss, patch_order_accuracy
 from hybrid_encoder.training import recipes
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
+from hybrid_encoder.training.loop import train
 from hybrid_encoder.training.recipes import COARSE, CoarseRecipe
 
 SIZE = (64, 96)
@@ -71,8 +72,7 @@ def test_training_lowers_the_loss_and_puts_the_lanes_in_order(
     lanes: SyntheticLanes, encoder: HybridDepthEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
-    plain = recipes.train
-    monkeypatch.setattr(recipes, "train", lambda *a, **k: losses.extend(plain(*a, **k)))
+    monkeypatch.setattr(recipes, "train", lambda *a, **k: losses.extend(train(*a, **k)))
     stage, whole = _stage(encoder), [collate([lanes[i] for i in range(len(lanes))])]
     before = order_accuracy(stage, whole)
     done = train_coarse(encoder, lanes, tmp_path, RECIPE, cpu=True)
@@ -152,14 +152,14 @@ def test_a_preset_gets_the_normalisation_of_imagenet_and_the_words(
     expected = (pixel - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
     for tower in (encoder.semantic, encoder.spatial):
         torch.testing.assert_close(tower.normalise(pixel), expected)
-    # The tiny preset has that anyway; the paper's is the one that changes. Building it would take long.
+    # The tiny preset has this normalisation anyway, the paper's does not; building the latter would take long.
     built: list[HybridEncoderConfig] = []
     monkeypatch.setattr("hybrid_encoder.training.coarse.HybridDepthEncoder", lambda c, pretrained: built.append(c))
     coarse_encoder("paper", COARSE["published"])
     paper = HybridEncoderConfig.preset("paper")
     assert paper.semantic.mean != IMAGENET_MEAN
     for ours, theirs in ((built[0].semantic, paper.semantic), (built[0].spatial, paper.spatial)):
-        assert ours == dataclasses.replace(theirs, mean=IMAGENET_MEAN, std=IMAGENET_STD)  # type: ignore[type-var]
+        assert ours == dataclasses.replace(theirs, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     assert built[0].prompts == PromptConfig(words=DEPTH_WORDS)
 
 

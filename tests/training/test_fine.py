@@ -146,7 +146,7 @@ def test_the_mean_over_levels_and_scales_and_the_smoothness_make_the_loss() -> N
 
     def loss(levels: tuple[int, ...], smoothness: float = 0.0) -> float:
         stage = FineStage(known, known, automask=False, levels=levels, smoothness=smoothness)  # type: ignore[arg-type]
-        return stage(batch)["loss"].item()
+        return float(stage(batch)["loss"].item())
 
     one, two = loss((0,)), loss((1,))
     assert abs(one - two) > 1e-3 and loss((0, 1)) == pytest.approx((one + two) / 2)
@@ -203,7 +203,8 @@ def test_class_tokens_give_the_motion_in_temporal_order(tiny_model: HybridDepthM
     assert spatial is not None
     target, before, after = (spatial(batch.images[:, i])[1] for i in range(3))
     found = stage.motions(batch.images, target)
-    torch.testing.assert_close(found[:, 0], pose_matrix(*stage.token_pose(before, target), invert=True))
+    axis_angle, translation = stage.token_pose(before, target)
+    torch.testing.assert_close(found[:, 0], pose_matrix(axis_angle, translation, invert=True))
     torch.testing.assert_close(found[:, 1], pose_matrix(*stage.token_pose(target, after)))
     assert (found[:, 0] - found[:, 1]).abs().max() > 1e-4
     stage(batch)["loss"].backward()
@@ -365,7 +366,7 @@ def test_a_run_saves_a_model_that_predicts_the_same(tmp_path: Path, pose: str) -
     assert _same(loaded, model)
     with torch.no_grad():  # trained with channels last, which rounds otherwise
         torch.testing.assert_close(loaded(images), model(images), atol=1e-5, rtol=0)
-        assert torch.equal(loaded(images), model.to(memory_format=torch.contiguous_format)(images))
+        assert torch.equal(loaded(images), model.to(memory_format=torch.contiguous_format)(images))  # type: ignore[call-overload]
     motion: Any = PoseNetwork(pose, channels=16) if pose == "test_resnet" else ClassTokenPoseHead(96)
     tensors = load_file(tmp_path / "pose.safetensors")
     motion.load_state_dict(tensors)

@@ -9,6 +9,8 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +155,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(kind: str, two_processe
     for result in _results(two_processes, kind):
         assert result["losses"] == pytest.approx(alone["losses"], rel=1e-5)
         for name, value in alone["after"].items():
-            torch.testing.assert_close(result["after"][name], value, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: n + m)
+            torch.testing.assert_close(result["after"][name], value, atol=1e-5, rtol=1e-5, msg=partial(add, name))
             assert torch.equal(result["before"][name], alone["before"][name])
             if value.is_floating_point() and "running" not in name:
                 moved = max(moved, (value - alone["before"][name]).abs().max().item())

@@ -24,7 +24,7 @@ from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.data import SyntheticDrive, SyntheticLanes
 from hybrid_encoder.training import recipes
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, train_coarse
-from hybrid_encoder.training.loop import Stage
+from hybrid_encoder.training.loop import Stage, train
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, StageRecipe, train_stage
 
 STEPS, SAVE_EVERY = 9, 3
@@ -178,7 +178,7 @@ def coarse_run(folder: Path, kill_at: int | None = None, resume: bool = False) -
     recipe = dataclasses.replace(COARSE["small"], size=(48, 96), steps=STEPS, batch_size=2)
     drives = [list(SyntheticDrive(seed=seed, num_frames=4, height=48, width=96)) for seed in range(2)]
     losses: list[float] = []
-    plain_train, plain_forward, seen = recipes.train, CoarseStage.forward, []
+    plain_forward, seen = CoarseStage.forward, []
 
     def forward(self: CoarseStage, batch: Any) -> dict[str, Tensor]:
         seen.append(batch)
@@ -187,7 +187,7 @@ def coarse_run(folder: Path, kill_at: int | None = None, resume: bool = False) -
         return plain_forward(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "train", lambda *a, **k: losses.extend(plain_train(*a, **k)))
+        patch.setattr(recipes, "train", lambda *a, **k: losses.extend(train(*a, **k)))
         patch.setattr(CoarseStage, "forward", forward)
         set_seed(3 + resume)  # weights that a resumed run starts from are replaced by those of its checkpoint
         encoder = coarse_encoder("tiny", recipe, pretrained=False)
