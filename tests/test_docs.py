@@ -6,11 +6,14 @@ than the commands do. What is executed is the text of the page, but for the numb
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,10 @@ import pytest
 from PIL import Image
 
 from hybrid_encoder.cli import main
+
+from helpers.threads import one_thread
+
+__all__ = ["one_thread"]
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,7 +50,7 @@ def _blocks(page: Path, language: str) -> list[str]:
 
 def _smaller(words: list[str]) -> list[str]:
     """Put the numbers of ``SMALLER`` in place of a command's own."""
-    changed = [SMALLER.get(option, word) for option, word in zip(words, words[1:], strict=False)]
+    changed = [SMALLER.get(option, word) for option, word in pairwise(words)]
     return [*words[:1], *changed]
 
 
@@ -59,7 +66,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def hybrid_encoder_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def hybrid_encoder_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str]], None]:
     """The program behind ``hybrid-encoder``, called with a list of arguments; a failure shows what it printed."""
     monkeypatch.setattr("hybrid_encoder.training.demonstration.NUM_HELD_OUT", HELD_OUT_DRIVES)
 
@@ -75,7 +84,7 @@ def hybrid_encoder_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 @pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("page", CODE_PAGES, ids=lambda page: page.name)
-def test_code_blocks_run(page: Path, hybrid_encoder_program) -> None:
+def test_code_blocks_run(page: Path, hybrid_encoder_program: Callable[[list[str]], None]) -> None:
     # The blocks of a page are one program, in their order.
     exec(compile("\n".join(_blocks(page, "python")), str(page), "exec"), {"__name__": "__main__"})
     for block in _blocks(page, "bash"):
@@ -88,8 +97,9 @@ def test_code_blocks_run(page: Path, hybrid_encoder_program) -> None:
 
 
 def test_smaller_numbers_take_the_place_of_those_on_a_page() -> None:
-    line = "train-coarse synthetic --encoder tiny --drives 60 --steps 300"
-    assert _smaller(line.split()) == "train-coarse synthetic --encoder tiny --drives 2 --steps 1".split()
+    assert _smaller(["train-coarse", "--drives", "60", "--lr", "3", "--steps", "300"]) == (
+        ["train-coarse", "--drives", SMALLER["--drives"], "--lr", "3", "--steps", SMALLER["--steps"]]
+    )
     assert _smaller(["info", "tiny"]) == ["info", "tiny"]
 
 
@@ -99,17 +109,23 @@ def test_the_readme_shows_both_commands_and_the_monodepth2_lines_early() -> None
         assert part in first_screen
 
 
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+                file = page.parent / target if target else page
+                assert file.exists(), f"{page.name} links to {target}"
+                assert not anchor or anchor in _anchors(file), f"{page.name} links to {target}#{anchor}"
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_quickstart_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["quickstart.py", "image.jpg"])
     runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
     assert capsys.readouterr().out.count("fused (1, 128, ") == 4
@@ -122,6 +138,7 @@ def test_the_page_on_other_codebases_gives_an_encoder_that_keeps_the_contract(tm
     assert sum(len(block.splitlines()) for block in blocks) < 60
     (tmp_path / "test_backbone.py").write_text("\n".join(blocks))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_backbone.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in `one_thread`
+    done = subprocess.run(command, cwd=tmp_path, env=one, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "8 passed" in done.stdout
