@@ -102,9 +102,9 @@ def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], fo
 @pytest.mark.slow
 def test_a_real_frame_with_a_full_size_published_checkpoint(run: Run, data: Path, tmp_path: Path) -> None:
     """At its original size and at 224 x 672; the weights are drawn by name, so that only the path is tested."""
-    from test_parity import FOLDER, fill
+    from parity import fill
 
-    manifest = FOLDER / "stage2_default.keys.json"
+    manifest = Path(__file__).parents[1] / "parity" / "stage2_default.keys.json"
     torch.save(fill.state_dict(manifest, "encoder"), tmp_path / "encoder.pth")
     torch.save(fill.state_dict(manifest, "depth"), tmp_path / "depth.pth")
     frame = data / "kitti_mini/2011_09_26/2011_09_26_drive_0001_sync/image_02/data/0000000001.png"

@@ -11,7 +11,10 @@ from hybrid_encoder.cli import _training as shared
 from hybrid_encoder.cli.options import OnCpu
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch.utils.data import Dataset
+
+    from hybrid_encoder.training.recipes import CoarseRecipe
 
 
 def train_coarse_command(
@@ -47,8 +50,6 @@ def train_coarse_command(
     """
     from accelerate.utils import set_seed
 
-    from hybrid_encoder.data.ordered import OrderedDepth, depth_files
-    from hybrid_encoder.data.tusimple import SyntheticLanes, TuSimpleLanes
     from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
     from hybrid_encoder.training.recipes import COARSE
 
@@ -63,15 +64,11 @@ def train_coarse_command(
         lr=lr,
         two_sided=two_sided,
     )
-    num_points = len(chosen.words)
     items: Dataset[Any]
     if data == shared.SYNTHETIC:
-        rendered = shared.render_training_drives(drives, chosen.size, seed, console)
-        items = SyntheticLanes(rendered, num_points, flip=True)
-    elif depths is not None:
-        items = OrderedDepth(*depth_files(data, depths, ending), chosen.size, num_points, inverse=inverse, flip=True)
+        items = _synthetic_lanes(chosen, drives, seed, console)
     else:
-        items = TuSimpleLanes(data, chosen.size, num_points, flip=True)
+        items = _lanes_of_files(data, chosen, depths, ending, inverse)
     set_seed(seed)
     model = coarse_encoder(encoder, chosen, pretrained)
     described = {
@@ -83,3 +80,22 @@ def train_coarse_command(
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     weights = train_coarse(model, items, output, chosen, described=described, resume=resume, console=console, **loop)
     shared.print_result(console, weights, output)
+
+
+def _synthetic_lanes(recipe: CoarseRecipe, num_drives: int, seed: int, console: Console) -> Dataset[Any]:
+    from hybrid_encoder.data.tusimple import SyntheticLanes
+
+    rendered = shared.render_training_drives(num_drives, recipe.size, seed, console)
+    return SyntheticLanes(rendered, len(recipe.words), flip=True)
+
+
+def _lanes_of_files(data: str, recipe: CoarseRecipe, depths: Path | None, ending: str, inverse: bool) -> Dataset[Any]:
+    """Open a folder of images with depth maps, or else TuSimple's folder."""
+    from hybrid_encoder.data.ordered import OrderedDepth, depth_files
+    from hybrid_encoder.data.tusimple import TuSimpleLanes
+
+    num_points = len(recipe.words)  # one for each prompt
+    if depths is None:
+        return TuSimpleLanes(data, recipe.size, num_points, flip=True)
+    files = depth_files(data, depths, ending)
+    return OrderedDepth(*files, recipe.size, num_points, inverse=inverse, flip=True)

@@ -11,9 +11,11 @@ from hybrid_encoder.cli import _training as shared
 from hybrid_encoder.cli.options import OnCpu
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch.utils.data import Dataset
 
     from hybrid_encoder.data.sequences import Frames
+    from hybrid_encoder.training.recipes import FineRecipe
 
 
 def train_fine_command(
@@ -60,7 +62,7 @@ def train_fine_command(
     """
     from accelerate.utils import set_seed
 
-    from hybrid_encoder.data.sequences import KittiSequences, SyntheticSequences
+    from hybrid_encoder.data.sequences import KittiSequences
     from hybrid_encoder.training.fine import fine_model, train_fine
     from hybrid_encoder.training.recipes import FINE
 
@@ -78,8 +80,7 @@ def train_fine_command(
     )
     items: Dataset[Frames]
     if data == shared.SYNTHETIC:
-        rendered = shared.render_training_drives(drives, chosen.size, seed, console)
-        items = SyntheticSequences(rendered, chosen.offsets, augment=True)
+        items = _synthetic_sequences(chosen, drives, seed, console)
     else:
         items = KittiSequences(data, chosen.size, chosen.offsets, split, augment=True)
     set_seed(seed)
@@ -96,3 +97,10 @@ def train_fine_command(
     options = {"described": described, "resume": resume, "console": console, **loop}
     weights = train_fine(model, items, output, chosen, language_loss, **options)
     shared.print_result(console, weights, output)
+
+
+def _synthetic_sequences(recipe: FineRecipe, num_drives: int, seed: int, console: Console) -> Dataset[Frames]:
+    from hybrid_encoder.data.sequences import SyntheticSequences
+
+    rendered = shared.render_training_drives(num_drives, recipe.size, seed, console)
+    return SyntheticSequences(rendered, recipe.offsets, augment=True)
