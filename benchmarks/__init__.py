@@ -1,1 +1,1 @@
-"""Measurements beside straightforward ways of doing the same; no part of the package."""
+"""Measurements against straightforward implementations of the same; not part of the package."""

@@ -1,7 +1,7 @@
-"""The cost volume beside two loops around ``grid_sample``: one depth at a time, and all depths of a frame at once.
+"""The cost volume against two loops around ``grid_sample``: one depth at a time, and all depths of a frame at once.
 
-The second is how ManyDepth's own code goes about it. Sizes are the published model's: 96 bins, 56 x 168, two frames.
-Peak memory is what the operating system counts (``ru_maxrss``) beyond the inputs, in a process of its own.
+The second one is what ManyDepth's own code does. Sizes are the published model's: 96 bins, 56 x 168, two frames.
+Peak memory is what the operating system counts (``ru_maxrss``) beyond the inputs, in a separate process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHANNELS = (64, 256)
 
 
 def inputs(channels: int, bins: int = BINS, height: int = HEIGHT, width: int = WIDTH) -> tuple[Tensor, ...]:
-    """Random features of one item and two lookup frames with a small motion."""
+    """Make random features of one item and two lookup frames with a small motion."""
     generator = torch.Generator().manual_seed(0)
     K = torch.eye(4)[None].clone()
     K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2] = 0.58 * width, 1.92 * height, width / 2, height / 2
@@ -89,7 +89,7 @@ WAYS: dict[str, Sweep] = {
 
 @torch.no_grad()
 def seconds(channels: int, rounds: int) -> dict[str, list[float]]:
-    """Times of each way, taken in turn, after a check that all give the same."""
+    """Time the ways in turn, after a check that all give the same."""
     given = inputs(channels)
     expected, expected_missing = plane_sweep_cost_volume(*given)
     for way in WAYS.values():  # and warms each up
@@ -110,10 +110,10 @@ def seconds(channels: int, rounds: int) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def extra_megabytes(name: str, channels: int) -> float:
-    """How far one call raises this process's peak memory."""
-    WAYS[name](*inputs(4, bins=4))  # loads what the first call loads
+    """Return by how many MiB one call raises this process's peak memory."""
+    WAYS[name](*inputs(4, bins=4))  # imports and allocates what only a first call does
     given = inputs(channels)
-    ballast = torch.ones(2**28)  # a GiB, so that no peak of the start hides what comes
+    ballast = torch.ones(2**28)  # a GiB, so that an earlier peak does not hide that of the call
     before = _peak()
     WAYS[name](*given)
     after = _peak()
@@ -131,13 +131,13 @@ def _measured_apart(name: str, channels: int) -> float:
 
 
 def table(rounds: int) -> Table:
-    """Time (median, least to most), peak extra memory, and ratios to the first way, run by run."""
+    """Make a table of time (median, least to greatest), extra peak memory, and ratios to the first way."""
     threads = torch.get_num_threads()
     result = Table(
         "channels", "way", "time, s", "ratio", "extra MiB", "ratio",
         title=f"Cost volume: {BINS} bins, {HEIGHT} x {WIDTH}, {FRAMES} lookup frames, CPU, {threads} threads",
     )  # fmt: skip
-    # Before anything is timed: on Linux a new process starts from the peak of the one that starts it.
+    # Before anything is timed: on Linux, the peak of a new process starts at that of its parent.
     memory = {(channels, name): _measured_apart(name, channels) for channels in CHANNELS for name in WAYS}
     for channels in CHANNELS:
         times = seconds(channels, rounds)

@@ -1,7 +1,7 @@
-"""What is measured, and how: two ways in turn, memory in a process of its own, the machine's matrix rate.
+"""How things are measured: two ways in turn, memory in a separate process, the machine's matrix rate.
 
-A way is a name (see ``WAYS``) and a case says what it does: how large the images are, how many, and whether it only
-predicts or takes a training step. ``Run(way, case)`` does it once at every call.
+A way is an implementation or a setting, by a name of ``WAYS``. A case is what it has to do: size and number of the
+images, and whether to predict or to take a training step. ``Run(way, case)`` does it once at every call.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Case:
-    """What a way is given and does.
+    """What a way has to do.
 
     Attributes:
-        weights: a folder that ``rebuild`` has filled.
-        prompts: how many; None keeps the weights', another number starts from random ones.
-        train: a whole training step (forward, backward, AdamW) instead of a prediction.
-        bf16: every way under bfloat16 autocast.
+        weights: a folder that ``rebuild`` has written.
+        prompts: number of prompts; None keeps those of the weights, another number starts from random ones.
+        train: take a whole training step (forward, backward, AdamW) instead of predicting.
+        bf16: run every way under bfloat16 autocast.
     """
 
     weights: str
@@ -84,41 +84,38 @@ class Case:
 
 
 def rebuild(folder: Path, tiny: bool) -> None:
-    """Weights for every way: ``ours`` in our layout and, at full size, the same ones in the published layout.
+    """Write weights for every way: ``ours`` in our layout and, at full size, the same ones in the published layout.
 
-    At full size they are drawn by name, as the parity tests do; they mean nothing, and cost what trained ones cost.
+    At full size every tensor is drawn from a seed made of its name, as for the parity tests. Such weights predict
+    nothing useful and take the same time as trained ones.
     """
     if tiny:
         torch.manual_seed(0)
         HybridDepthModel("tiny", pretrained=False).save_pretrained(folder / "ours")
         return
-    parity = ROOT / "tests" / "parity"
-    spec = importlib.util.spec_from_file_location("parity_fill", parity / "fill.py")
+    spec = importlib.util.spec_from_file_location("parity_fill", ROOT / "tests" / "parity" / "fill.py")
     assert spec is not None
     assert spec.loader is not None
     fill = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fill)
-    manifest = parity / "stage2_default.keys.json"
     published = folder / "published"
     published.mkdir()
-    size = {"height": others.PUBLISHED_SIZE[0], "width": others.PUBLISHED_SIZE[1], "use_stereo": False}
-    torch.save({**fill.state_dict(manifest, "encoder"), **size}, published / "encoder.pth")
-    torch.save(fill.state_dict(manifest, "depth"), published / "depth.pth")
+    fill.write_checkpoint("stage2_default", published)
     HybridDepthModel.from_pretrained(published).save_pretrained(folder / "ours")
 
 
 def why_not(way: str, case: Case) -> str | None:
-    """Why this way cannot do this case; None if it can."""
+    """Return why this way cannot do this case; None if it can."""
     if way == "ours-compiled" and not (case.device == "cuda" or _compiler()):
         return "no C++ compiler was found (CXX, c++, g++ or clang++)"
     if way == "ours-frozen-text" and not case.train:
-        return "it differs in training alone"
+        return "it differs only in training"
     if way == "ours-folded" and case.train:
-        return "its text tower is gone, and nothing of the prompts trains"
+        return "its text tower is removed, so its prompts cannot train"
     if way == "ours-bf16-weights" and case.train:
         return "weights in bfloat16 do not train"
     if way == "ours-fp16" and case.train:
-        return "float16 trains with a loss scaler, which is no part of this step"
+        return "float16 needs a loss scaler to train, which this step does not have"
     if way in LOW and case.bf16:
         return "every way runs in bfloat16 here"
     if way == "monodepth2" and others.checkout(others.MONODEPTH2) is None:
@@ -127,12 +124,12 @@ def why_not(way: str, case: Case) -> str | None:
         if others.checkout(others.PUBLISHED) is None:
             return f"{others.PUBLISHED} names no checkout"
         if case.tiny or (case.height, case.width) != others.PUBLISHED_SIZE:
-            return "it knows one size of model, and one size of image"
+            return "it has one size of model and one size of image"
     return None
 
 
 def module(way: str, case: Case) -> nn.Module:
-    """The model of a way, with its parameters' ``requires_grad`` as it trains."""
+    """Return the model of a way, with ``requires_grad`` set as in its training."""
     if way == "dinov2-dpt":
         return others.TransformersDPT(case.tiny)
     folders = {"monodepth2": others.MONODEPTH2, "published": others.PUBLISHED}
@@ -162,7 +159,7 @@ def module(way: str, case: Case) -> nn.Module:
 
 
 class Run:
-    """Does the case once by this way at every call, and gives the disparity."""
+    """Do the case once by this way at every call, and return the disparity."""
 
     def __init__(self, way: str, case: Case) -> None:
         self.module = module(way, case).to(case.device).train(case.train)
@@ -176,7 +173,7 @@ class Run:
             self.low = torch.float16
         self.optimizer: torch.optim.Optimizer | None = None
         if case.train:
-            # Nothing moves, so that every step meets the same weights.
+            # A learning rate of 0 keeps the weights, so that all steps are alike.
             trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
             self.optimizer = torch.optim.AdamW(trained, lr=0.0)
 
@@ -198,8 +195,8 @@ def in_turn(way: str, ours: str, case: Case, rounds: int) -> dict[str, Any]:
     """Time two ways in turn, after one call of each to warm up.
 
     Returns:
-        ``seconds`` and ``ours`` of every round, their ``ratios``, and the ``difference`` of the first outputs (the
-        largest; None where they need not be alike).
+        ``seconds`` and ``ours`` of every round, their ``ratios``, and ``difference``, the largest one of the first
+        outputs (None where they need not be equal).
     """
     calls = [Run(way, case), _ours(ours, case)]
     first = [call().float() for call in calls]
@@ -241,9 +238,9 @@ def _compiler() -> bool:
 
 
 def apart(what: str, *given: Any) -> dict[str, float]:
-    """``memory(way, case)`` or ``loading(source)`` in a process of its own."""
+    """Run ``memory(way, case)`` or ``loading(source)`` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.measure", json.dumps([what, torch.get_num_threads(), *given])]
-    # Freed blocks go back to the system at once, so that none of an earlier moment hides what a later one needs.
+    # Freed blocks are returned to the system at once, so that they do not hide what is needed later.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -253,9 +250,9 @@ def apart(what: str, *given: Any) -> dict[str, float]:
 
 
 def memory(way: str, case: Case) -> dict[str, float]:
-    """MiB of the weights, and how far two calls raise the peak above what stood before them.
+    """Return the MiB of the weights, and by how much two calls raise the peak.
 
-    Two, because the first training step makes the optimizer's state and the second one meets it.
+    Two calls, because the first training step creates the optimizer's state, which the second one then has beside it.
     """
     call = Run(way, case)
     held = [*call.module.parameters(), *call.module.buffers()]
@@ -266,7 +263,7 @@ def memory(way: str, case: Case) -> dict[str, float]:
 
 
 def loading(source: str) -> dict[str, float]:
-    """Seconds and peak MiB of ``from_pretrained``, beside the size of its files."""
+    """Return seconds and peak MiB of ``from_pretrained``, and the MiB of its files."""
     torch.nn.functional.conv2d(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 3, 3))
     HybridDepthModel.from_pretrained("tiny")  # imports what loading imports
     files = sum(file.stat().st_size for file in Path(source).iterdir()) / MIB
@@ -284,7 +281,7 @@ def _extra(call: Callable[[], object], device: str) -> float:
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
     gc.collect()
-    # Ballast up to the peak of the start, which would hide what comes.
+    # Allocate up to the peak that was reached while starting, which would hide a lower one of the call.
     room = _peak() * MIB - psutil.Process().memory_info().rss
     ballast = torch.ones(max(0, int(room)) // 4 + 2**24)
     before_peak = _peak()
@@ -295,7 +292,7 @@ def _extra(call: Callable[[], object], device: str) -> float:
 
 
 def _peak() -> float:
-    status = Path("/proc/self/status")  # ru_maxrss goes on from the starting process's peak on Linux; this does not
+    status = Path("/proc/self/status")  # on Linux, ru_maxrss starts at the parent's peak; this does not
     if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(found[1]) / 2**10
     import resource
@@ -304,7 +301,7 @@ def _peak() -> float:
 
 
 def import_seconds(statement: str) -> float:
-    """Seconds that one import takes in a fresh process."""
+    """Return the seconds that one import takes in a fresh process."""
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(done.stdout)
@@ -314,7 +311,7 @@ def import_seconds(statement: str) -> float:
 
 
 def matrix_rate(device: str, tiny: bool) -> float:
-    """Floating-point operations a second of one large float32 matrix product."""
+    """Return the floating-point operations a second of one large float32 matrix product."""
     size = 512 if tiny else 8192 if device == "cuda" else 3072
     a, b = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
     torch.mm(a, b)
@@ -322,7 +319,7 @@ def matrix_rate(device: str, tiny: bool) -> float:
 
 
 def operations(call: Callable[[], object]) -> int:
-    """Floating-point operations of one call, a multiplication and an addition counted as two."""
+    """Return the floating-point operations of one call; a multiplication and an addition count as two."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention is not counted
         call()
     return int(counter.get_total_flops())
@@ -338,10 +335,10 @@ KINDS = {
 
 
 def shares(call: Callable[[], object], device: str) -> dict[str, float]:
-    """The share of one call's time by kind of operator."""
+    """Return the shares of one call's time by kind of operator."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of cycles, which there is one of
+        warnings.simplefilter("ignore")  # about profiling cycles, of which there is one
         with profile(activities=activities) as profiler:
             call()
     total: dict[str, float] = dict.fromkeys([*KINDS, "elementwise and norms"], 0.0)

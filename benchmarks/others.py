@@ -1,9 +1,9 @@
-"""Models of other people, each as one module from images (B, 3, H, W) to disparity (B, 1, H, W).
+"""Models by other authors, each as one module from images (B, 3, H, W) to disparity (B, 1, H, W).
 
-Two of them are read from the user's own checkout, which the environment names: ``HYBRID_ENCODER_PUBLISHED`` (the
-published Hybrid-depth) and ``HYBRID_ENCODER_MONODEPTH2``. Their files are imported as they lie there and never changed;
-what they need and a benchmark cannot give (a GPU by name, weights at a fixed path, packages that the forward pass
-never uses) is put aside from outside while they are imported and built.
+Two of them come from checkouts of the user, which the environment variables ``HYBRID_ENCODER_PUBLISHED`` (the
+published Hybrid-depth) and ``HYBRID_ENCODER_MONODEPTH2`` name. Their files are imported and never changed. What they
+need and a benchmark does not have (a GPU by name, weights at a fixed path, packages that the forward pass never uses)
+is replaced while they are imported and built.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PUBLISHED, MONODEPTH2 = "HYBRID_ENCODER_PUBLISHED", "HYBRID_ENCODER_MONODEPTH2"
-PUBLISHED_SIZE = (224, 672)  # its decoder knows this one alone
-UNUSED = ("pytorch_lightning", "omegaconf")  # imported there, and never reached by the forward pass
+PUBLISHED_SIZE = (224, 672)  # the only size that its decoder supports
+UNUSED = ("pytorch_lightning", "omegaconf")  # imported, but not used by the forward pass
 
 
 class CheckoutError(RuntimeError):
-    """A checkout that is absent, or not what it should be."""
+    """A checkout that does not exist or has other contents than expected."""
 
 
 def checkout(variable: str) -> Path | None:
-    """The folder that an environment variable names; None where it names none."""
+    """Return the folder that an environment variable names; None where it is not set."""
     value = os.environ.get(variable)
     if not value:
         return None
     folder = Path(value).expanduser().resolve()
     if not folder.is_dir():
-        raise CheckoutError(f"{variable} is {value!r}, which is no folder; let it name a checkout, or unset it.")
+        raise CheckoutError(f"{variable} is {value!r}, which is not a folder; set it to a checkout, or unset it.")
     return folder
 
 
@@ -54,8 +54,8 @@ class Published(nn.Module):
     Args:
         folder: the checkout.
         weights: a folder with ``encoder.pth`` and ``depth.pth`` in the published layout.
-        prompts: how many; the weights' own number by default. Another number starts these tokens from random ones.
-        device: on the CPU, ``.cuda()`` does nothing from now on while this model is built or run.
+        prompts: number of prompts; by default those of the weights. Another number starts from random tokens.
+        device: for ``"cpu"``, ``.cuda()`` does nothing while this model is built or runs.
 
     Raises:
         CheckoutError: a file or package is missing, or the weights do not fit.
@@ -88,7 +88,7 @@ class Published(nn.Module):
         )
         self.device_calls = _no_device_calls if device == "cpu" else contextlib.nullcontext
         with self.device_calls(), _importing(folder / "Stage2", "networks"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that xFormers is absent
+            warnings.simplefilter("ignore")  # xFormers is absent
             encoders = _module("networks.dino_clip_encoder", folder)
             decoders = _module("networks.depthclip_decoder", folder)
             with _rebuilt_weights(encoders, encoder):
@@ -111,7 +111,7 @@ class Published(nn.Module):
 
 
 def _trains(name: str) -> bool:
-    """The published rule of what trains, for the single-frame model."""
+    """Return whether a parameter of the published single-frame model trains, by its own rule."""
     if name.startswith("decoder."):
         return True
     if "clip" in name:
@@ -121,7 +121,7 @@ def _trains(name: str) -> bool:
 
 @contextlib.contextmanager
 def _no_device_calls() -> Iterator[None]:
-    """``.cuda()`` leaves a tensor or module where it is."""
+    """Make ``.cuda()`` leave tensors and modules on their device."""
 
     def stay(self: Any, *_: Any, **__: Any) -> Any:
         return self
@@ -132,7 +132,7 @@ def _no_device_calls() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _rebuilt_weights(encoders: Any, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """The encoder finds its two towers' weights in ``state``, and looks for no file."""
+    """Give the encoder the weights of its two towers from ``state``, in place of files."""
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -156,7 +156,7 @@ class Monodepth2(nn.Module):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         with _importing(folder), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it asks torchvision for no weights in a way that has gone out of use
+            warnings.simplefilter("ignore")  # a deprecated argument of torchvision
             networks = _module("networks", folder)
             self.encoder = networks.ResnetEncoder(18, False)
             self.decoder = networks.DepthDecoder(self.encoder.num_ch_enc)
@@ -170,7 +170,7 @@ class Monodepth2(nn.Module):
 
 
 class TransformersDPT(nn.Module):
-    """DINOv2 with a DPT decoder in the form of Depth Anything, random weights, as large as ours.
+    """DINOv2 with a DPT decoder as in Depth Anything, with random weights, as large as our model.
 
     Args:
         tiny: towers and decoder as small as the tiny preset's.
@@ -203,7 +203,7 @@ class TransformersDPT(nn.Module):
                 head_hidden_size=16 if tiny else 32,
             )
         )
-        if not tiny:  # as in the published recipe: of DINO, the last block
+        if not tiny:  # as in the published recipe, only the last block of DINO trains
             self.model.backbone.requires_grad_(False)
             last = [name for name, _ in self.model.backbone.named_modules() if name.endswith(f".{depth - 1}")]
             for name in last:
@@ -223,11 +223,11 @@ class TransformersDPT(nn.Module):
 
 @contextlib.contextmanager
 def _importing(folder: Path, package: str | None = None) -> Iterator[None]:
-    """Imports find ``folder`` first; what comes from it is forgotten afterwards, so that checkouts may share names.
+    """Import from ``folder`` first; its modules are removed afterwards, so that checkouts may use the same names.
 
     Args:
-        folder: where the checkout's top-level modules lie.
-        package: one of them to enter without running its ``__init__``, which imports much that is not needed.
+        folder: with the checkout's top-level modules.
+        package: one of them, whose ``__init__`` is not run because it imports much that is not needed.
     """
     before = dict(sys.modules)
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -243,7 +243,7 @@ def _importing(folder: Path, package: str | None = None) -> Iterator[None]:
     for name in UNUSED:
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             sys.modules[name] = _StandIn(name)
-    tools = _StandIn("pkg_resources")  # gone from newer setuptools; read for `packaging` alone
+    tools = _StandIn("pkg_resources")  # newer setuptools do not have it; only its `packaging` is used
     tools.packaging = importlib.import_module("packaging")  # type: ignore[attr-defined]
     importlib.import_module("packaging.version")
     sys.modules["pkg_resources"] = tools
@@ -262,12 +262,12 @@ def _importing(folder: Path, package: str | None = None) -> Iterator[None]:
 
 
 class _StandIn(types.ModuleType):
-    """In the place of a package that is not installed and that the forward pass never uses.
+    """Takes the place of a package that is not installed and that the forward pass does not use.
 
-    Its classes can be inherited from (they are plain modules); calling anything else of it is an error that says so.
+    Every attribute is a class that can be inherited from; creating an instance of it raises ``CheckoutError``.
     """
 
-    __path__: list[str] = []  # noqa: RUF012  # a package, so that its parts can be asked for
+    __path__: list[str] = []  # noqa: RUF012  # a package, so that its submodules can be imported
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

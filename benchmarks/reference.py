@@ -1,4 +1,4 @@
-"""The single-frame model written down straight from its description, with nothing kept and nothing rearranged.
+"""The single-frame model written straight from its description, without caches and reordered operations.
 
 Every call encodes all prompts, at the full 77 positions; CLIP's maps go to DINO's grid before they are projected;
 every pixel is stretched to the prompts' length before they are compared; the decoder resizes before it projects. The
@@ -36,7 +36,7 @@ class Reference(nn.Module):
         super().__init__()
         config: HybridDepthConfig = model.config
         prompts = config.encoder.prompts
-        if prompts is None or prompts.words is not None or prompts.align != "concat":
+        if prompts is None or prompts.words is not None or prompts.decoder_input != "concat":
             raise ValueError("the reference is written for learned prompts, with the decoder reading [logits, map].")
         self.config = config.encoder
         state = model.state_dict()

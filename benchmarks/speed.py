@@ -1,8 +1,9 @@
-"""``python -m benchmarks.speed``: how fast the model is, beside others, and what it needs.
+"""``python -m benchmarks.speed``: time and memory of the model, compared with other implementations and models.
 
-Every ratio is measured pair by pair in one process: one call of the other, one of ours, and so on; given are the median
-and the least and most of the rounds. Weights are the same wherever the model is, outputs are compared in the same run,
-and all get the same images, threads and mode. Peak memory is measured in a process of its own for each way.
+Ratios are measured in pairs in one process: one call of the other, one call of ours, and so on. Tables give the median,
+the least and the greatest of all rounds. Every implementation of the model has the same weights, and its outputs are
+compared in the same run; all get the same images, threads and mode. Peak memory is measured in a separate process for
+each way.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Record = dict[str, Any]
 
 
 class Benchmark:
-    """One run of some parts; ``records`` holds everything that came out."""
+    """One run of some parts; ``records`` holds all results."""
 
     def __init__(self, given: argparse.Namespace, weights: str, console: Console) -> None:
         self.given, self.console = given, console
@@ -61,7 +62,7 @@ class Benchmark:
     def memory(self) -> None:
         cases = [self.case(), *self._training_cases()]
         wanted = [(way, case) for case in cases for way in self.given.ways]
-        if self.given.quick:  # every process loads all libraries anew
+        if self.given.quick:  # each process imports all libraries, which takes long
             wanted = [("ours", cases[0])]
         self._memory("memory", wanted)
         self._megabytes("memory", "Peak memory of two calls, each way in a process of its own", "ours")
@@ -113,7 +114,7 @@ class Benchmark:
         for axis, cases in axes.items():
             for case in cases:
                 for way in ways:
-                    if axis != "prompts" or way != "dinov2-dpt":  # which has none
+                    if axis != "prompts" or way != "dinov2-dpt":  # which has no prompts
                         self._pairs(f"growth, {axis}", way, case)
             self._ratios(f"growth, {axis}", f"Growth with {axis}")
         if not self.given.quick:
@@ -171,7 +172,7 @@ class Benchmark:
             self._attempt(record, partial(measure.apart, "memory", way, asdict(case)), measure.why_not(way, case))
 
     def _attempt(self, record: Record, call: Callable[[], Record], reason: str | None) -> None:
-        """Measure into a record; what cannot be done or fails says so in a line, and the others go on."""
+        """Measure and add the results to a record; report a case that is skipped or fails, and go on."""
         said = f"{record['part']}, {_what(record)}, {record['name']}"
         start = time.perf_counter()
         try:
@@ -189,7 +190,7 @@ class Benchmark:
         return record
 
     def _of(self, part: str) -> list[Record]:
-        """What came out of a part, without what was skipped or failed."""
+        """Return the records of a part, without those that were skipped or failed."""
         return [r for r in self.records if r["part"] == part and "skipped" not in r and "failed" not in r]
 
     # -- how they are shown ------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ class Benchmark:
             self.console.print(table)
 
     def _megabytes(self, part: str, title: str, beside: str | None = None) -> None:
-        """A table of memory; with ``beside``, each sum over that way's in the same case."""
+        """Print a table of memory; with ``beside``, also the ratio of each sum to that way's in the same case."""
         table = Table("what", "way", "weights, MiB", "beyond them, MiB", "sum, MiB", "sum over ours", title=title)
         found = self._of(part)
         for record in found:
@@ -219,7 +220,7 @@ class Benchmark:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, and from least to most."""
+    """Format the median, the least and the greatest of some values."""
     return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
@@ -279,7 +280,7 @@ def main(words: Sequence[str] | None = None) -> None:
         benchmark = Benchmark(given, folder, console)
         try:
             benchmark.run()
-        finally:  # what took hours is kept, whatever ends it
+        finally:  # results of hours are kept, however the run ends
             if given.json is not None:
                 given.json.write_text(json.dumps({**about, "results": benchmark.records}, indent=1) + "\n")
     if benchmark.failed:

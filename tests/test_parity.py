@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,9 @@ import torch
 
 from hybrid_encoder import HybridDepthModel, HybridMatchingModel
 from hybrid_encoder.models.encoder import HybridFeatures
+from parity import fill
 
 FOLDER = Path(__file__).parent / "parity"
-_spec = importlib.util.spec_from_file_location("parity_fill", FOLDER / "fill.py")
-assert _spec is not None
-assert _spec.loader is not None
-fill = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fill)
-
-
-def _write(case: str, folder: Path) -> None:
-    manifest = FOLDER / f"{case}.keys.json"
-    torch.save(
-        {**fill.state_dict(manifest, "encoder"), "height": 224, "width": 672, "use_stereo": False},
-        folder / "encoder.pth",
-    )
-    torch.save(fill.state_dict(manifest, "depth"), folder / "depth.pth")
 
 
 def _compare_fused(features: HybridFeatures, expected: Any) -> None:
@@ -40,7 +26,7 @@ def _compare_fused(features: HybridFeatures, expected: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["stage2_default", "stage2_no_language"])
 def test_the_published_forward_pass(case: str, tmp_path: Path) -> None:
-    _write(case, tmp_path)
+    fill.write_checkpoint(case, tmp_path)
     model = HybridDepthModel.from_pretrained(tmp_path)
     expected = np.load(FOLDER / f"{case}.npz")
     with torch.inference_mode():
@@ -60,12 +46,13 @@ def test_the_published_forward_pass(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_published_forward_pass_of_several_frames(tmp_path: Path) -> None:
-    _write("manydepth_default", tmp_path)
+    fill.write_checkpoint("manydepth_default", tmp_path)
     model = HybridMatchingModel.from_pretrained(tmp_path)
     expected = np.load(FOLDER / "manydepth_default.npz")
     poses, K, inv_K = (torch.from_numpy(expected[name]) for name in ("poses", "K", "inv_K"))
     with torch.inference_mode():
-        found = model.encoder.forward_features(*fill.multi_frame_images(), poses, K, inv_K, 1.0, 15.0)
+        current, lookup = fill.multi_frame_images()
+        found = model.encoder.forward_features(current, lookup, poses, K, inv_K, 1.0, 15.0)
         disparity = model.decoder(found.hybrid.maps, (224, 672))[0].numpy()
 
     assert np.abs(disparity - expected["disp"]).max() < 2e-4
