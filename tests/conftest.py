@@ -17,12 +17,15 @@ from hybrid_encoder.cli import main
 # The same examples in every run, so that a failure is of the change at hand; HYPOTHESIS_PROFILE=default searches anew.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
-torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
+# Models this small gain nothing from a second thread, and on a busy machine threads wait for each other. The variable is
+# for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Two pictures whose size is no multiple of any patch."""
+    """Two images whose size is no multiple of any patch."""
     return torch.rand(2, 3, 70, 106, generator=torch.Generator().manual_seed(0))
 
 
@@ -45,7 +48,7 @@ def tiny_config() -> HybridEncoderConfig:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder with real pictures (KITTI frames and others), which is not part of the project."""
+    """The folder with real images (KITTI frames and others), which is not part of the project."""
     folder = Path(os.environ.get("HYBRID_ENCODER_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"real data: {folder} is absent; HYBRID_ENCODER_DATA can name another folder")

@@ -6,7 +6,6 @@ than the commands do. What is executed is the text of the page, but for the numb
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
 import shlex
@@ -21,10 +20,6 @@ import pytest
 from PIL import Image
 
 from hybrid_encoder.cli import main
-
-from helpers.threads import one_thread
-
-__all__ = ["one_thread"]
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -138,7 +133,6 @@ def test_the_page_on_other_codebases_gives_an_encoder_that_keeps_the_contract(tm
     assert sum(len(block.splitlines()) for block in blocks) < 60
     (tmp_path / "test_backbone.py").write_text("\n".join(blocks))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_backbone.py"]
-    one = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in `one_thread`
-    done = subprocess.run(command, cwd=tmp_path, env=one, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "8 passed" in done.stdout

@@ -175,7 +175,7 @@ def from_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install
     home = tmp_path_factory.mktemp("venv")
     venv.create(home, symlinks=os.name != "nt")
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install"]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install"]
     _run(*pip, "--no-deps", "--no-index", "--quiet", wheel, cwd=home)
     site = Path(_run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home).strip())
     ours = {ROOT, ROOT / "src", ROOT / "tests"}

@@ -11,9 +11,6 @@ from hybrid_encoder import HybridDepthModel
 from hybrid_encoder.config import PromptConfig
 
 from helpers.published_layout import small_config, write_published
-from helpers.threads import one_thread
-
-__all__ = ["one_thread", "published"]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,15 +25,6 @@ from hybrid_encoder.geometry.plane_sweep import (
 from hybrid_encoder.geometry.pose import pose_matrix
 
 from helpers.plane_sweep import motions, scene
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small steps by the thousand: threads on busy cores would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def project(K: Tensor, pose: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:

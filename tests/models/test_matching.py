@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,6 @@ from hybrid_encoder.geometry.plane_sweep import depth_bins
 from helpers.plane_sweep import intrinsics, motions
 from helpers.published_layout import as_published, small_config
 from helpers.small_models import small_clip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small steps by the thousand: threads on busy cores would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 HEIGHT, WIDTH = 64, 96
 

@@ -21,7 +21,8 @@ R = TypeVar("R", bound="StageRecipe")
 SYNTHETIC = "synthetic"
 NUM_FRAMES = 5  # of a synthetic drive
 SEEDS_PER_RUN = 10_000  # runs with different seeds render different drives
-NUM_SEEDS = 100_000
+NUM_SEEDS = 2**32  # numpy takes no larger seed
+NUM_RENDERED_SEEDS = 100_000  # those of synthetic drives, each with drives of its own
 
 RecipeName = Literal["published", "small"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -48,10 +49,11 @@ Seed = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue exactly from the newest checkpoint.")]
 
 
-def check_seed(seed: int) -> None:
-    """Raise ConfigError unless the seed is one that drives are rendered for."""
-    if not 0 <= seed < NUM_SEEDS:
-        raise ConfigError(f"--seed is {seed}; it must be from 0 to {NUM_SEEDS - 1}.")
+def check_seed(seed: int, data: str) -> None:
+    """Raise ConfigError unless random numbers, and drives where these are rendered, exist for this seed."""
+    num_seeds = NUM_RENDERED_SEEDS if data == SYNTHETIC else NUM_SEEDS
+    if not 0 <= seed < num_seeds:
+        raise ConfigError(f"--seed is {seed}; it must be from 0 to {num_seeds - 1}.")
 
 
 def console_of_run(cpu: bool) -> Console:

@@ -53,7 +53,7 @@ def train_coarse_command(
     from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
     from hybrid_encoder.training.recipes import COARSE
 
-    shared.check_seed(seed)
+    shared.check_seed(seed, data)
     console = shared.console_of_run(cpu)
     chosen = shared.change_recipe(
         COARSE[recipe or shared.fitting_recipe(encoder)],

@@ -66,7 +66,7 @@ def train_fine_command(
     from hybrid_encoder.training.fine import fine_model, train_fine
     from hybrid_encoder.training.recipes import FINE
 
-    shared.check_seed(seed)
+    shared.check_seed(seed, data)
     console = shared.console_of_run(cpu)
     chosen = shared.change_recipe(
         FINE[recipe or shared.fitting_recipe(encoder)],
