@@ -17,8 +17,8 @@ from hybrid_encoder.cli import main
 # The same examples in every run, so that a failure is of the change at hand; HYPOTHESIS_PROFILE=default searches anew.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
-# Models this small gain nothing from a second thread, and on a busy machine threads wait for each other. The variable is
-# for the processes that tests start.
+# Models this small gain nothing from a second thread, and on a busy machine threads wait for each other. The variable
+# reaches the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
