@@ -18,33 +18,39 @@ if TYPE_CHECKING:
     from hybrid_encoder.training.recipes import FineRecipe
 
 
+Data = Annotated[str, typer.Argument(help="KITTI raw, the folder of the dates, or 'synthetic'.")]
+Encoder = Annotated[
+    str, typer.Option(help="A preset, the weights of a coarse stage (ours, or a stage-1 .ckpt file), or a whole model.")
+]
+Split = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file with lines <date>/<drive> <frame> <l or r>; by default all frames that have neighbours."
+    ),
+]
+Pose = Annotated[str | None, typer.Option(help="class_token, or the name of a timm backbone for a pose network.")]
+Automask = Annotated[bool | None, typer.Option(help="Ignore pixels that an unmoved camera explains better.")]
+Prompts = Annotated[
+    int | None, typer.Option(min=2, help="Replace the coarse stage's words by this many learned prompts.")
+]
+LanguageLoss = Annotated[float, typer.Option(min=0, help="Weight of the pixel-language loss.")]
+
+
 def train_fine_command(
-    data: Annotated[str, typer.Argument(help="KITTI raw, the folder of the dates, or 'synthetic'.")],
-    encoder: Annotated[
-        str,
-        typer.Option(help="A preset, the weights of a coarse stage (ours, or a stage-1 .ckpt file), or a whole model."),
-    ] = "paper",
+    data: Data,
+    encoder: Encoder = "paper",
     output: shared.Output = Path("runs/fine"),
     recipe: shared.RecipeOption = None,
-    split: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text file with lines <date>/<drive> <frame> <l or r>; by default all frames that have neighbours."
-        ),
-    ] = None,
+    split: Split = None,
     epochs: shared.Epochs = None,
     steps: shared.Steps = None,
     batch_size: shared.BatchSize = None,
     lr: shared.LearningRate = None,
     size: shared.Size = None,
-    pose: Annotated[
-        str | None, typer.Option(help="class_token, or the name of a timm backbone for a pose network.")
-    ] = None,
-    automask: Annotated[bool | None, typer.Option(help="Ignore pixels that an unmoved camera explains better.")] = None,
-    prompts: Annotated[
-        int | None, typer.Option(min=2, help="Replace the coarse stage's words by this many learned prompts.")
-    ] = None,
-    language_loss: Annotated[float, typer.Option(min=0, help="Weight of the pixel-language loss.")] = 0.0,
+    pose: Pose = None,
+    automask: Automask = None,
+    prompts: Prompts = None,
+    language_loss: LanguageLoss = 0.0,
     pretrained: shared.Pretrained = True,
     drives: shared.Drives = 60,
     workers: shared.Workers = 0,
@@ -62,7 +68,6 @@ def train_fine_command(
     """
     from accelerate.utils import set_seed
 
-    from hybrid_encoder.data.sequences import KittiSequences
     from hybrid_encoder.training.fine import fine_model, train_fine
     from hybrid_encoder.training.recipes import FINE
 
@@ -78,11 +83,8 @@ def train_fine_command(
         pose=pose,
         automask=automask,
     )
-    items: Dataset[Frames]
-    if data == shared.SYNTHETIC:
-        items = _synthetic_sequences(chosen, drives, seed, console)
-    else:
-        items = KittiSequences(data, chosen.size, chosen.offsets, split, augment=True)
+    rendered = (drives, seed, console) if data == shared.SYNTHETIC else None
+    items = _open_data(data, chosen, split, rendered)
     set_seed(seed)
     model = fine_model(encoder, chosen, pretrained, prompts)
     described = {
@@ -91,7 +93,7 @@ def train_fine_command(
         "encoder": encoder,
         "prompts": prompts,
         "language_loss": language_loss,
-        "drives": drives if data == shared.SYNTHETIC else None,
+        "drives": drives if rendered else None,
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     options = {"described": described, "resume": resume, "console": console, **loop}
@@ -99,8 +101,14 @@ def train_fine_command(
     shared.print_result(console, weights, output)
 
 
-def _synthetic_sequences(recipe: FineRecipe, num_drives: int, seed: int, console: Console) -> Dataset[Frames]:
-    from hybrid_encoder.data.sequences import SyntheticSequences
+def _open_data(
+    data: str, recipe: FineRecipe, split: Path | None, rendered: tuple[int, int, Console] | None
+) -> Dataset[Frames]:
+    """Open KITTI, or render so many drives from a seed."""
+    from hybrid_encoder.data.sequences import KittiSequences, SyntheticSequences
 
-    rendered = shared.render_training_drives(num_drives, recipe.size, seed, console)
-    return SyntheticSequences(rendered, recipe.offsets, augment=True)
+    if rendered is None:
+        return KittiSequences(data, recipe.size, recipe.offsets, split, augment=True)
+    num_drives, seed, console = rendered
+    drives = shared.render_training_drives(num_drives, recipe.size, seed, console)
+    return SyntheticSequences(drives, recipe.offsets, augment=True)
