@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Two images whose size is no multiple of any patch."""
+    """Two images of a size that is not a multiple of any patch."""
     return torch.rand(2, 3, 70, 106, generator=torch.Generator().manual_seed(0))
 
 

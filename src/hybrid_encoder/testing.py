@@ -1,4 +1,4 @@
-"""What an encoder owes to whoever reads its maps, as a class of pytest tests to subclass.
+"""What decoders may expect of an encoder, as a class of pytest tests to subclass.
 
 ```python
 from hybrid_encoder.testing import EncoderContract
@@ -31,7 +31,7 @@ class EncoderContract:
     Attributes:
         channels: of every map, in their order.
         strides: of every map; a map is H / stride x W / stride, rounded up or down.
-        sizes: of images that are tried, (H, W).
+        sizes: of the images that are tried, (H, W).
         tolerance: largest absolute difference of maps that should be the same.
     """
 
@@ -41,17 +41,17 @@ class EncoderContract:
     tolerance: float = 1e-4
 
     def make(self) -> nn.Module:
-        """A new encoder. Random numbers are seeded before; it must not need the network."""
+        """Return a new encoder. Random numbers have been seeded; it must not need the network."""
         raise TypeError(f"{type(self).__name__} defines no make(); let it return a new encoder.")
 
     def features(self, encoder: nn.Module, images: Tensor) -> Sequence[Tensor]:
-        """The maps of RGB images in [0, 1], (B, 3, H, W); to be overridden where a call gives something else."""
+        """Return the maps of RGB images in [0, 1], (B, 3, H, W); override it where a call returns something else."""
         maps: Sequence[Tensor] = encoder(images)
         return maps
 
     def test_channels_and_strides_are_as_declared_for_any_size(self) -> None:
         encoder = self._make().eval()
-        assert len(self.channels) == len(self.strides), "as many strides as channels"
+        assert len(self.channels) == len(self.strides), "channels and strides have different lengths"
         for batch, size in enumerate(self.sizes, start=1):
             maps = self._run(encoder, self._images(size, batch))
             assert len(maps) == len(self.channels), f"{len(maps)} maps, {len(self.channels)} declared"
@@ -63,12 +63,12 @@ class EncoderContract:
                     assert got in rounded, f"{where}; its stride is declared as {stride}"
                 assert x.isfinite().all(), f"{where} and not finite"
 
-    def test_it_tells_its_own_channels_and_strides(self) -> None:
+    def test_its_attributes_give_the_declared_channels_and_strides(self) -> None:
         encoder = self._make()
         info = getattr(encoder, "feature_info", None)
         for told in (getattr(encoder, "num_ch_enc", None), info and info.channels()):
-            assert told is None or [int(x) for x in told] == list(self.channels), f"it tells {told}"
-        assert info is None or list(info.reduction()) == list(self.strides), f"it tells {info.reduction()}"
+            assert told is None or [int(x) for x in told] == list(self.channels), f"it says {told}"
+        assert info is None or list(info.reduction()) == list(self.strides), f"it says {info.reduction()}"
 
     def test_images_of_a_batch_do_not_see_each_other(self) -> None:
         encoder, images = self._make().eval(), self._images(self.sizes[0], 2)
@@ -80,7 +80,7 @@ class EncoderContract:
         self._run(encoder, self._images(self.sizes[-1]))
         self._assert_same(first, self._run(encoder, images))
 
-    def test_frozen_it_stays_as_it_is_through_train(self) -> None:
+    def test_a_frozen_encoder_does_not_change_in_training_mode(self) -> None:
         encoder = self._make()
         for parameter in _parameters(encoder).values():
             parameter.requires_grad_(False)
@@ -98,15 +98,15 @@ class EncoderContract:
         assert not silent, f"no gradient reaches {silent[0]} ({len(silent)} in all)"
 
     def test_it_moves_with_its_module(self) -> None:
-        # On the meta device, which every machine has, what stayed behind cannot meet what moved.
+        # Every machine has the meta device, and an operation on it fails with a tensor that was left on the CPU.
         shapes = [x.shape for x in self._run(self._make().eval(), self._images(self.sizes[0]))]
         for device in ["meta", *(["cuda"] if torch.cuda.is_available() else [])]:
             encoder = self._make().eval().to(device)
             maps = self._run(encoder, self._images(self.sizes[0]).to(device))
-            assert {x.device.type for x in maps} == {device}, f"the maps stayed behind, off {device}"
+            assert {x.device.type for x in maps} == {device}, f"the maps are on {sorted({x.device.type for x in maps})}, not on {device}"
             assert [x.shape for x in maps] == shapes
 
-    def test_a_state_dict_brings_everything(self) -> None:
+    def test_a_state_dict_holds_everything(self) -> None:
         encoder, other, images = self._make().eval(), self._make(seed=1).eval(), self._images(self.sizes[0])
         other.load_state_dict(copy.deepcopy(encoder.state_dict()), strict=True)
         self._assert_same(self._run(encoder, images), self._run(other, images))
@@ -129,5 +129,5 @@ class EncoderContract:
 
 
 def _parameters(encoder: nn.Module) -> dict[str, nn.Parameter]:
-    # parameters() may be narrowed to what an optimizer should get; named_parameters() is not.
+    # An adapter's parameters() may leave out what an optimizer should not get; named_parameters() has all.
     return dict(encoder.named_parameters())

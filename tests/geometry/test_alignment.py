@@ -73,7 +73,7 @@ def test_a_good_guess_is_kept_where_nothing_improves_it(steps: dict[str, Tensor]
     assert _off(_align(steps, steps["true"]), steps["true"]).median() < 0.1
 
 
-def test_pictures_without_structure_leave_the_camera_still() -> None:
+def test_images_without_structure_leave_the_camera_still() -> None:
     grey, depth = torch.full((2, 3, 24, 80), 0.5), torch.full((2, 1, 24, 80), 5.0)
     K = torch.tensor([[40.0, 0, 40], [0, 40.0, 12], [0, 0, 1]]).expand(2, 3, 3)
     still = torch.eye(4).expand(2, 4, 4)

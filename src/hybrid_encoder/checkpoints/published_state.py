@@ -74,7 +74,7 @@ def whole_state(
 def encoder_state(
     tensors: Tensors, config: HybridEncoderConfig, word_ids: tuple[int, ...], num_positions: int
 ) -> dict[str, Tensor]:
-    """A published encoder's tensors under our names.
+    """Return a published encoder's tensors under our names.
 
     Args:
         tensors: as published, without a ``model.`` prefix.
@@ -113,7 +113,7 @@ def encoder_state(
 
 
 def single_frame(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A published multi-frame encoder as a published single-frame one, and the convolution after matching.
+    """Return a published multi-frame encoder as a published single-frame one, and the convolution after matching.
 
     Most tensors stand there under two names. PyTorch fills modules in order, so the second name's values count.
     """
@@ -137,14 +137,18 @@ def single_frame(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]
         encoder[name] = value
     if "0.weight" not in reduce:
         raise CheckpointError(
-            "the checkpoint has no key 'reduce_conv.0.0.weight', so it is not a multi-frame encoder, though it has the "
+            "the checkpoint has no key 'reduce_conv.0.0.weight', so it is not a multi-frame encoder, although it has the "
             f"key {MULTI_FRAME_KEY!r}; copy or download it again."
         )
     return encoder, reduce
 
 
 def decoder_state(tensors: Tensors) -> dict[str, Tensor]:
-    """A published decoder's tensors under our names."""
+    """Return a published decoder's tensors under our names.
+
+    Raises:
+        CheckpointError: a key that has no place.
+    """
     state = {}
     for key, value in tensors.items():
         if key.startswith((*UNUSED, "depth_head.scratch.refinenet4.resConfUnit1.")):

@@ -31,7 +31,7 @@ class _Problem(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """What one motion amounts to."""
+    """The source as one motion shows it, compared with the target."""
 
     points: Tensor  # (B, 3, N), in the source camera
     projected: Projected
@@ -105,7 +105,7 @@ def _gauss_newton_step(problem: _Problem, compared: _Comparison) -> Tensor:
     weights = inside * HUBER / compared.error.abs().clamp(min=HUBER)
     weighted = (jacobian * weights[..., None]).transpose(1, 2)
     normal = weighted @ jacobian
-    # Levenberg-Marquardt's damping, and a little more, so that an image without slopes is no error.
+    # Levenberg-Marquardt damping, and a constant, so that the system has a solution for an image without slopes too.
     normal = normal + DAMPING * normal.diagonal(dim1=1, dim2=2).diag_embed() + 1e-9 * torch.eye(6, device=x.device)
     change: Tensor = torch.linalg.solve(normal, weighted @ compared.error[..., None])
     return -change[..., 0]

@@ -89,7 +89,7 @@ def patch_features(
     sampling: Sampling = "cell",
     box: float = 32.0,
 ) -> Tensor:
-    """The fused maps at patches, concatenated, resampled to the prompts' channels (nearest) and L2-normalised.
+    """Read the fused maps at patches: concatenated, resampled to the prompts' channels (nearest), L2-normalised.
 
     Args:
         fused: maps (B, C_i, h, w) on one grid, of ``HybridDepthEncoder.forward_features``.
