@@ -24,7 +24,7 @@ def grid_sample(
     padding_mode: str = "zeros",
     align_corners: bool | None = None,
 ) -> torch.Tensor:
-    """``F.grid_sample`` where align_corners left out means True."""
+    """Call ``F.grid_sample``, where align_corners left out means True."""
     return F.grid_sample(
         input,
         grid,
@@ -35,7 +35,7 @@ def grid_sample(
 
 
 def affine_grid(theta: torch.Tensor, size: list[int], align_corners: bool | None = None) -> torch.Tensor:
-    """``F.affine_grid`` where align_corners left out means True."""
+    """Call ``F.affine_grid``, where align_corners left out means True."""
     return F.affine_grid(theta, size, True if align_corners is None else align_corners)
 
 
@@ -47,7 +47,7 @@ class JitterDraw(tuple[Any, ...]):
     """
 
     def __call__(self, image: Any) -> Any:
-        """A PIL image, or a tensor (..., 3, H, W) in [0, 1], to the same kind."""
+        """Return the jittered image, of the same kind: PIL, or a tensor (..., 3, H, W) in [0, 1]."""
         order, *factors = self
         adjust = torchvision.transforms.functional
         operations = (
@@ -63,7 +63,7 @@ class JitterDraw(tuple[Any, ...]):
 
 
 class ColorJitter(torchvision.transforms.ColorJitter, metaclass=StandsFor):  # type: ignore[misc]
-    """torchvision's, with draws that can be called."""
+    """torchvision's ``ColorJitter``, with draws that can be called."""
 
     stands_for = torchvision.transforms.ColorJitter
 
@@ -95,7 +95,7 @@ class NextIterator:
 
 
 class DataLoader(torch.utils.data.DataLoader[Any], metaclass=StandsFor):
-    """torch's, with iterators that answer to ``.next()``."""
+    """torch's ``DataLoader``, with iterators that answer to ``.next()``."""
 
     stands_for = torch.utils.data.DataLoader
 
@@ -104,7 +104,7 @@ class DataLoader(torch.utils.data.DataLoader[Any], metaclass=StandsFor):
 
 
 def resnet_urls() -> dict[str, str]:
-    """``{"resnet18": URL, ...}`` of the ImageNet weights, as torchvision names them today."""
+    """Return ``{"resnet18": URL, ...}`` of the ImageNet weights, as torchvision names them today."""
     models = torchvision.models
     resnet = models.resnet.__name__
     names = [name for name in models.list_models() if models.get_model_builder(name).__module__ == resnet]
@@ -112,7 +112,7 @@ def resnet_urls() -> dict[str, str]:
 
 
 def summary_writer() -> type:
-    """``tensorboardX.SummaryWriter`` that takes the batch axis off a single image."""
+    """Return a ``tensorboardX.SummaryWriter`` that takes the batch axis off a single image."""
     real = importlib.import_module("tensorboardX").SummaryWriter  # the repository's own requirement, not ours
 
     class SummaryWriter(real, metaclass=StandsFor):  # type: ignore[misc,valid-type]
@@ -127,14 +127,14 @@ def summary_writer() -> type:
 
 
 def models_utils() -> ModuleType:
-    """``torchvision.models.utils``."""
+    """Return a module in the place of ``torchvision.models.utils``."""
     module = ModuleType("torchvision.models.utils")
     vars(module)["load_state_dict_from_url"] = torch.hub.load_state_dict_from_url
     return module
 
 
 def six() -> ModuleType:
-    """``torch._six``."""
+    """Return a module in the place of ``torch._six``."""
     module = ModuleType("torch._six")
     names = {"container_abcs": collections.abc, "string_classes": (str, bytes), "int_classes": int, "inf": float("inf")}
     vars(module).update(names)
@@ -142,7 +142,7 @@ def six() -> ModuleType:
 
 
 def array(object: Any, *args: Any, **kwargs: Any) -> Any:
-    """``np.array`` where arrays of different shapes give an array of arrays."""
+    """Call ``np.array``, where arrays of different shapes give an array of arrays."""
     try:
         return np.array(object, *args, **kwargs)
     except ValueError as error:
@@ -166,7 +166,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 class ArrayArchive(np.lib.npyio.NpzFile):
-    """An ``.npz`` whose arrays of arrays are read, though no other object is."""
+    """An ``.npz`` whose arrays of arrays are read, but no other objects."""
 
     def __getitem__(self, key: str) -> Any:
         try:
@@ -182,7 +182,7 @@ class ArrayArchive(np.lib.npyio.NpzFile):
 
 
 def load(file: Any, *args: Any, **kwargs: Any) -> Any:
-    """``np.load`` where an ``.npz`` may hold arrays of arrays, as it might when allow_pickle was the default."""
+    """Call ``np.load``, where an ``.npz`` may hold arrays of arrays, as it might when allow_pickle was the default."""
     loaded = np.load(file, *args, **kwargs)
     if type(loaded) is np.lib.npyio.NpzFile:
         loaded.__class__ = ArrayArchive

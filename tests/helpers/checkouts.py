@@ -42,13 +42,13 @@ class Checkout:
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=3600)
 
     def run(self, *command: str) -> str:
-        """The same, and what it printed; it must not fail."""
+        """Do the same, which must not fail, and return what it printed."""
         done = self.start(*command)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout
 
     def assert_unmodified(self, changed: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        """Every Python file is the checkout's, and the commit's where it is a git checkout."""
+        """Raise AssertionError unless every Python file is the checkout's, and the commit's in a git checkout."""
         committed = {}
         if (self.source / ".git").exists():
             command = ["git", "-c", "safe.directory=*", "-C", str(self.source), "ls-tree", "-r", "HEAD"]
