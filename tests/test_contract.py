@@ -120,12 +120,12 @@ class _Contract(EncoderContract):
 
 CAUGHT = {
     "channels": ("test_channels_and_strides_are_as_declared_for_any_size", "channels are declared as 4"),
-    "told": ("test_it_tells_its_own_channels_and_strides", r"it tells \[5\]"),
+    "told": ("test_its_attributes_give_the_declared_channels_and_strides", r"it says \[5\]"),
     "batch": ("test_images_of_a_batch_do_not_see_each_other", "differs by"),
     "state": ("test_another_size_in_between_changes_nothing", "differs by 2"),
-    "moves": ("test_frozen_it_stays_as_it_is_through_train", "norm.running_mean changed"),
+    "moves": ("test_a_frozen_encoder_does_not_change_in_training_mode", "norm.running_mean changed"),
     "silent": ("test_the_gradient_reaches_every_parameter_that_trains", "no gradient reaches unused"),
-    "hidden": ("test_a_state_dict_brings_everything", "differs by"),
+    "hidden": ("test_a_state_dict_holds_everything", "differs by"),
 }
 
 

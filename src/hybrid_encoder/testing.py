@@ -103,7 +103,9 @@ class EncoderContract:
         for device in ["meta", *(["cuda"] if torch.cuda.is_available() else [])]:
             encoder = self._make().eval().to(device)
             maps = self._run(encoder, self._images(self.sizes[0]).to(device))
-            assert {x.device.type for x in maps} == {device}, f"the maps are on {sorted({x.device.type for x in maps})}, not on {device}"
+            assert {x.device.type for x in maps} == {device}, (
+                f"the maps are on {sorted({x.device.type for x in maps})}, not on {device}"
+            )
             assert [x.shape for x in maps] == shapes
 
     def test_a_state_dict_holds_everything(self) -> None:

@@ -137,7 +137,7 @@ def single_frame(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]
         encoder[name] = value
     if "0.weight" not in reduce:
         raise CheckpointError(
-            "the checkpoint has no key 'reduce_conv.0.0.weight', so it is not a multi-frame encoder, although it has the "
+            "the checkpoint has no key 'reduce_conv.0.0.weight', so it is not a multi-frame encoder, though it has the "
             f"key {MULTI_FRAME_KEY!r}; copy or download it again."
         )
     return encoder, reduce
