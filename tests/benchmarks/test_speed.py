@@ -1,4 +1,4 @@
-"""The benchmark of speed runs from end to end; its numbers are what it is for, and only outputs are checked here."""
+"""The benchmark of speed runs from end to end; its times are not checked, only that outputs agree."""
 
 from __future__ import annotations
 
