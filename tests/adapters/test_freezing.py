@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -80,13 +81,14 @@ def test_optimizers_get_what_the_configuration_trains(make: Callable[[HybridEnco
 @pytest.mark.parametrize("make", [_depth, _matching], ids=["depth", "matching"])
 def test_set_trainable_says_anew_what_is_frozen(make: Callable[[HybridEncoderConfig], Features]) -> None:
     module = make(TINY)
+    model: Any = module.model
     whole = len(list(module.parameters()))
-    module.model.set_trainable(semantic=False)
+    model.set_trainable(semantic=False)
     module.requires_grad_(False).requires_grad_(True)
     trains = _training(module)
     assert len(list(module.parameters())) == len(trains) < whole
     assert not [name for name in trains if ".semantic." in name]
-    module.model.set_trainable(semantic=True)
+    model.set_trainable(semantic=True)
     assert len(list(module.parameters())) == whole
 
 

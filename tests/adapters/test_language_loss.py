@@ -69,7 +69,11 @@ def test_a_trainer_that_extends_another_adds_the_language_loss_once(repo: Repo) 
 def test_undo_leaves_a_method_alone_that_was_given_anew(repo: Repo) -> None:
     handle = monodepth2.patch("tiny", language_loss=0.5)
     trainer = repo.load().Trainer
-    trainer.compute_losses = mine = lambda self, inputs, outputs: {}
+
+    def mine(self: object, inputs: object, outputs: object) -> dict[str, torch.Tensor]:
+        return {}
+
+    trainer.compute_losses = mine
     handle.undo()
     assert trainer.compute_losses is mine
 
