@@ -142,6 +142,7 @@ def module(way: str, case: Case) -> nn.Module:
     model = HybridDepthModel.from_pretrained(Path(case.weights) / "ours")
     if case.prompts is not None:
         encoder = model.config.encoder
+        assert encoder.prompts is not None
         encoder = encoder.replace(prompts=dataclasses.replace(encoder.prompts, num_tokens=case.prompts))
         torch.manual_seed(0)
         model = HybridDepthModel(model.config.replace(encoder=encoder), pretrained=False)

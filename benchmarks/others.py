@@ -183,7 +183,7 @@ class TransformersDPT(nn.Module):
         from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
         width, heads, depth, taps = (96, 3, 4, [1, 2, 3, 4]) if tiny else (768, 12, 12, [3, 6, 9, 12])
-        backbone = Dinov2Config(
+        backbone = Dinov2Config(  # type: ignore[call-arg]  # its backbone options are set by name
             hidden_size=width,
             num_hidden_layers=depth,
             num_attention_heads=heads,

@@ -174,7 +174,8 @@ class Text(nn.Module):
         x = self.transformer(x + self.positional_embedding, attn_mask=self.mask)
         x = self.ln_final(x)[:, self.end] @ self.text_projection
         x = x / x.norm(dim=-1, keepdim=True)
-        return x / x.norm()
+        matrix: Tensor = x / x.norm()
+        return matrix
 
 
 def _logits(fused: Tensor, words: Tensor) -> Tensor:
@@ -182,7 +183,8 @@ def _logits(fused: Tensor, words: Tensor) -> Tensor:
     pixels = fused.flatten(2).transpose(1, 2)
     pixels = pixels / pixels.norm(dim=-1, keepdim=True)
     products = 100 * F.interpolate(pixels, words.shape[1]) @ words.T
-    return products.transpose(1, 2).unflatten(2, fused.shape[-2:])
+    logits: Tensor = products.transpose(1, 2).unflatten(2, fused.shape[-2:])
+    return logits
 
 
 def _residual(unit: Any, x: Tensor) -> Tensor:

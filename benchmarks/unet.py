@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthConfig
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD
+from hybrid_encoder.geometry.camera import depth_to_disparity, disparity_to_depth
 from hybrid_encoder.models.encoder import HybridFeatures
 
 WIDTHS = (16, 32, 64, 128, 256)  # of the decoder, from fine to coarse
@@ -25,6 +26,9 @@ class ResNetEncoder(nn.Module):
     """Five feature maps, at 1/2 to 1/32 of the size of the images."""
 
     spatial = prompts = None  # what the fine stage asks of an encoder
+    body: Any  # of timm
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +42,7 @@ class ResNetEncoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """Nearest upsampling by two and a skip connection, five times; a sigmoid's disparity where it is asked for."""
+    """Nearest upsampling by two and a skip connection, five times; a sigmoid gives disparity at the chosen scales."""
 
     def __init__(self, channels: list[int], scales: tuple[int, ...]) -> None:
         super().__init__()
@@ -69,23 +73,25 @@ class UNet(nn.Module):
         self.encoder = ResNetEncoder()
         self.decoder = UNetDecoder(self.encoder.channels, config.decoder.scales)
         self.config = SimpleNamespace(min_depth=config.min_depth, max_depth=config.max_depth)
-        low, high = 1 / config.max_depth, 1 / config.min_depth
-        start = (1 / start_depth - low) / (high - low)
+        start = depth_to_disparity(start_depth, config.min_depth, config.max_depth)
         for head in self.decoder.heads.values():
-            nn.init.constant_(head[1].bias, math.log(start / (1 - start)))
+            assert isinstance(head, nn.Sequential)
+            nn.init.constant_(
+                head[1].bias,  # type: ignore[arg-type]
+                math.log(start / (1 - start)),
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB in [0, 1], (B, 3, H, W), to disparity (B, 1, H, W)."""
         size = (images.shape[-2], images.shape[-1])
-        outputs = self.decoder(self.encoder.forward_features(images).maps, size)
+        outputs: dict[int, Tensor] = self.decoder(self.encoder.forward_features(images).maps, size)
         return F.interpolate(outputs[min(outputs)], size, mode="bilinear", align_corners=False)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters()), "lr": lr}]
 
     def to_depth(self, disparity: Tensor) -> Tensor:
-        low, high = 1 / self.config.max_depth, 1 / self.config.min_depth
-        return 1 / (low + (high - low) * disparity)
+        return disparity_to_depth(disparity, self.config.min_depth, self.config.max_depth)
 
 
 def _convolution(before: int, after: int) -> nn.Sequential:

@@ -2,7 +2,7 @@
 
     python match_kitti.py /data/kitti/2011_09_26/2011_09_26_drive_0001_sync --frame 2 --lookup 1 3
 
-Prints how far the cheapest depth bin is from the lidar, beside the best constant guess, and leaves a picture: the
+Prints how far the cheapest depth bin is from the lidar, compared with the best constant guess, and writes an image: the
 frame, the lidar, and the disparity of the cheapest bin.
 """
 
@@ -92,7 +92,7 @@ def main() -> None:
     frame, colours, tiny, truth = panels
     titles = ("frame; below, cheapest bin of 5 x 5 colours", "lidar; below, cheapest bin of the tiny model's CLIP map")
     write_png(options.output, contact_sheet([[frame, truth], [colours, tiny]], titles))
-    print(f"picture -> {options.output}")
+    print(f"image -> {options.output}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,13 @@ SMALLER = {
 # The same for what no option of `demo` sets: the drives that it is measured on.
 HELD_OUT_DRIVES = 2
 
-NOT_RUN = (["pip"], ["make"], ["cd"], ["python"], [])  # these words may begin a line of a page, and are not executed
+NOT_RUN: tuple[list[str], ...] = (
+    ["pip"],
+    ["make"],
+    ["cd"],
+    ["python"],
+    [],
+)  # these words may begin a line of a page, and are not executed
 
 
 def _blocks(page: Path, language: str) -> list[str]:

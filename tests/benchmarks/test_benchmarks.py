@@ -12,9 +12,10 @@ pytest.importorskip("benchmarks", reason="benchmarks are in the repository, not 
 
 def test_learning_compares_every_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks import learning
+    from hybrid_encoder.training.recipes import COARSE, FINE
 
     monkeypatch.setattr(learning, "HELD_OUT", range(2))
-    for recipes in (learning.COARSE, learning.FINE):  # small images and batches, as only the run matters here
+    for recipes in (COARSE, FINE):  # small images and batches, as only the run matters here
         monkeypatch.setitem(recipes, "small", replace(recipes["small"], size=(64, 128), batch_size=2))
     monkeypatch.setattr(
         sys, "argv", ["learning", "--steps", "2", "--coarse-steps", "2", "--drives", "2", "--runs", "1"]

@@ -193,13 +193,14 @@ def test_lidar_puts_pixels_in_order(data: Path) -> None:
 def test_bad_input_is_named(folders: Path, tmp_path: Path) -> None:
     image = folders / "images" / "0.png"
     flat = torch.ones(4, 4)
-    for options, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"points": 1}, "points per lane is 1; an order needs at least 2"),
         ({"lanes": 0}, "lanes is 0; it must be at least 1"),
         ({"ratio": 1.0}, "ratio is 1.0; depth over nearer depth must be above 1"),
         ({"ratio": float("nan")}, "ratio is nan"),
         ({"depth": flat[None]}, r"depth is \(1, 4, 4\); \(H, W\) is needed"),
-    ):
+    )
+    for options, message in cases:
         with pytest.raises(InputError, match=message):
             ordered_points_from_depth(**{"depth": flat, **options})
     with pytest.raises(InputError, match="there are 1 images and 0 depths"):
@@ -225,7 +226,8 @@ def test_a_file_without_depth_is_named(folders: Path, tmp_path: Path, kind: str)
         with file.open("wb") as stream:
             np.savez(stream, np.zeros(3))
     else:
-        np.save(file, np.array([{}] if kind == "objects" else ["a"]))
+        content: list[Any] = [{}] if kind == "objects" else ["a"]
+        np.save(file, np.array(content))
     with pytest.raises(InputError, match=r"0\.(png|npy) cannot be read as depth .*; give a 16-bit grey PNG or a \.npy"):
         OrderedDepth([folders / "images" / "0.png"], [file])[0]
 

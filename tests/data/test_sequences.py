@@ -126,23 +126,23 @@ def test_every_frame_with_all_neighbours_is_an_item_in_order(root: Path, monkeyp
     one, five = NAME.format(1), NAME.format(5)
     data = KittiSequences(str(root), HALF)
     assert [data[i].name for i in range(len(data))] == [f"{one} 1 l", f"{one} 2 l", f"{one} 1 r", f"{five} 1 l"]
-    assert len({item.name for item in data}) == 4  # iteration ends
-    assert [x.name for x in KittiSequences(root, HALF, (1, 3))] == [f"{one} 0 l"]
-    assert [x.name for x in KittiSequences(root, HALF, (-2,), cameras=(3, 2))] == [
+    assert len({item.name for item in iter(data)}) == 4  # iteration ends
+    assert [x.name for x in iter(KittiSequences(root, HALF, (1, 3)))] == [f"{one} 0 l"]
+    assert [x.name for x in iter(KittiSequences(root, HALF, (-2,), cameras=(3, 2)))] == [
         f"{one} 2 r", f"{one} 2 l", f"{one} 3 l", f"{five} 2 l"
     ]  # fmt: skip
-    assert [x.name for x in KittiSequences(root / five, HALF)] == [f"{five} 1 l"]
+    assert [x.name for x in iter(KittiSequences(root / five, HALF))] == [f"{five} 1 l"]
     monkeypatch.chdir(root / five)
-    assert [x.name for x in KittiSequences(".", HALF)] == [f"{five} 1 l"]
+    assert [x.name for x in iter(KittiSequences(".", HALF))] == [f"{five} 1 l"]
 
 
 def test_a_split_is_read_in_its_own_order(root: Path, split: Path) -> None:
     data = KittiSequences(root, HALF, split=split)
     names = [f"{NAME.format(5)} 1 l", f"{NAME.format(1)} 1 r", f"{NAME.format(1)} 2 l"]
-    assert [item.name for item in data] == names
-    assert [item.name for item in KittiSequences(root, HALF, split=str(split), cameras=[3])] == names[1:2]
+    assert [item.name for item in iter(data)] == names
+    assert [item.name for item in iter(KittiSequences(root, HALF, split=str(split), cameras=[3]))] == names[1:2]
     split.write_text("\n".join(names), encoding="utf-8-sig")  # as some editors of Windows save it
-    assert [item.name for item in KittiSequences(root, HALF, split=split)] == names, "a name is a line of a split"
+    assert [item.name for item in iter(KittiSequences(root, HALF, split=split))] == names, "a name is a line of a split"
 
 
 def test_the_target_comes_first_and_sources_as_the_offsets_have_them(root: Path, full: list[SyntheticFrame]) -> None:
@@ -227,9 +227,9 @@ def test_torchs_seed_repeats_an_item(half: list[SyntheticFrame]) -> None:
     data = synthetic(half)
     for one, other in zip(draws(data, 8, seed=3), draws(data, 8, seed=3), strict=True):
         assert torch.equal(one.augmented, other.augmented) and torch.equal(one.images, other.images)
-    state = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[union-attr]  # noqa: NPY002
+    state = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
     draws(data, 8)
-    assert state == (random.getstate(), np.random.get_state()[1].tolist()), "no other generator is used"  # type: ignore[union-attr]  # noqa: NPY002
+    assert state == (random.getstate(), np.random.get_state()[1].tolist()), "no other generator is used"  # type: ignore[index]  # noqa: NPY002
 
 
 def test_items_make_batches(root: Path, half: list[SyntheticFrame]) -> None:
@@ -237,7 +237,8 @@ def test_items_make_batches(root: Path, half: list[SyntheticFrame]) -> None:
         batch = next(iter(DataLoader(data, batch_size=2)))
         assert isinstance(batch, Frames)
         assert batch.images.shape == batch.augmented.shape == (2, 3, 3, *size) and batch.K.shape == (2, 3, 3)
-        assert batch.name == (data[0].name, data[1].name)
+        names: object = batch.name  # a tuple in a batch
+        assert names == (data[0].name, data[1].name)
 
 
 @settings(max_examples=60, deadline=None)
@@ -260,8 +261,8 @@ def test_synthetic_items_are_the_frames_with_all_neighbours(
             SyntheticSequences(drives, offsets)
         return
     data = SyntheticSequences(drives, offsets)
-    assert [item.name for item in data] == [f"drive {drive}, frame {frame}" for drive, frame in expected]
-    for item, (drive, frame) in zip(data, expected, strict=True):
+    assert [item.name for item in iter(data)] == [f"drive {drive}, frame {frame}" for drive, frame in expected]
+    for item, (drive, frame) in zip(iter(data), expected, strict=True):
         for image, offset in zip(item.images, (0, *offsets), strict=True):
             assert np.array_equal(image.numpy(), drives[drive][frame + offset].image)
 

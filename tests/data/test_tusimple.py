@@ -40,7 +40,7 @@ def test_true_depth_rises_along_the_points_which_lie_on_the_labels(root: Path, d
     data, frames = TuSimpleLanes(root, SIZE), [frame for drive in drives for frame in drive]
     assert len(data) == len(frames) == 12
     lanes = 0
-    for item, frame in zip(data, frames, strict=True):
+    for item, frame in zip(iter(data), frames, strict=True):
         np.testing.assert_allclose(item.image.numpy(), frame.image, atol=0.5 / 255 + 1e-6)
         x, y = item.points.long().unbind(-1)
         assert torch.equal(item.points, torch.stack([x, y], -1).float())
@@ -56,8 +56,8 @@ def test_points_stand_at_equal_steps_from_the_lowest_row_to_the_highest(tmp_path
     rows = list(range(10, 75, 5))
     lanes: list[list[float]] = [
         [100 + i for i in range(13)],  # every second row
-        [-2] * 4 + [50 + i for i in range(7)] + [-2] * 2,  # just enough, every row
-        [-2] * 7 + [30 + i for i in range(6)],  # one too few
+        [-2.0] * 4 + [50.0 + i for i in range(7)] + [-2.0] * 2,  # just enough, every row
+        [-2.0] * 7 + [30.0 + i for i in range(6)],  # one too few
         [-2] * 13,
     ]
     label(tmp_path, lanes, rows)
