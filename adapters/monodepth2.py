@@ -13,6 +13,7 @@ their networks.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -118,6 +119,7 @@ class Monodepth2Builder:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._handover = Handover()  # between depth encoder and pose encoder
+        self._leading: weakref.ref[HybridDepthEncoder] | None = None  # where the depth encoder is built first
         self._num_prompts: int | None = None  # of the depth encoder that was built last
         self._trainers = extend_compute_losses(settings.language_loss)
 
@@ -178,7 +180,8 @@ class Monodepth2Builder:
                 f"the pose encoder is asked to read {num_frames} images; pose='class_token' reads two: "
                 "train with --pose_model_input pairs."
             )
-        encoder = self._handover.take("pose")
+        # A further pose encoder of a training shares the encoder, too, as long as its depth encoder is alive.
+        encoder = self._handover.take("pose") or (self._leading and self._leading())
         if encoder is None:  # it comes first; or alone, for evaluation, and gets the weights of its own file
             encoder = self.settings.encoder.build(pretrained is not False)
             self._handover.leave("depth", encoder, pretrained is not False)
@@ -195,6 +198,7 @@ class Monodepth2Builder:
         if encoder is None:
             encoder = source.build(pretrained is not False)
             if self.settings.pose == "class_token":
+                self._leading = weakref.ref(encoder)
                 self._handover.leave("pose", encoder, pretrained is not False)
         return encoder
 

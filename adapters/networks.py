@@ -54,10 +54,11 @@ class Features(StrictLoading):
     and before them an empty one, (B, 0, H, W): the decoder reads the image size off it, and being a tensor
     it is split, moved and gathered with the others.
 
-    ``parameters()`` leaves out what the configuration or ``set_trainable`` froze. Trainers hand that list to an
-    optimizer as it is, where a frozen parameter has no place. What was frozen is asked of the model, and not read off
-    ``requires_grad``: a trainer that freezes and later releases this module by ``parameters()`` or ``requires_grad_``
-    gets the same parameters both times. ``state_dict``, ``to`` and ``named_parameters`` see every parameter.
+    ``parameters()`` leaves out what the configuration or ``set_trainable`` froze, and what was frozen by hand before
+    the model came here. Trainers hand that list to an optimizer as it is, where a frozen parameter has no place. Flags
+    that change later do not count: a trainer that freezes and later releases this module, by ``parameters()`` or by
+    ``requires_grad_``, gets the same parameters both times. ``state_dict``, ``to`` and ``named_parameters`` see every
+    parameter.
 
     Args:
         channels: of the four maps.
@@ -69,6 +70,7 @@ class Features(StrictLoading):
     def __init__(self, channels: Sequence[int], neck: PyramidNeck | None) -> None:
         super().__init__()
         self.neck = neck
+        self._frozen_by_hand: set[str] = set()
         self.num_ch_enc = np.array(neck.num_ch_enc if neck is not None else (0, *channels))
 
     @property
@@ -86,7 +88,14 @@ class Features(StrictLoading):
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return those that are meant to train, whether or not they are frozen at the moment."""
         frozen = {id(parameter) for parameter in self.model.frozen_parameters()}
-        return (parameter for parameter in super().parameters(recurse) if id(parameter) not in frozen)
+        for name, parameter in self.named_parameters(recurse=recurse):
+            by_hand = name in self._frozen_by_hand and not parameter.requires_grad
+            if id(parameter) not in frozen and not by_hand:
+                yield parameter
+
+    def _remember_frozen(self) -> None:
+        """Note what is frozen now; called when the model is in place."""
+        self._frozen_by_hand = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
 
 
 class DepthEncoder(Features):
@@ -110,6 +119,7 @@ class DepthEncoder(Features):
     ) -> None:
         super().__init__(encoder.feature_info.channels(), neck)
         self.encoder = encoder
+        self._remember_frozen()
         self.normalised = any(mean) or set(std) != {1.0}
         self.register_buffer("normalisation", torch.tensor([mean, std])[:, :, None, None], persistent=False)
 
@@ -136,6 +146,7 @@ class MatchingEncoder(Features):
     def __init__(self, matching: HybridMatchingEncoder, neck: PyramidNeck | None = None) -> None:
         super().__init__(matching.feature_info.channels(), neck)
         self.matching = matching
+        self._remember_frozen()
 
     @property
     def model(self) -> HybridMatchingEncoder:

@@ -86,7 +86,12 @@ def _installed_files() -> set[str]:
     files = {
         (place / file.relative_to(folder)).as_posix()
         for folder, place in SOURCES.items()
-        for file in [*folder.rglob("*.py"), *folder.rglob("py.typed"), *folder.rglob("weights/**/*")]
+        for file in [
+            *folder.rglob("*.py"),
+            *folder.rglob("*.pyi"),
+            *folder.rglob("py.typed"),
+            *folder.rglob("weights/**/*"),
+        ]
         if file.is_file()
     }
     assert {"hybrid_encoder/py.typed", "hybrid_encoder/adapters/monodepth2.py"} <= files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +57,7 @@ def _shared(networks: ModuleType, first: str) -> tuple[DepthEncoder, PoseEncoder
     return encoder, networks.ResnetEncoder(18, False, 2)
 
 
-@pytest.mark.parametrize("order", [("depth", "depth"), ("pose", "pose"), ("depth", "pose"), ("pose", "depth")])
+@pytest.mark.parametrize("order", [("depth", "depth"), ("pose", "pose"), ("pose", "depth")])
 def test_both_encoders_share_one_tower_and_the_next_training_has_its_own(repo: Repo, order: tuple[str, str]) -> None:
     monodepth2.patch("tiny", pose="class_token")
     networks = repo.load("networks")
@@ -66,6 +67,25 @@ def test_both_encoders_share_one_tower_and_the_next_training_has_its_own(repo: R
         assert pose_encoder.spatial is encoder.encoder.spatial
     assert trainings[0][0].encoder is not trainings[1][0].encoder
     assert trainings[0][1].spatial is not trainings[1][1].spatial
+
+
+def test_a_training_in_the_other_order_has_its_own_tower_once_the_first_has_ended(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks = repo.load("networks")
+    depth, pose = _shared(networks, "depth")
+    towers = {id(depth.encoder.spatial)}
+    spatial = pose.spatial  # kept alive, so that no new one can have its id
+    del depth, pose
+    gc.collect()
+    depth, pose = _shared(networks, "pose")
+    assert pose.spatial is depth.encoder.spatial and id(pose.spatial) not in towers and pose.spatial is not spatial
+
+
+def test_every_pose_encoder_of_a_training_shares_its_tower(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks = repo.load("networks")
+    depth, pose = _shared(networks, "depth")
+    assert networks.ResnetEncoder(18, False, 2).spatial is pose.spatial is depth.encoder.spatial
 
 
 def test_an_encoder_that_no_pose_encoder_took_is_not_kept_for_the_next_depth_encoder(repo: Repo) -> None:

@@ -122,3 +122,19 @@ def test_the_tower_of_the_pose_encoder_is_the_depth_encoders_to_freeze(
     assert _training(encoder) == before and _training(pose_encoder) == of_tower
     held = [*encoder.parameters(), *pose_encoder.parameters()]
     assert len(held) == len({id(parameter) for parameter in held}), "an optimizer refuses a parameter given twice"
+
+
+@pytest.mark.parametrize("freeze", [_by_method, _by_loop], ids=["requires_grad_", "loop"])
+def test_what_was_frozen_by_hand_before_stays_out_of_optimizers(freeze: Callable[[nn.Module, bool], None]) -> None:
+    encoder = HybridDepthEncoder(TINY, pretrained=False)
+    assert encoder.semantic is not None
+    encoder.semantic.requires_grad_(False)
+    module = DepthEncoder(encoder)
+    before = _training(module)
+    assert before and not [name for name in before if name.startswith("encoder.semantic.")]
+    assert [name for name, p in module.named_parameters() if any(p is q for q in module.parameters())] == before
+    freeze(module, False)
+    freeze(module, True)
+    assert _training(module) == before
+    encoder.set_trainable(semantic=True)  # a choice made later counts
+    assert {id(p) for p in encoder.semantic.parameters()} <= {id(p) for p in module.parameters()}
