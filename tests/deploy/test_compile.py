@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridMatchingEncoder
+from hybrid_encoder.deploy import export_program
 
 # Multiples of the patch in both directions, in one, in none; upright and not.
 SIZES = ((70, 98), (84, 112), (70, 106), (101, 133), (128, 96))
@@ -70,7 +71,9 @@ def _first(output: Any) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "training"), [("model", False), ("model", True), ("matching", False)])
+@pytest.mark.parametrize(
+    ("name", "training"), [("encoder", True), ("model", False), ("model", True), ("matching", False)]
+)
 def test_one_graph_without_breaks_and_two_compilations_for_five_sizes(name: str, training: bool) -> None:
     network, inputs = _build(name, training)
     backend = CountingBackend()
@@ -89,9 +92,8 @@ def test_one_graph_without_breaks_and_two_compilations_for_five_sizes(name: str,
     assert output.requires_grad == training
 
 
-@pytest.mark.parametrize("name", ["encoder", "matching"])
-def test_no_graph_breaks_in_training(name: str) -> None:
-    """Of the model, ``fullgraph`` above says it."""
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_graph_breaks(name: str) -> None:
     network, inputs = _build(name, training=True)
     found = torch._dynamo.explain(network)(*inputs(70, 106))
     assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
@@ -172,6 +174,21 @@ def test_copies_share_a_graph_and_no_prompts() -> None:
 
 
 @torch.no_grad()
+def test_an_exported_copy_leaves_the_compiled_model_its_prompts() -> None:
+    """The copy that is exported has folded prompts, and shares buffers with the model."""
+    model, images = HybridDepthModel("tiny", pretrained=False).eval(), _images(70, 106)[0]
+    compiled = torch.compile(model, backend=CountingBackend())
+    expected = compiled(images)
+    program = export_program(model, (70, 98))
+    torch.testing.assert_close(compiled(images), expected, rtol=0, atol=0)
+    folded = copy.deepcopy(model)
+    folded.fold_prompts()
+    folded.encoder.prompts.index = model.encoder.prompts.index  # type: ignore[union-attr]
+    torch.testing.assert_close(compiled(images), expected, rtol=0, atol=0)
+    assert program.module()(images[..., :98]).shape == (2, 1, 70, 98)
+
+
+@torch.no_grad()
 def test_compiled_prompts_with_other_parameters_in_their_place() -> None:
     encoder, _, _ = _compiled_prompts()
     prompts = encoder.prompts
@@ -189,7 +206,5 @@ def test_compiled_prompts_with_other_parameters_in_their_place() -> None:
 def test_inductor_gives_the_same_numbers() -> None:
     model = HybridDepthModel.from_pretrained("tiny")
     images = _images(70, 106)[0]
-    # One C++ file for all kernels instead of one for each takes half of the time to compile.
-    compiled = torch.compile(model, fullgraph=True, options={"cpp_wrapper": True})
     with torch.no_grad():
-        torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=1e-4)
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(images), model(images), rtol=0, atol=1e-4)

@@ -173,19 +173,21 @@ _operator: Any = torch.library.custom_op  # older releases of torch take no tags
 
 @_operator("hybrid_encoder::prompts", mutates_args=(), **({"tags": [_unsafe_tag]} if _unsafe_tag else {}))  # type: ignore[untyped-decorator]
 def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
-    """Return the matrix of the prompts that own the buffer ``index``."""
-    prompts = next((one for one in _alive if one.index.data_ptr() == index.data_ptr()), None)
-    if prompts is None:
+    """Return the matrix of the prompts that own the buffer ``index`` and these parameters."""
+    # Copies may share the buffer: an exported model's does, and has no parameters.
+    owners = [one for one in list(_alive) if one.folded is None and one.index.data_ptr() == index.data_ptr()]
+    if not owners:
         raise RuntimeError("the prompts of this compiled graph were deleted or moved; compile the model again.")
+    pointers = [parameter.data_ptr() for parameter in parameters]
     with torch.no_grad():
-        own = list(prompts.parameters())
-        if all(a.data_ptr() == b.data_ptr() for a, b in zip(own, parameters, strict=True)):
-            matrix: Tensor = prompts().clone()  # a compiler may write into what it is given
-            return matrix
+        for prompts in owners:
+            if [parameter.data_ptr() for parameter in prompts.parameters()] == pointers:
+                matrix: Tensor = prompts().clone()  # a compiler may write into what it is given
+                return matrix
         # Other parameters in their place, as with torch.func.functional_call: computed, and not kept.
-        names = [f"prompts.{name}" for name, _ in prompts.named_parameters()]
+        names = [f"prompts.{name}" for name, _ in owners[0].named_parameters()]
         others: Tensor = torch.func.functional_call(
-            _Encoding(prompts), dict(zip(names, parameters, strict=True)), args=()
+            _Encoding(owners[0]), dict(zip(names, parameters, strict=True)), args=()
         )
         return others
 
