@@ -21,7 +21,9 @@ from hybrid_encoder import (
     HybridMatchingEncoder,
     HybridMatchingModel,
     InputError,
+    PromptConfig,
 )
+from hybrid_encoder.geometry import depth_bins
 from hybrid_encoder.models import HybridModel
 
 from helpers.plane_sweep import intrinsics, motions
@@ -225,3 +227,42 @@ def test_every_batch_is_looked_at_unless_told_otherwise() -> None:
             call(images * 255)  # a good batch before it does not vouch for it
         encoder.check_values = False
         call(images * 255)
+
+
+@pytest.mark.parametrize("kind", [HybridMatchingEncoder, HybridMatchingModel], ids=lambda kind: kind.__name__)
+def test_depth_bins_are_those_that_are_asked_for(kind: type[Any], tmp_path: Path) -> None:
+    model = build(kind)
+    matching(model).compute_depth_bins(0.5, 12.0)
+    model.save_pretrained(tmp_path)
+    assert "linear ones from 0.5 to 12," in (tmp_path / "README.md").read_text()
+    loaded = kind.from_pretrained(tmp_path)
+    assert loaded.config == model.config and matching(loaded).config.max_depth_bin == 12
+    torch.testing.assert_close(matching(loaded).depth_bins, depth_bins(0.5, 12, 96))
+    inverse = kind.from_pretrained(tmp_path, depth_binning="inverse")
+    torch.testing.assert_close(matching(inverse).depth_bins, depth_bins(0.5, 12, 96, "inverse"))
+    near = matching(loaded).config.replace(max_depth_bin=3.0)
+    config = near if kind is HybridMatchingEncoder else loaded.config.replace(encoder=near)
+    for options, spacing in (({}, "linear"), ({"depth_binning": "inverse"}, "inverse")):
+        other = matching(kind.from_pretrained(tmp_path, config=config, **options))
+        assert other.config == near.replace(depth_binning=spacing)
+        torch.testing.assert_close(other.depth_bins, depth_bins(0.5, 3, 96, spacing))  # type: ignore[arg-type]
+
+
+def matching(model: Any) -> HybridMatchingEncoder:
+    found: HybridMatchingEncoder = model if isinstance(model, HybridMatchingEncoder) else model.encoder
+    return found
+
+
+def test_prompts_that_were_replaced_inside_a_model_are_saved(tmp_path: Path) -> None:
+    model = build(HybridMatchingModel)
+    prompts = PromptConfig(num_tokens=16, train_text=False)
+    assert model.config.encoder.encoder.prompts != prompts
+    model.encoder.encoder.set_prompts(prompts)
+    model.save_pretrained(tmp_path)
+    assert HybridMatchingModel.from_pretrained(tmp_path).config.encoder.encoder.prompts == prompts
+
+
+@pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
+def test_an_option_that_does_not_exist_is_named_for_a_folder_too(kind: type[Any], tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="no option 'revison'; those of the Hub are revision, token"):
+        kind.from_pretrained(tmp_path, revison="main")

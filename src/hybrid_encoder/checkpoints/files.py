@@ -18,6 +18,7 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 FILES = (".ckpt", ".pth", ".pt", ".safetensors", ".bin")
 FOLDER_HINT = "For a folder with encoder.pth and depth.pth, name the folder."
 HUB_SECONDS = 9.0
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
 def find_source(source: str | Path, **hub: Any) -> Path:
@@ -29,7 +30,10 @@ def find_source(source: str | Path, **hub: Any) -> Path:
 
     Raises:
         CheckpointError: none of these, or a repository that cannot be reached.
+        TypeError: another option, also where the source is not on the Hub.
     """
+    if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
+        raise TypeError(f"there is no option {unknown[0]!r}; those of the Hub are {', '.join(HUB_OPTIONS)}.")
     if str(source) == "tiny":
         return SHIPPED / "tiny"
     path = Path(source).expanduser()

@@ -163,6 +163,16 @@ class EncoderHolder(HybridModel):
         self.encoder.set_trainable(**parts)
         self.train(self.training)
 
+    def _follow_encoder(self) -> None:
+        """Take over the encoder's configuration: its prompts or depth bins may have been replaced since."""
+        if isinstance(self.encoder, EncoderHolder):
+            self.encoder._follow_encoder()
+        self.config = self.config.replace(encoder=self.encoder.config)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self._follow_encoder()
+        super()._save_pretrained(save_directory)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.encoder.set_grad_checkpointing(enable)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from hybrid_encoder.checkpoints.reading import read_checkpoint
 from hybrid_encoder.config import HybridEncoderConfig, HybridMatchingConfig, HybridMatchingDepthConfig
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.geometry.plane_sweep import (
@@ -22,7 +19,7 @@ from hybrid_encoder.geometry.plane_sweep import (
     lowest_cost_disparity,
     sweep,
 )
-from hybrid_encoder.models.base import EncoderHolder
+from hybrid_encoder.models._depth_bins import DepthBinsLoader
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.depth import DepthModel, DepthPrediction
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
@@ -48,7 +45,7 @@ class MatchingFeatures(NamedTuple):
     confidence: Tensor
 
 
-class HybridMatchingEncoder(EncoderHolder):
+class HybridMatchingEncoder(DepthBinsLoader):
     """The hybrid encoder with a cost volume over lookup frames.
 
     The features of the lookup frames are matched against the current ones (``plane_sweep_cost_volume``); the
@@ -151,6 +148,7 @@ class HybridMatchingEncoder(EncoderHolder):
             InputError: no positive, finite range.
         """
         self.depth_bins.copy_(self._bins(min_depth_bin, max_depth_bin))
+        self.config = self.config.replace(min_depth_bin=float(min_depth_bin), max_depth_bin=float(max_depth_bin))
 
     def forward(
         self,
@@ -246,7 +244,7 @@ class HybridMatchingEncoder(EncoderHolder):
         return F.interpolate(cost, size), F.interpolate(missing.float(), size).bool()
 
 
-class HybridMatchingModel(DepthModel):
+class HybridMatchingModel(DepthBinsLoader, DepthModel):
     """The multi-frame encoder with a DPT decoder.
 
     Args:
@@ -321,30 +319,3 @@ class HybridMatchingModel(DepthModel):
         finally:
             self.train(was_training)
         return self._prediction(disparity)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        source: str | Path,
-        *,
-        config: HybridMatchingDepthConfig | None = None,
-        depth_binning: Spacing | None = None,
-        **hub: Any,
-    ) -> Self:
-        """Load a trained model, in evaluation mode; never downloads a backbone that it is about to overwrite.
-
-        Args:
-            source: a folder or Hub id; ours or the published layout (``encoder.pth``, ``depth.pth``).
-            config: overrides what is read off the checkpoint.
-            depth_binning: how a published checkpoint spreads its bins, ``"linear"`` (the default) or ``"inverse"``:
-                its files do not say.
-            hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``.
-
-        Raises:
-            CheckpointError: not found, unreadable, or not what this model needs.
-        """
-        checkpoint = read_checkpoint(source, **hub)
-        if config is None and depth_binning is not None:
-            config, _ = checkpoint.part(HybridMatchingDepthConfig)
-            config = config.replace(encoder=config.encoder.replace(depth_binning=depth_binning))
-        return cls.from_checkpoint(checkpoint, config)
