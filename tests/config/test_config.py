@@ -142,3 +142,9 @@ class TestVersions:
         tiny_model.save_pretrained(tmp_path)
         assert json.loads((tmp_path / "config.json").read_text())["format_version"] == FORMAT_VERSION
         assert read_config(tmp_path) == tiny_model.config
+
+    @pytest.mark.parametrize("config", ["text", 3, None, [1]])
+    def test_a_config_that_is_not_an_object_is_named(self, config: Any, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({"class": "HybridDepthModel", "config": config}))
+        with pytest.raises(CheckpointError, match=r"HybridDepthConfig is .*; a JSON object is needed"):
+            read_config(tmp_path)

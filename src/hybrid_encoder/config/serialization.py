@@ -103,6 +103,8 @@ def migrate(content: Content) -> Content:
 def _from_version_0(content: Content) -> Content:
     """Rename two fields of the prompts: ``count`` was ``num_tokens``' name, and ``align`` that of ``decoder_input``."""
     renamed = {"count": "num_tokens", "align": "decoder_input"}
+    if not isinstance(content["config"], dict):
+        return content  # an error of its own, once it is decoded
     config = dict(content["config"])
     holder = config
     if isinstance(config.get("encoder"), dict):  # of a whole model
