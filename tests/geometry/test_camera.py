@@ -99,3 +99,11 @@ def test_disparity_and_depth(disparity: float) -> None:
     depth = disparity_to_depth(torch.tensor(disparity, dtype=torch.float64), config.min_depth, config.max_depth).item()
     assert depth == pytest.approx(1 / (0.01 + 9.99 * disparity))
     assert depth_to_disparity(depth, config.min_depth, config.max_depth) == pytest.approx(disparity, abs=1e-12)
+
+
+def test_skewed_pixels_are_projected_where_they_came_from() -> None:
+    skewed = K + torch.tensor([[0.0, 3, 0], [0, 0, 0], [0, 0, 0]])
+    depth = torch.rand(1, 1, 12, 30, generator=torch.Generator().manual_seed(0)) * 9 + 1
+    seen = project(unproject(depth, skewed), skewed, (12, 30))
+    pixels = pixel_coordinates(12, 30, depth.device)
+    torch.testing.assert_close(torch.stack([seen.x[0], seen.y[0]]), pixels[:2], atol=1e-4, rtol=0)

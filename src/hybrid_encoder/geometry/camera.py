@@ -71,10 +71,10 @@ def project(points: Tensor, K: Tensor, size: Size) -> Projected:
         Each part is (B, N).
     """
     height, width = size
-    fx, fy, cx, cy = (K[:, i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    fx, skew, fy, cx, cy = (K[:, i, j, None] for i, j in ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2)))
     x, y, z = points.unbind(1)
     depth = z.clamp(min=NEAREST)
-    x, y = fx * x / depth + cx, fy * y / depth + cy
+    x, y = (fx * x + skew * y) / depth + cx, fy * y / depth + cy
     inside = (z > NEAREST) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return Projected(x, y, depth, inside)
 
