@@ -41,3 +41,16 @@ def test_building_clip_leaves_the_root_logger_alone(capfd: pytest.CaptureFixture
     with logging_unchanged():
         HybridDepthEncoder("tiny", pretrained=False)
     assert "WARNING" not in capfd.readouterr().err
+
+
+def test_a_program_without_handlers_sees_the_messages_of_other_code(capfd: pytest.CaptureFixture[str]) -> None:
+    own = logging.getLogger("with.a.handler")
+    handler = logging.StreamHandler()
+    own.addHandler(handler)
+    with logging_unchanged(), quiet("noisy"), quiet("loud"):
+        for package, level in (("noisy", logging.WARNING), ("other", logging.INFO), ("other", logging.WARNING)):
+            logging.getLogger().handle(_record(package, level))
+        logging.getLogger("an.application").warning("of another logger")
+        own.warning("once")
+    own.removeHandler(handler)
+    assert capfd.readouterr().err.splitlines() == ["told", "of another logger", "once"]

@@ -25,7 +25,7 @@ def quiet(*packages: str, below: int = logging.ERROR) -> Iterator[None]:
         return record.levelno >= below or not any(part in record.pathname for part in parts)
 
     root = logging.getLogger()
-    placeholder = logging.NullHandler()  # with any handler there, logging.warning configures nothing
+    placeholder = _LastResort()  # with any handler there, logging.warning configures nothing
     root.addFilter(passes)
     root.addHandler(placeholder)
     try:
@@ -33,3 +33,17 @@ def quiet(*packages: str, below: int = logging.ERROR) -> Iterator[None]:
     finally:
         root.removeHandler(placeholder)
         root.removeFilter(passes)
+
+
+class _LastResort(logging.Handler):
+    """A handler for a root logger that has none: it prints what Python prints of a program without any handler."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        handlers: list[logging.Handler] = []
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None:
+            handlers += logger.handlers
+            logger = logger.parent if logger.propagate else None
+        alone = all(isinstance(handler, _LastResort) for handler in handlers)
+        if alone and self is handlers[0] and logging.lastResort and record.levelno >= logging.lastResort.level:
+            logging.lastResort.handle(record)

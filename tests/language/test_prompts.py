@@ -295,3 +295,14 @@ def test_prompts_train_through_the_encoder(tiny: HybridDepthEncoder) -> None:
     assert tiny.prompts.tokens.grad is not None
     assert tiny.prompts.tokens.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in tiny.prompts.text_parameters())
+
+
+def test_compiled_prompts_take_other_parameters_beside_copies_that_hold_none(clip: torch.nn.Module) -> None:
+    prompts = DepthPrompts(clip, PromptConfig(num_tokens=4))
+    copies = [copy.copy(prompts) for _ in range(8)]  # they share the buffers, as an exported model's do
+    for one in copies:
+        one._parameters, one._modules = {}, {}
+    others = [parameter.detach() * 1.5 for parameter in prompts.parameters()]
+    found = torch.ops.hybrid_encoder.prompts(others, prompts.index, prompts.dim)
+    expected = torch.func.functional_call(prompts, dict(zip(dict(prompts.named_parameters()), others, strict=True)), ())
+    torch.testing.assert_close(found, expected)

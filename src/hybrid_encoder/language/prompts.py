@@ -175,7 +175,11 @@ _operator: Any = torch.library.custom_op  # older releases of torch take no tags
 def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
     """Return the matrix of the prompts that own the buffer ``index`` and these parameters."""
     # Copies may share the buffer: an exported model's does, and has no parameters.
-    owners = [one for one in list(_alive) if one.folded is None and one.index.data_ptr() == index.data_ptr()]
+    owners = [
+        one
+        for one in list(_alive)
+        if one.index.data_ptr() == index.data_ptr() and len(list(one.parameters())) == len(parameters)
+    ]
     if not owners:
         raise RuntimeError("the prompts of this compiled graph were deleted or moved; compile the model again.")
     pointers = [parameter.data_ptr() for parameter in parameters]
