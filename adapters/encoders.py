@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from torch import nn
 
 from hybrid_encoder.checkpoints.files import CONFIG
 from hybrid_encoder.checkpoints.reading import read_config
@@ -85,22 +88,29 @@ class EncoderSource:
 class Handover:
     """Brings together the two networks of one training that need the same encoder, whichever is built first.
 
-    The first one leaves its encoder for the other, which takes it. At most one encoder waits; taking it clears the
-    place, so that the next training in the same process starts with an encoder of its own.
+    The first one leaves its encoder for the other, which takes it. At most one encoder waits, and only as long as the
+    network that left it is alive; taking it clears the place. The next training in the same process thus starts with an
+    encoder of its own.
     """
 
     def __init__(self) -> None:
-        self._waiting: tuple[str, HybridDepthEncoder, bool] | None = None
+        self._waiting: WeakKeyDictionary[nn.Module, tuple[str, HybridDepthEncoder, bool]] = WeakKeyDictionary()
 
-    def leave(self, role: str, encoder: HybridDepthEncoder, pretrained: bool) -> None:
+    def leave(self, role: str, encoder: HybridDepthEncoder, pretrained: bool, network: nn.Module) -> None:
         """Let an encoder wait for the other network, in the place of one that was never taken.
 
         Args:
             role: of the network that is to take it.
             encoder: to be taken.
             pretrained: what it was built with.
+            network: which leaves it.
         """
-        self._waiting = role, encoder, pretrained
+        self._waiting.clear()
+        self._waiting[network] = role, encoder, pretrained
+
+    def look(self, role: str) -> HybridDepthEncoder | None:
+        """Return the encoder that waits for the network of a role, and let it wait on; None if none does."""
+        return next((encoder for waited_for, encoder, _ in self._waiting.values() if waited_for == role), None)
 
     def take(self, role: str, pretrained: bool | None = None) -> HybridDepthEncoder | None:
         """Return the encoder that waits for the network of a role; None if none does.
@@ -112,14 +122,15 @@ class Handover:
         Raises:
             AdapterError: it was built with another ``pretrained``.
         """
-        if self._waiting is None or self._waiting[0] != role:
+        encoder = self.look(role)
+        if encoder is None:
             return None
-        _, encoder, built_with = self._waiting
+        built_with = next(iter(self._waiting.values()))[2]
         if pretrained is not None and pretrained != built_with:
             raise AdapterError(
                 f"the {role} encoder is to be built with pretrained={pretrained}, and the network that shares it was "
                 f"built with pretrained={built_with}: ask for the same in both. Between two programs in one process, "
                 "call undo() and patch() again."
             )
-        self._waiting = None
+        self._waiting.clear()
         return encoder

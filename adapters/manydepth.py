@@ -114,14 +114,15 @@ class ManyDepthBuilder:
         """Build the matching encoder, with the depth bins of the call."""
         pretrained = bool(call["pretrained"])
         encoder = student_source(self.settings.encoder).build(pretrained)
+        matching = HybridMatchingEncoder(encoder, match=self.settings.match, **{name: call[name] for name in BINS})
+        student = MatchingEncoder(matching, self._neck(encoder))
         if self.settings.share_frozen and self.settings.teacher == "hybrid":
             teacher = self._handover.take("student")
             if teacher is None:
-                self._handover.leave("teacher", encoder, pretrained)
+                self._handover.leave("teacher", encoder, pretrained, student)
             else:
                 share_frozen(encoder, teacher)
-        matching = HybridMatchingEncoder(encoder, match=self.settings.match, **{name: call[name] for name in BINS})
-        return MatchingEncoder(matching, self._neck(encoder))
+        return student
 
     def build_teacher(self, call: Call) -> nn.Module:
         """Build the teacher for one image, where it is ours; the rest is the repository's."""
@@ -132,13 +133,14 @@ class ManyDepthBuilder:
         encoder = source.build(pretrained)
         if encoder is source.origin:
             encoder = copy.deepcopy(encoder)  # the student has the encoder itself
+        teacher = DepthEncoder(encoder, self._neck(encoder))
         if self.settings.share_frozen:
             student = self._handover.take("teacher")
             if student is None:
-                self._handover.leave("student", encoder, pretrained)
+                self._handover.leave("student", encoder, pretrained, teacher)
             else:
                 share_frozen(student, encoder)
-        return DepthEncoder(encoder, self._neck(encoder))
+        return teacher
 
     def build_decoder(self, call: Call) -> nn.Module:
         """Build the DPT decoder on our features; a pyramid, ours or the repository's, goes to its own decoder."""
@@ -162,6 +164,8 @@ def student_source(source: EncoderSource) -> EncoderSource:
 def share_frozen(student: HybridDepthEncoder, teacher: HybridDepthEncoder) -> int:
     """Let the teacher hold the student's parameters where neither is to train them.
 
+    These are what the configuration or ``set_trainable`` froze, and what is frozen by hand now.
+
     Args:
         student: keeps its parameters.
         teacher: of the same layout where it is to share.
@@ -173,6 +177,7 @@ def share_frozen(student: HybridDepthEncoder, teacher: HybridDepthEncoder) -> in
         ConfigError: nothing is frozen in both.
     """
     frozen = {id(parameter) for model in (student, teacher) for parameter in model.frozen_parameters()}
+    frozen |= {id(x) for model in (student, teacher) for x in model.parameters() if not x.requires_grad}
     held = {name: parameter for name, parameter in student.named_parameters() if id(parameter) in frozen}
     shared = 0
     for path, module in teacher.named_modules():

@@ -118,8 +118,8 @@ class Monodepth2Builder:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._handover = Handover()  # between depth encoder and pose encoder
-        self._leading: weakref.ref[HybridDepthEncoder] | None = None  # where the depth encoder is built first
+        self._handover = Handover()  # from a pose encoder that is built first to the depth encoder
+        self._leading: weakref.ref[HybridDepthEncoder] | None = None  # of a depth encoder that is built first
         self._num_prompts: int | None = None  # of the depth encoder that was built last
         self._trainers = extend_compute_losses(settings.language_loss)
 
@@ -180,12 +180,15 @@ class Monodepth2Builder:
                 f"the pose encoder is asked to read {num_frames} images; pose='class_token' reads two: "
                 "train with --pose_model_input pairs."
             )
-        # A further pose encoder of a training shares the encoder, too, as long as its depth encoder is alive.
-        encoder = self._handover.take("pose") or (self._leading and self._leading())
-        if encoder is None:  # it comes first; or alone, for evaluation, and gets the weights of its own file
-            encoder = self.settings.encoder.build(pretrained is not False)
-            self._handover.leave("depth", encoder, pretrained is not False)
-        return PoseEncoder(encoder)
+        # Further pose encoders of a training share its encoder, too.
+        encoder = (self._leading and self._leading()) or self._handover.look("depth")
+        if encoder is not None:
+            return PoseEncoder(encoder)
+        # It comes first; or alone, for evaluation, and gets the weights of its own file.
+        encoder = self.settings.encoder.build(pretrained is not False)
+        network = PoseEncoder(encoder)
+        self._handover.leave("depth", encoder, pretrained is not False, network)
+        return network
 
     def _depth_encoder(self, pretrained: bool | None) -> HybridDepthEncoder:
         """Return the pose encoder's, where that came first, or else a new one.
@@ -197,9 +200,7 @@ class Monodepth2Builder:
         encoder = self._handover.take("depth", None if source.brings_weights else pretrained)
         if encoder is None:
             encoder = source.build(pretrained is not False)
-            if self.settings.pose == "class_token":
-                self._leading = weakref.ref(encoder)
-                self._handover.leave("pose", encoder, pretrained is not False)
+            self._leading = weakref.ref(encoder)
         return encoder
 
     # -- decoders ----------------------------------------------------------------------------------------

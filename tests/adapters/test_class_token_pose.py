@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -88,6 +89,33 @@ def test_every_pose_encoder_of_a_training_shares_its_tower(repo: Repo) -> None:
     assert networks.ResnetEncoder(18, False, 2).spatial is pose.spatial is depth.encoder.spatial
 
 
+def test_pose_encoders_that_are_built_before_the_depth_encoder_share_its_tower(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks = repo.load("networks")
+    first, second = networks.ResnetEncoder(18, False, 2), networks.ResnetEncoder(18, False, 2)
+    assert first.spatial is second.spatial is networks.ResnetEncoder(18, False).encoder.spatial
+
+
+def test_a_training_after_an_evaluation_of_pose_has_its_own_tower(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks = repo.load("networks")
+    evaluated = networks.ResnetEncoder(18, False, 2)
+    tower = evaluated.spatial  # with weights of its own file by now
+    del evaluated
+    gc.collect()
+    depth, pose = _shared(networks, "depth")
+    assert pose.spatial is depth.encoder.spatial is not tower
+
+
+def test_an_encoder_is_not_kept_longer_than_its_networks(repo: Repo) -> None:
+    monodepth2.patch("tiny", pose="class_token")
+    networks = repo.load("networks")
+    encoder = weakref.ref(networks.ResnetEncoder(18, False).encoder)
+    pose_encoder = weakref.ref(networks.ResnetEncoder(18, False, 2).spatial)
+    gc.collect()
+    assert encoder() is None and pose_encoder() is None
+
+
 def test_an_encoder_that_no_pose_encoder_took_is_not_kept_for_the_next_depth_encoder(repo: Repo) -> None:
     monodepth2.patch("tiny", pose="class_token")
     networks = repo.load("networks")
@@ -106,9 +134,10 @@ def test_the_prompts_of_a_depth_encoder_that_comes_second_are_counted(repo: Repo
 def test_a_shared_encoder_cannot_start_in_two_ways(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = repo.load("networks")
     with monodepth2.patch("tiny", pose="class_token"):
-        networks.ResnetEncoder(18, False, 2)
+        pose_encoder = networks.ResnetEncoder(18, False, 2)
         with pytest.raises(AdapterError, match=r"pretrained=True, and .* with pretrained=False: ask for the same"):
             networks.ResnetEncoder(18, True)
+        assert networks.ResnetEncoder(18, False).encoder.spatial is pose_encoder.spatial
     HybridDepthEncoder("tiny", pretrained=False).save_pretrained(tmp_path / "weights")
     with monodepth2.patch(tmp_path / "weights", pose="class_token"):  # its weights come from the folder anyway
         pose_encoder = networks.ResnetEncoder(18, False, 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import gc
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -196,20 +198,46 @@ def test_nothing_to_share_is_said(config: HybridEncoderConfig) -> None:
         manydepth.share_frozen(student, teacher)
 
 
+def test_what_was_frozen_by_hand_is_held_once_too() -> None:
+    student = HybridDepthEncoder(TINY, pretrained=False)
+    assert student.spatial is not None
+    student.spatial.requires_grad_(False)
+    teacher = copy.deepcopy(student)
+    num_shared = manydepth.share_frozen(student, teacher)
+    assert num_shared == sum(parameter.numel() for parameter in student.spatial.parameters())
+    held = dict(student.named_parameters())
+    for name, parameter in teacher.named_parameters():
+        assert (parameter is held[name]) is name.startswith("spatial."), name
+
+
 def test_student_and_teacher_share_whichever_is_built_first(module: ModuleType) -> None:
     with manydepth.patch(FROZEN, share_frozen=True):
         networks = module.networks
-        teachers, students = [], []
+        built: dict[str, list[Any]] = {"teacher": [], "student": []}
         for first in ("teacher", "student", "teacher"):  # three trainings in one process
             for role in (first, "student" if first == "teacher" else "teacher"):
                 if role == "teacher":
-                    teachers.append(networks.ResnetEncoder(18, False).encoder)
+                    built[role].append(networks.ResnetEncoder(18, False))
                 else:
-                    matching = networks.ResnetEncoderMatching(18, False, 64, 96, num_depth_bins=8).matching
-                    students.append(matching.encoder)
-    held = [model.spatial.blocks[0].attn.qkv.weight for model in students]
-    assert all(model.spatial.blocks[0].attn.qkv.weight is own for model, own in zip(teachers, held, strict=True))
+                    built[role].append(networks.ResnetEncoderMatching(18, False, 64, 96, num_depth_bins=8))
+    held = [network.matching.encoder.spatial.blocks[0].attn.qkv.weight for network in built["student"]]
+    shared = [network.encoder.spatial.blocks[0].attn.qkv.weight for network in built["teacher"]]
+    assert all(weight is own for weight, own in zip(shared, held, strict=True))
     assert len({id(weight) for weight in held}) == 3, "no training shares with another"
+
+
+def test_a_student_that_is_gone_shares_nothing(module: ModuleType) -> None:
+    with manydepth.patch(FROZEN, share_frozen=True):
+        networks = module.networks
+        evaluated = networks.ResnetEncoderMatching(18, False, 64, 96, num_depth_bins=8)
+        weight = evaluated.matching.encoder.spatial.blocks[0].attn.qkv.weight
+        del evaluated
+        gc.collect()
+        teacher = networks.ResnetEncoder(18, False)
+        assert teacher.encoder.spatial.blocks[0].attn.qkv.weight is not weight
+        student = networks.ResnetEncoderMatching(18, False, 64, 96, num_depth_bins=8)
+    one, other = (model.spatial.blocks[0].attn.qkv.weight for model in (student.matching.encoder, teacher.encoder))
+    assert one is other and one is not weight
 
 
 def test_each_pass_has_the_range_of_depth_bins_that_the_trainer_keeps(module: ModuleType) -> None:
