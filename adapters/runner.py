@@ -66,12 +66,15 @@ def _enter_module(command: Sequence[str]) -> tuple[Path, str]:
         raise InputError("-m names no module; give -m package.module and its arguments.")
     sys.path.insert(0, os.getcwd())
     name = command[1]
+    spec = None
     try:
-        spec = importlib.util.find_spec(name)
+        if not name.startswith("."):
+            spec = importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{name}.__main__")
-    except ModuleNotFoundError:
-        spec = None
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name != name and not name.startswith(f"{error.name}."):
+            raise  # the package is there, and something that it needs is missing
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise InputError(f"there is no module {name!r}; run this in the folder that holds its package.")
     return Path(spec.origin), spec.parent or ""

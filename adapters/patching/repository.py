@@ -61,6 +61,8 @@ def find_repository(networks: str | ModuleType) -> Repository:
 
 def _find_file(name: str) -> str | None:
     """Return where a module that is not imported yet would come from."""
+    if not name or name.startswith("."):
+        raise AdapterError(f"{name!r} is not the full name of a package; name it as in an import, with networks=.")
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:

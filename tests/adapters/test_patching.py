@@ -171,6 +171,9 @@ def test_a_repository_that_lacks_something_is_refused_unchanged(repo: Repo, mess
 
 
 def test_no_networks_module_is_refused(repo: Repo) -> None:
+    for name in ("", ".networks"):
+        with pytest.raises(AdapterError, match="is not the full name of a package"):
+            monodepth2.patch("tiny", networks=name)
     with pytest.raises(AdapterError, match=r"no module 'elsewhere\.networks'.*networks="):
         monodepth2.patch("tiny", networks="elsewhere.networks")
     with pytest.raises(AdapterError, match="has no file"):

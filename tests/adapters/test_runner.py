@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hybrid_encoder.adapters import monodepth2
+from hybrid_encoder.adapters.runner import run_script
+
 from helpers.toy_repository import FILES
 
 TRAIN = """
@@ -57,6 +60,17 @@ def test_a_module_with_poses_from_class_tokens(checkout: Path) -> None:
     assert "encoder DepthEncoder pose PoseEncoder" in out
 
 
+def test_a_package_whose_own_import_fails_is_not_called_missing(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "broken_package").mkdir()
+    (checkout / "broken_package" / "__init__.py").write_text("import no_such_dependency")
+    monkeypatch.chdir(checkout)
+    monkeypatch.syspath_prepend(str(checkout))
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        run_script(["-m", "broken_package.train"], monodepth2.patch)
+
+
 def test_print_shows_and_does_not_run(checkout: Path) -> None:
     code, out, err = _run(checkout, "--encoder", "tiny", "--print", "--", "code/train.py")
     assert code == 0, err
@@ -71,6 +85,7 @@ def test_bad_input_is_one_sentence(checkout: Path) -> None:
         (("--", "gone.py"), "gone.py is not a script"),
         (("--", "-m", "gone.module"), "there is no module 'gone.module'"),
         (("--", "-m"), "-m names no module"),
+        (("--", "-m", ".."), "there is no module '..'"),
         (("--", "alone.py"), "there is no module 'networks'"),
         (("--encoder", "huge", "--", "code/train.py"), "encoder is 'huge'"),
         (("--networks", "nets", "--", "code/train.py"), "there is no module 'nets'"),

@@ -165,3 +165,6 @@ def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], tm
     ]
     for number, (arguments, says) in enumerate(cases):
         refused(says, *arguments, "--output", tmp_path / f"out{number}")
+    (tmp_path / "file").write_text("not a folder")
+    refused("file cannot be made", "train-coarse", *SYNTHETIC, "--output", tmp_path / "file")
+    refused("cannot be made", "train-fine", *SYNTHETIC, "--output", tmp_path / "file" / "run")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hybrid_encoder.cli import _training as shared
-from hybrid_encoder.cli.options import OnCpu
+from hybrid_encoder.cli.options import OnCpu, make_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,6 +78,7 @@ def train_coarse_command(
         "drives": drives if data == shared.SYNTHETIC else None,
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
+    make_folder(output)
     weights = train_coarse(model, items, output, chosen, described=described, resume=resume, console=console, **loop)
     shared.print_result(console, weights, output)
 

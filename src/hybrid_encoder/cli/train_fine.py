@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid_encoder.cli import _training as shared
-from hybrid_encoder.cli.options import OnCpu
+from hybrid_encoder.cli.options import OnCpu, make_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +97,7 @@ def train_fine_command(
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     options = {"described": described, "resume": resume, "console": console, **loop}
+    make_folder(output)
     weights = train_fine(model, items, output, chosen, language_loss, **options)
     shared.print_result(console, weights, output)
 
