@@ -151,11 +151,11 @@ class EncoderHolder(HybridModel):
             parts: by name, as in :meth:`part_parameters`; values are those of ``HybridDepthEncoder.set_trainable``.
 
         Raises:
-            ConfigError: a part that does not exist.
+            TypeError: a part that does not exist.
         """
         known = list(self.part_parameters())
         if unknown := sorted(set(parts) - set(known)):
-            raise ConfigError(f"there is no part {unknown[0]!r}; the parts are {', '.join(known)}.")
+            raise TypeError(f"set_trainable() got the unknown part {unknown[0]!r}; the parts are {', '.join(known)}.")
         own = parts.pop(self.own_part, None)
         if own is not None:
             self._own_trains = bool(own)

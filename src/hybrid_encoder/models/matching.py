@@ -311,7 +311,13 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
         min_depth_bin: float | None = None,
         max_depth_bin: float | None = None,
     ) -> DepthPrediction:
-        """Predict in evaluation mode, at the size of the images; arguments are those of the encoder's ``forward``."""
+        """Predict in evaluation mode, at the size of the images.
+
+        Arguments are those of the encoder's ``forward``, on any device.
+        """
+        parameter = next(self.parameters())
+        current_image, lookup_images = (x.to(parameter.device, parameter.dtype) for x in (current_image, lookup_images))
+        poses, K, inv_K = (x.to(parameter.device) for x in (poses, K, inv_K))
         was_training = self.training
         self.eval()
         try:
