@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hybrid_encoder import ConfigError
+from hybrid_encoder.training.batches import SeededBatches
 from hybrid_encoder.training.checkpointing import newest_checkpoint
 from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, train
 
@@ -79,6 +82,22 @@ def test_a_resumed_run_takes_the_same_steps(tmp_path: Path, workers: int, stop: 
     second = _run(tmp_path / "parts", 17, workers=workers, resume=True)
     assert first + second == whole
     assert len(set(whole)) == 17
+
+
+def test_a_complete_epoch_is_not_read_again() -> None:
+    """A run that is resumed at the end of an epoch; older releases of accelerate yield None from an empty loader."""
+    batches = SeededBatches(Numbers(), 4, seed=3)
+    read: list[tuple[int, int]] = []
+
+    class Loader:
+        def __iter__(self) -> Iterator[int]:
+            read.append((batches.sampler.epoch, len(batches.sampler)))
+            return iter(range(len(batches.sampler) // 4))
+
+    batches.loader = Loader()
+    batches.progress.epoch, batches.progress.batch = 2, 5
+    assert list(islice(batches, 6)) == [0, 1, 2, 3, 4, 0]
+    assert read == [(3, 22), (4, 22)]
 
 
 def test_items_do_not_depend_on_workers_or_the_model(tmp_path: Path) -> None:

@@ -133,9 +133,11 @@ class SeededBatches:
     def __iter__(self) -> Iterator[Any]:
         progress = self.progress
         while True:
-            self.dataset.epoch = self.sampler.epoch = progress.epoch
-            self.sampler.start = progress.batch * self.items_per_step
-            for batch in self.loader:
-                progress.batch += 1
-                yield batch
+            # A run may be resumed at the end of an epoch; accelerate before 1.10 yields None from an empty loader.
+            if progress.batch < len(self.dataset) // self.items_per_step:
+                self.dataset.epoch = self.sampler.epoch = progress.epoch
+                self.sampler.start = progress.batch * self.items_per_step
+                for batch in self.loader:
+                    progress.batch += 1
+                    yield batch
             progress.epoch, progress.batch = progress.epoch + 1, 0
