@@ -1,4 +1,4 @@
-"""Every code block of the README and the docs, and every example, runs.
+"""Every code block of the README and the docs runs, and so does the quickstart.
 
 All of it runs inside the test process: importing torch and the model libraries anew for each command would take longer
 than the commands do. What is executed is the text of the page, but for the numbers in ``SMALLER``.
@@ -86,8 +86,9 @@ def hybrid_encoder_program(
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("page", CODE_PAGES, ids=lambda page: page.name)
 def test_code_blocks_run(page: Path, hybrid_encoder_program: Callable[[list[str]], None]) -> None:
-    # The blocks of a page are one program, in their order.
-    exec(compile("\n".join(_blocks(page, "python")), str(page), "exec"), {"__name__": "__main__"})
+    # The blocks of a page are one program, in their order; it does not share this file's `from __future__` imports.
+    program = compile("\n".join(_blocks(page, "python")), str(page), "exec", dont_inherit=True)
+    exec(program, {"__name__": "__main__"})
     for block in _blocks(page, "bash"):
         for line in block.splitlines():
             words = shlex.split(line, comments=True)

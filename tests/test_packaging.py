@@ -59,6 +59,7 @@ USE = """
         "adapters": adapters.__file__,
         "bare adapters": bare and bare.origin,
         "version": [hybrid_encoder.__version__, importlib.metadata.version("hybrid-encoder")],
+        "room": hybrid_encoder.losses.CoarsePatchLoss.__module__,
         "replaced": handle.replaced,
         "encoder": type(encoder).__module__,
         "pose encoder": type(networks.ResnetEncoder(18, False, num_input_images=2)).__module__,
@@ -203,6 +204,7 @@ def _check_use(installation: Installation, folder: Path) -> None:
     assert Path(found["adapters"]).parent == installation.adapters
     assert found["bare adapters"] is None or Path(found["bare adapters"]).parent != installation.adapters
     assert len(set(found["version"])) == 1
+    assert found["room"] == "hybrid_encoder.losses.coarse"
     assert {"networks.ResnetEncoder", "networks.DepthDecoder"} <= set(found["replaced"])
     assert found["encoder"] == "hybrid_encoder.adapters.networks"
     assert found["pose encoder"] == "networks"

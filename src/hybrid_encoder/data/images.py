@@ -79,7 +79,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
 
 def colorize(values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma") -> Pixels:
-    """Show a map (H, W) in colours, uint8, (H, W, 3); with the default colours, high values are bright.
+    """Convert a map (H, W) to colours, uint8, (H, W, 3); with the default colours, high values are bright.
 
     Args:
         values: finite numbers.

@@ -33,7 +33,7 @@ def onnx_difference(model: HybridDepthModel, path: str | Path, images: Tensor) -
 
 
 def program_difference(model: HybridDepthModel, path: str | Path, images: Tensor) -> tuple[float, float]:
-    """Return the same for a ``.pt2`` file; arguments as for ``onnx_difference``."""
+    """Return the largest and the mean difference for a ``.pt2`` file; arguments as for ``onnx_difference``."""
     with torch.no_grad(), quiet_exporters():
         disparity: Tensor = torch.export.load(path).module()(images.float().cpu())
     return _difference(model, images, disparity)

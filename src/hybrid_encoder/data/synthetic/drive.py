@@ -149,7 +149,7 @@ class SyntheticDrive:
         """Return camera to world of one frame, (4, 4), float64.
 
         Raises:
-            IndexError: the drive is shorter.
+            IndexError: the drive has no such frame.
         """
         if not -self.num_frames <= index < self.num_frames:
             raise IndexError(f"frame is {index}; this drive has {self.num_frames}: raise num_frames.")
@@ -182,7 +182,7 @@ def render_drives(
     A ``SyntheticDrive`` renders a frame anew whenever it is read; training reads each frame many times.
 
     Args:
-        seeds: as of ``SyntheticDrive``, one for each drive.
+        seeds: one for each drive, as in ``SyntheticDrive``.
         num_frames: length of each drive.
         size: (H, W) of the images, 32 pixels at least.
         progress: wraps the seeds and shows how many are done, such as

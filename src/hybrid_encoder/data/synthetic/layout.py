@@ -188,7 +188,7 @@ class Boxes:
         return distance
 
     def add_car(self, s: float, z: float) -> None:
-        """Add a car with its middle there: wheels, body and cabin."""
+        """Add a car with its middle at (s, z): wheels, body and cabin."""
         paint, gap = self.draws.colour(0.15, 0.8, 0.2), self.draws.colour(0.05, 0.15, 0.02)
         length = self.draws.between(3.7, 4.7)
         self.add(s, z, (1.6, 0.28, length - 0.5), 0, *TYRES, (0.9, 0.5, 9, 1, 0.2))

@@ -42,9 +42,8 @@ def cast_rays(street: Street, pose: Array, K: Array, rays: Array) -> tuple[Array
     corners = np.stack([np.where([k & 1, k & 2, k & 4], street.high, street.low) - origin for k in range(8)])
     x, y, z = (sum(corners[..., k] * pose[k, j] for k in range(3)) for j in range(3))
     safe = np.maximum(z, NEAR)
-    crosses = (
-        z.min(0) < NEAR
-    )  # partly behind the camera: its corners do not bound it in the image, so all rays are tested
+    # The corners of a box that is partly behind the camera do not bound it in the image: all rays are tested.
+    crosses = z.min(0) < NEAR
     u, v = K[0, 0] * x / safe + K[0, 2], K[1, 1] * y / safe + K[1, 2]
     left, right = (np.where(crosses, whole, edge) for whole, edge in ((0, u.min(0)), (width, u.max(0) + 1)))
     top, bottom = (np.where(crosses, whole, edge) for whole, edge in ((0, v.min(0)), (height, v.max(0) + 1)))

@@ -39,8 +39,8 @@ class Street:
 def wave(z: Any, amplitude: float, length: float, phase: float) -> tuple[Any, Any]:
     """Return a smooth periodic curve at z, and its slope.
 
-    The curve is made of parabolas, as sines differ between maths libraries, and frames are to be the same bytes
-    everywhere.
+    The curve is made of parabolas: sines differ between maths libraries, and frames must be the same bytes on every
+    machine.
 
     Args:
         z: numbers or arrays, in metres.
