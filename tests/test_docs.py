@@ -105,6 +105,15 @@ def test_smaller_numbers_take_the_place_of_those_on_a_page() -> None:
     assert _smaller(["info", "tiny"]) == ["info", "tiny"]
 
 
+def test_the_program_also_runs_as_a_module(tmp_path: Path) -> None:
+    """As ``accelerate launch -m hybrid_encoder`` on the page about training needs it, in a process of its own."""
+    command = [sys.executable, "-m", "hybrid_encoder"]
+    done = subprocess.run([*command, "info", "tiny"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "HybridDepthModel" in done.stdout, done.stderr[-2000:]
+    done = subprocess.run([*command, "info", "absent"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.startswith("error: absent is neither a file"), done.stderr[-2000:]
+
+
 def test_the_readme_shows_both_commands_and_the_monodepth2_lines_early() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:45])
     for part in ("pip install hybrid-encoder", "make demo", "make test", "+adapters.monodepth2.patch()"):
