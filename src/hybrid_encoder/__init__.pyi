@@ -1,6 +1,9 @@
 from . import (
     adapters,
+    caching,
     checkpoints,
+    cli,
+    compiling,
     config,
     data,
     deploy,
@@ -10,9 +13,12 @@ from . import (
     language,
     losses,
     models,
+    quiet,
+    similarity,
     testing,
     towers,
     training,
+    writing,
 )
 from .config import (
     DecoderConfig,
@@ -62,7 +68,10 @@ __all__ = [
     "SpatialConfig",
     "__version__",
     "adapters",
+    "caching",
     "checkpoints",
+    "cli",
+    "compiling",
     "config",
     "data",
     "deploy",
@@ -72,9 +81,12 @@ __all__ = [
     "language",
     "losses",
     "models",
+    "quiet",
+    "similarity",
     "testing",
     "towers",
     "training",
+    "writing",
 ]
 
 __version__: str
