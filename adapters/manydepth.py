@@ -117,10 +117,8 @@ class ManyDepthBuilder:
         matching = HybridMatchingEncoder(encoder, match=self.settings.match, **{name: call[name] for name in BINS})
         student = MatchingEncoder(matching, self._neck(encoder))
         if self.settings.share_frozen and self.settings.teacher == "hybrid":
-            teacher = self._handover.take("student")
-            if teacher is None:
-                self._handover.leave("teacher", encoder, pretrained, student)
-            else:
+            teacher = self._meet("student", "teacher", encoder, pretrained, student)
+            if teacher is not None:
                 share_frozen(encoder, teacher)
         return student
 
@@ -135,12 +133,19 @@ class ManyDepthBuilder:
             encoder = copy.deepcopy(encoder)  # the student has the encoder itself
         teacher = DepthEncoder(encoder, self._neck(encoder))
         if self.settings.share_frozen:
-            student = self._handover.take("teacher")
-            if student is None:
-                self._handover.leave("student", encoder, pretrained, teacher)
-            else:
+            student = self._meet("teacher", "student", encoder, pretrained, teacher)
+            if student is not None:
                 share_frozen(student, encoder)
         return teacher
+
+    def _meet(
+        self, role: str, other: str, encoder: HybridDepthEncoder, pretrained: bool, network: nn.Module
+    ) -> HybridDepthEncoder | None:
+        """Return the other role's encoder if that was built before; else leave this one for it."""
+        found = self._handover.take(role)
+        if found is None:
+            self._handover.leave(other, encoder, pretrained, network)
+        return found
 
     def build_decoder(self, call: Call) -> nn.Module:
         """Build the DPT decoder on our features; a pyramid, ours or the repository's, goes to its own decoder."""

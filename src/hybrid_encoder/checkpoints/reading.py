@@ -23,8 +23,6 @@ from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, find_
 from hybrid_encoder.config import (
     MODEL_CONFIGS,
     DepthScale,
-    HybridEncoderConfig,
-    find_encoder_config,
     migrate,
 )
 from hybrid_encoder.config.serialization import Serializable
@@ -65,11 +63,6 @@ class Checkpoint:
     def holds(self) -> str:
         """The name of the model class that the checkpoint is of."""
         return next(name for name, kind in MODEL_CONFIGS.items() if type(self.config) is kind)
-
-    @property
-    def encoder_config(self) -> HybridEncoderConfig:
-        """The configuration of the hybrid encoder inside."""
-        return find_encoder_config(self.config)
 
     def part(self, kind: type[C_]) -> tuple[C_, str]:
         """Return the configuration of this kind, and what the names of its tensors begin with.

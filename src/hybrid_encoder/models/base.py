@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -159,7 +160,8 @@ class EncoderHolder(HybridModel):
         own = parts.pop(self.own_part, None)
         if own is not None:
             self._own_trains = bool(own)
-            set_requires_grad(self.own_parameters(), self._own_trains)
+            for parameter in self.own_parameters():
+                parameter.requires_grad_(self._own_trains)
         self.encoder.set_trainable(**parts)
         self.train(self.training)
 
@@ -184,7 +186,12 @@ class EncoderHolder(HybridModel):
         return size
 
 
-def set_requires_grad(parameters: Iterable[nn.Parameter], trains: bool) -> None:
-    """Freeze or release parameters."""
-    for parameter in parameters:
-        parameter.requires_grad_(trains)
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and back into the mode that it was in."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

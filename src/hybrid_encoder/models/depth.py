@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hybrid_encoder.config import HybridDepthConfig
 from hybrid_encoder.geometry.camera import disparity_to_depth
 from hybrid_encoder.language.depth_words import bin_centers, language_depth
-from hybrid_encoder.models.base import EncoderHolder
+from hybrid_encoder.models.base import EncoderHolder, evaluation_mode
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.encoder import HybridDepthEncoder, check_images
 
@@ -130,12 +130,8 @@ class HybridDepthModel(DepthModel):
         batch = batch.to(parameter.device, parameter.dtype)
         if size is not None and size != own:
             batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             disparity = self(batch).float()
-        finally:
-            self.train(was_training)
         if disparity.shape[-2:] != own:
             disparity = F.interpolate(disparity, own, mode="bilinear", align_corners=False)
         return self._prediction(disparity[0] if images.ndim == 3 else disparity)

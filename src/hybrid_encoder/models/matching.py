@@ -20,6 +20,7 @@ from hybrid_encoder.geometry.plane_sweep import (
     sweep,
 )
 from hybrid_encoder.models._depth_bins import DepthBinsLoader
+from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.depth import DepthModel, DepthPrediction
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
@@ -318,10 +319,6 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
         parameter = next(self.parameters())
         current_image, lookup_images = (x.to(parameter.device, parameter.dtype) for x in (current_image, lookup_images))
         poses, K, inv_K = (x.to(parameter.device) for x in (poses, K, inv_K))
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             disparity = self(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin).float()
-        finally:
-            self.train(was_training)
         return self._prediction(disparity)

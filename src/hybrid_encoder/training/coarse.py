@@ -18,6 +18,7 @@ from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, HybridEn
 from hybrid_encoder.data.ordered import PatchBatch, collate
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses.coarse import CoarseLoss, CoarsePatchLoss, Sampling, patch_order_accuracy
+from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import is_main_process, share_of
@@ -80,16 +81,12 @@ def order_accuracy(stage: CoarseStage, batches: Iterable[PatchBatch]) -> float:
     Returns:
         A share of all pairs, in [0, 1]; one half by chance, NaN without a lane.
     """
-    was_training = stage.training
-    stage.eval()
     device = next(stage.parameters()).device
-    try:
+    with evaluation_mode(stage):
         logits = [
             stage.compare(PatchBatch(b.images.to(device), b.points.to(device), b.index.to(device))).logits.cpu()
             for b in batches
         ]
-    finally:
-        stage.train(was_training)
     return patch_order_accuracy(torch.cat(logits))
 
 
