@@ -62,6 +62,36 @@ def collate(items: Sequence[OrderedPatches]) -> PatchBatch:
     )
 
 
+def check_teaches(items: Dataset[OrderedPatches], sample: int = 32) -> None:
+    """Check, before the first step, that at least one item has points; torch's generator is left as it is.
+
+    Items are read until one has points: first a sample, spread evenly over all of them, then the others.
+
+    Args:
+        items: of any data set with a length.
+        sample: how many items are looked at first.
+
+    Raises:
+        InputError: there are no items, none has points, or one that was looked at cannot be read.
+    """
+    count = len(items)  # type: ignore[arg-type]
+    if not count:
+        raise InputError("there are no images to train on; give data with at least one.")
+    first = dict.fromkeys(index * count // sample for index in range(sample))
+    name = ""
+    with torch.random.fork_rng(devices=[]):
+        for index in dict.fromkeys([*first, *range(count)]):
+            item = items[index]
+            if len(item.points):
+                return
+            name = name or item.name
+    raise InputError(
+        f"none of {count} images, such as {name}, has points in the order of their depth, so nothing can be learned; "
+        "check its labels or depth maps: are depths positive and finite, with far and near in one map, and do lanes "
+        "lie inside the image?"
+    )
+
+
 def ordered_points_from_depth(
     depth: Tensor, points: int = 7, lanes: int = 4, ratio: float = 1.1, generator: torch.Generator | None = None
 ) -> Tensor:
