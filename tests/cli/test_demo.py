@@ -23,6 +23,6 @@ def test_a_short_demo_writes_an_image_and_weights(run: Callable[..., tuple[int, 
 
 def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], tmp_path: Path) -> None:
     refused("is not a folder", "demo", "--output", tmp_path / "no" / "demo.png")
-    refused("is a folder; give --output the path of a file", "demo", "--output", tmp_path)
+    refused("is a folder; give the path of a file", "demo", "--output", tmp_path)
     refused("--fine-steps", "demo", "--fine-steps", 0)
     refused("--drives", "demo", "--drives", 1)

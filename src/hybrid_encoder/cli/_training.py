@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
-from rich.console import Console
 
-from hybrid_encoder.cli.options import parse_size
+from hybrid_encoder.cli.options import check_finite, parse_size
+from hybrid_encoder.cli.terminal import PlainConsole
 from hybrid_encoder.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hybrid_encoder.data.synthetic.drive import SyntheticFrame
     from hybrid_encoder.training.recipes import StageRecipe
 
@@ -22,6 +24,7 @@ SYNTHETIC = "synthetic"
 NUM_FRAMES = 5  # of a synthetic drive
 SEEDS_PER_RUN = 10_000  # runs with different seeds render different drives
 NUM_SEEDS = 2**32  # numpy takes no larger seed
+MAX_WORKERS = 256  # each holds a copy of the data set's memory
 NUM_RENDERED_SEEDS = 100_000  # those of synthetic drives, each with drives of its own
 
 RecipeName = Literal["published", "small"]
@@ -38,8 +41,10 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Items in a step, for
 LearningRate = Annotated[float | None, typer.Option(help="Learning rate, instead of the recipe's.")]
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the images, instead of the recipe's.")]
 Pretrained = Annotated[bool, typer.Option(help="Start a preset from the public CLIP and DINO weights.")]
-Drives = Annotated[int, typer.Option(min=1, help="Number of drives to render for 'synthetic'.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that load data; 0 loads in the training process.")]
+Drives = Annotated[int, typer.Option(min=1, max=SEEDS_PER_RUN, help="Number of drives to render for 'synthetic'.")]
+Workers = Annotated[
+    int, typer.Option(min=0, max=MAX_WORKERS, help="Processes that load data; 0 loads in the training process.")
+]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the forward pass.")]
 Seed = Annotated[
@@ -60,7 +65,7 @@ def console_of_run(cpu: bool) -> Console:
     """Return the console of a training run: of several processes, only one prints."""
     from hybrid_encoder.training.parallel import process_state
 
-    return Console(quiet=not process_state(cpu).is_main_process)
+    return PlainConsole(quiet=not process_state(cpu).is_main_process)
 
 
 def fitting_recipe(encoder: str) -> RecipeName:
@@ -77,6 +82,7 @@ def fitting_recipe(encoder: str) -> RecipeName:
 
 def change_recipe(recipe: R, *, epochs: int | None, steps: int | None, size: str | None, **changes: Any) -> R:
     """Return the recipe with what was given in place of its own settings; epochs without steps decide the length."""
+    check_finite("--lr", changes.get("lr"))
     if epochs and not steps:
         steps = 0
     changes |= {"epochs": epochs, "steps": steps, "size": None if size is None else parse_size(size)}
@@ -99,6 +105,6 @@ def render_training_drives(
 def print_result(console: Console, weights: Path | None, output: Path) -> None:
     """Say where the weights are, or how to continue a run that was stopped."""
     if weights is None:
-        console.print(f"stopped; run the same command with --resume to continue from {output}", highlight=False)
+        console.print(f"stopped; run the same command with --resume to continue from {output}")
     else:
-        console.print(f"weights -> {weights}", highlight=False)
+        console.print(f"weights -> {weights}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +23,10 @@ def convert_command(
     from hybrid_encoder.checkpoints.reading import read_checkpoint
 
     for name in (CONFIG, WEIGHTS):
-        if (output / name).exists():
+        if os.path.lexists(output / name):  # a broken link is there, too
             raise InputError(f"{output / name} exists already; name another folder.")
     checkpoint = read_checkpoint(source)
     model = getattr(models, checkpoint.holds).from_checkpoint(checkpoint)
     make_folder(output)
     model.save_pretrained(output, notes=notes or f"Converted from a checkpoint of the {checkpoint.layout} layout.")
-    console.print(f"{checkpoint.holds} -> {output}", highlight=False)
+    console.print(f"{checkpoint.holds} -> {output}")

@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
-from hybrid_encoder.cli.options import OnCpu, console
-from hybrid_encoder.errors import InputError
+from hybrid_encoder.cli.options import OnCpu, check_file, console, make_folder
 
 
 def demo_command(
     output: Annotated[Path, typer.Option(help="Image to write, with results on held-out drives.")] = Path("demo.png"),
     coarse_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the coarse stage.")] = 120,
     fine_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the fine stage.")] = 600,
-    drives: Annotated[int, typer.Option(min=2, help="Synthetic drives to train on.")] = 140,
+    drives: Annotated[int, typer.Option(min=2, max=10_000, help="Synthetic drives to train on.")] = 140,
     seed: Annotated[
         int, typer.Option(min=0, max=99, help="Random seed of the weights, the drives and the data order.")
     ] = 0,
@@ -25,10 +24,9 @@ def demo_command(
     """Train the tiny preset on synthetic drives, coarse stage and fine stage, and show what each of them changes."""
     from hybrid_encoder.training.demonstration import run_demo
 
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent} is not a folder; make it first, or give --output another path.")
-    if output.is_dir():
-        raise InputError(f"{output} is a folder; give --output the path of a file, for example {output / 'demo.png'}.")
+    check_file(output, "demo.png")
+    if save is not None:
+        make_folder(save)
     run_demo(
         output,
         coarse_steps=coarse_steps,

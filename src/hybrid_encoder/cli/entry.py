@@ -1,4 +1,4 @@
-"""The ``hybrid-encoder`` program: its commands put together, and how it reports errors.
+"""The ``hybrid-encoder`` program: its commands put together, and how it ends.
 
 The commands import heavy libraries when they run, not when this module is imported, so that help appears at once.
 """
@@ -6,6 +6,7 @@ The commands import heavy libraries when they run, not when this module is impor
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -13,12 +14,16 @@ from hybrid_encoder.cli.convert import convert_command
 from hybrid_encoder.cli.demo import demo_command
 from hybrid_encoder.cli.evaluate import evaluate_command
 from hybrid_encoder.cli.export import export_command
+from hybrid_encoder.cli.failures import sentence_of
 from hybrid_encoder.cli.info import info_command
 from hybrid_encoder.cli.predict import predict_command
 from hybrid_encoder.cli.run import run_command
+from hybrid_encoder.cli.terminal import complain, give_up_streams, prepare_streams
 from hybrid_encoder.cli.train_coarse import train_coarse_command
 from hybrid_encoder.cli.train_fine import train_fine_command
-from hybrid_encoder.errors import HybridEncoderError
+from hybrid_encoder.errors import InputError
+
+WRONG, INTERRUPTED = 2, 130  # exit statuses, as shells have them
 
 app = typer.Typer(
     help="Monocular depth from CLIP and DINO under language guidance.",
@@ -38,9 +43,55 @@ app.command("run")(run_command)
 
 
 def main() -> None:
-    """Run the program; an error of this library becomes one sentence on standard error and exit status 2."""
+    """Run the program.
+
+    Wrong input, and what the system refuses (a full disk, no permission, no memory), become one sentence on standard
+    error and exit status 2. What can only be a bug keeps its traceback.
+    """
+    prepare_streams()
     try:
-        app()
-    except HybridEncoderError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        status = _run(sys.argv[1:])
+        sys.stdout.flush()
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        if sentence:
+            complain(sentence)
+        status = WRONG
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status == INTERRUPTED:
+        complain("interrupted.")
+    give_up_streams()
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name, and return the exit status."""
+    _check_arguments(arguments)
+    try:
+        # Without typer's own ending, which prints what was typed with its control characters.
+        return int(app(args=list(arguments), prog_name="hybrid-encoder", standalone_mode=False) or 0)
+    except typer.Abort:  # what older typers make of Ctrl-C
+        return INTERRUPTED
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse values that no option means: an empty one is a shell variable that was never set.
+
+    What comes after ``--`` is for another program.
+
+    Raises:
+        InputError: an empty value, or one with a zero byte.
+    """
+    for argument in arguments:
+        if argument == "--":
+            return
+        if "\0" in argument:
+            raise InputError(f"the argument {argument!r} holds a zero byte, which no name can have; leave it out.")
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            before = argument or "''"
+            raise InputError(
+                f"the argument {before} of {' '.join(arguments)!r} is empty; give a value, or leave it out."
+            )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hybrid_encoder.cli.options import parse_size
+from hybrid_encoder.cli.options import check_file, console, parse_size
 from hybrid_encoder.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -45,21 +46,20 @@ def export_command(
         raise InputError(f"{output} does not end with .{file_format}, and --format is {file_format}.")
     if int8 and file_format == "pt2":
         raise ConfigError("--int8 is for --format onnx; leave one of the two out.")
+    check_file(output, f"model.{file_format}")
     if file_format == "onnx":  # missing packages are named before the weights are loaded
         check_packages("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
     model = HybridDepthModel.from_pretrained(source)
     # A file that exists under the final name may be a good one: it is replaced only by one that agrees with the model.
-    temporary = output.with_name(f".{output.stem}.partial{output.suffix}")
-    try:
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
+        temporary = Path(folder) / f"model{output.suffix}"
         if file_format == "onnx":
             export_onnx(model, temporary, (height, width), dynamic_size=dynamic_size, int8=int8)
         else:
             save_program(model, temporary, (height, width), dynamic_size=dynamic_size)
         result = _compare(model, temporary, (height, width), dynamic_size, int8)
         temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    typer.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB): {result}")
+    console.print(f"{output} ({output.stat().st_size / 1e6:.1f} MB): {result}")
 
 
 def _compare(model: HybridDepthModel, path: Path, size: tuple[int, int], dynamic_size: bool, int8: bool) -> str:

@@ -14,10 +14,12 @@ LAYOUTS = {"ours": "hybrid-encoder", "published": "Hybrid-depth stage 2", "stage
 
 def info_command(source: Source) -> None:
     """Show what a checkpoint holds, without building the model."""
+    from rich.text import Text
+
     from hybrid_encoder.checkpoints.reading import read_checkpoint
 
     for name, value in _describe(read_checkpoint(source)):
-        console.print(f"[bold]{name:<16}[/] {value}", highlight=False)
+        console.print(Text.assemble((f"{name:<16}", "bold"), f" {value}"))
 
 
 def _describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
+import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from hybrid_encoder.cli.terminal import PlainConsole
 from hybrid_encoder.config import MIN_SIZE
-from hybrid_encoder.errors import InputError
+from hybrid_encoder.errors import InputError, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -20,19 +23,31 @@ Weights = Annotated[str, typer.Option(help="'tiny' (ships with the package), a c
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 OnCpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is an accelerator.")]
 
-console = Console()
+MAX_SIZE = 8192  # pixels: far above what a vision transformer can work at
+
+console = PlainConsole()
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """Return the height and the width of ``HEIGHTxWIDTH``.
 
     Raises:
-        InputError: another form, or less than 32 pixels.
+        InputError: another form, less than 32 pixels or more than 8192.
     """
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found or min(int(found[1]), int(found[2])) < MIN_SIZE:
-        raise InputError(f"--size is {text!r}; give HEIGHTxWIDTH with both at least {MIN_SIZE}, for example 224x672.")
-    return int(found[1]), int(found[2])
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
+        raise InputError(
+            f"--size is {shortened(repr(text), 40)}; give HEIGHTxWIDTH with both at least {MIN_SIZE} and at most "
+            f"{MAX_SIZE}, for example 224x672."
+        )
+    return size
+
+
+def check_finite(option: str, value: float | None) -> None:
+    """Raise InputError where an option was given something that is no number, or an infinite one."""
+    if value is not None and not math.isfinite(value):
+        raise InputError(f"{option} is {value}; give a finite number.")
 
 
 def pick_device(name: str) -> torch.device:
@@ -46,21 +61,54 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about names that torch will give up
+            device = torch.device(name)
+            torch.zeros(1, device=device).add(1).item()  # "meta" makes tensors, and computes nothing
+    except Exception as error:  # each backend has its own
+        reason = shortened(next(iter(str(error).splitlines()), type(error).__name__), 200)
         raise InputError(f"--device is {name!r}, which cannot be used here ({reason}); try auto or cpu.") from None
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device  # "cpu:5" is no other one
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless it exists.
+    """Make a folder and those above it, unless it exists, and check that files can be made in it.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be made, or not be written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be made ({error.strerror}); give another folder.") from None
+    _check_writable(path, "folder")
+
+
+def check_file(path: Path, example: str) -> None:
+    """Check, before the work, that a file can be written: what fails in the end would cost the work.
+
+    Args:
+        path: the file to write.
+        example: a name for it, should the path be that of a folder.
+
+    Raises:
+        InputError: its folder is missing or not to be written to, or something that is no file has its name.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the path of a file, for example {path / example}.")
+        if path.exists() and not path.is_file():  # a device, a pipe: it would be replaced
+            raise InputError(f"{path} is no regular file; give another path.")
+        if not path.parent.is_dir():
+            raise InputError(f"{path.parent} is not a folder; make it first, or give another path.")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); give another path.") from None
+    _check_writable(path.parent, "path")
+
+
+def _check_writable(folder: Path, other: str) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to ({error.strerror}); give another {other}.") from None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hybrid_encoder.cli.options import console
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.cli.options import check_finite, console
+from hybrid_encoder.errors import ConfigError, HybridEncoderError, InputError
 
 if TYPE_CHECKING:
     from hybrid_encoder.adapters.patching.replacing import Patch
@@ -54,6 +55,7 @@ def run_command(
     from hybrid_encoder.adapters import runner
     from hybrid_encoder.adapters.patching.legacy import cuda_means_cpu
 
+    check_finite("--language-loss", language_loss)
     options = _options_of(
         repository,
         monodepth2={"pose": pose, "language_loss": language_loss},
@@ -62,16 +64,29 @@ def run_command(
     options |= {"encoder": encoder, "networks": networks, "legacy": legacy}
     options["decoder"] = repository if decoder == "repository" else decoder
     shown: list[str] = []
+    read = False
 
     def patch() -> Patch:
+        nonlocal read
+        read = True
         patched: Patch = getattr(adapters, repository).patch(**options)
         shown.append(str(patched))
         return patched
 
     with cuda_means_cpu() if cpu else contextlib.nullcontext():
-        runner.run_script(command, patch, show=show)
+        try:
+            runner.run_script(command, patch, show=show)
+        except HybridEncoderError:
+            raise
+        except Exception as error:
+            if not read:
+                raise InputError(f"{' '.join(command[:2])} cannot be run ({error}); name a Python script.") from error
+            if not shown:
+                raise
+            traceback.print_exc()  # the script's own failure, as Python itself would end
+            raise SystemExit(1) from None
     if show:
-        console.print(shown[0], highlight=False, markup=False)
+        console.print(shown[0])
 
 
 def _options_of(repository: str, **given: dict[str, Any]) -> dict[str, Any]:

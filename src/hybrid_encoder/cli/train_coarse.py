@@ -64,13 +64,13 @@ def train_coarse_command(
         lr=lr,
         two_sided=two_sided,
     )
-    items: Dataset[Any]
-    if data == shared.SYNTHETIC:
-        items = _synthetic_lanes(chosen, drives, seed, console)
-    else:
-        items = _lanes_of_files(data, chosen, depths, ending, inverse)
+    # What is quick comes first: files are looked at before weights are read, and drives are rendered after that.
+    items = None if data == shared.SYNTHETIC else _lanes_of_files(data, chosen, depths, ending, inverse)
+    make_folder(output)
     set_seed(seed)
     model = coarse_encoder(encoder, chosen, pretrained)
+    if items is None:
+        items = _synthetic_lanes(chosen, drives, seed, console)
     described = {
         "data": data,
         "depths": depths,
@@ -78,7 +78,6 @@ def train_coarse_command(
         "drives": drives if data == shared.SYNTHETIC else None,
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
-    make_folder(output)
     weights = train_coarse(model, items, output, chosen, described=described, resume=resume, console=console, **loop)
     shared.print_result(console, weights, output)
 

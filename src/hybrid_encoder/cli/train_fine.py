@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid_encoder.cli import _training as shared
-from hybrid_encoder.cli.options import OnCpu, make_folder
+from hybrid_encoder.cli.options import OnCpu, check_finite, make_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,33 +83,36 @@ def train_fine_command(
         pose=pose,
         automask=automask,
     )
-    rendered = (drives, seed, console) if data == shared.SYNTHETIC else None
-    items = _open_data(data, chosen, split, rendered)
+    check_finite("--language-loss", language_loss)
+    # What is quick comes first: files are looked at before weights are read, and drives are rendered after that.
+    items = None if data == shared.SYNTHETIC else _open_kitti(data, chosen, split)
+    make_folder(output)
     set_seed(seed)
     model = fine_model(encoder, chosen, pretrained, prompts)
+    if items is None:
+        items = _synthetic_sequences(chosen, drives, seed, console)
     described = {
         "data": data,
         "split": split,
         "encoder": encoder,
         "prompts": prompts,
         "language_loss": language_loss,
-        "drives": drives if rendered else None,
+        "drives": drives if data == shared.SYNTHETIC else None,
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     options = {"described": described, "resume": resume, "console": console, **loop}
-    make_folder(output)
     weights = train_fine(model, items, output, chosen, language_loss, **options)
     shared.print_result(console, weights, output)
 
 
-def _open_data(
-    data: str, recipe: FineRecipe, split: Path | None, rendered: tuple[int, int, Console] | None
-) -> Dataset[Frames]:
-    """Open KITTI, or render so many drives from a seed."""
-    from hybrid_encoder.data.sequences import KittiSequences, SyntheticSequences
+def _open_kitti(data: str, recipe: FineRecipe, split: Path | None) -> Dataset[Frames]:
+    from hybrid_encoder.data.sequences import KittiSequences
 
-    if rendered is None:
-        return KittiSequences(data, recipe.size, recipe.offsets, split, augment=True)
-    num_drives, seed, console = rendered
-    drives = shared.render_training_drives(num_drives, recipe.size, seed, console)
-    return SyntheticSequences(drives, recipe.offsets, augment=True)
+    return KittiSequences(data, recipe.size, recipe.offsets, split, augment=True)
+
+
+def _synthetic_sequences(recipe: FineRecipe, num_drives: int, seed: int, console: Console) -> Dataset[Frames]:
+    from hybrid_encoder.data.sequences import SyntheticSequences
+
+    rendered = shared.render_training_drives(num_drives, recipe.size, seed, console)
+    return SyntheticSequences(rendered, recipe.offsets, augment=True)
