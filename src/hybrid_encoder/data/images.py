@@ -3,79 +3,126 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from hybrid_encoder.config import MIN_SIZE
+from hybrid_encoder.data.opening import MAX_PIXELS, SUFFIXES, expanded, is_there, listed, opened
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.writing import write_whole
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 Pixels = NDArray[np.uint8]
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF files
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open an image file as RGB, turned upright as its EXIF data say.
+def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open an image file as RGB of 8 bits, turned upright as its EXIF data say.
+
+    Grey becomes RGB, 16 bits become value / 257, and what is transparent keeps the colour that is stored under it. Of
+    several frames or pages, the first is read.
+
+    Args:
+        path: of a JPEG, PNG, BMP, WebP, TIFF or PPM file, whatever its name ends in.
+        max_pixels: an image with more is refused before it is decoded.
 
     Raises:
-        InputError: the file does not exist, is not an image, is cut off, or is smaller than 32 pixels.
+        InputError: the file does not exist, is no such image, is damaged, is smaller than 32 pixels or larger than the
+            limit, or holds grey values of 32 bits, of which nothing says what is white.
     """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path.") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path} is not an image that Pillow can read; give a JPEG, PNG or similar.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}); save it again.") from None
-    if min(upright.size) < MIN_SIZE:
-        raise InputError(
-            f"{path} is {upright.height} x {upright.width}; height and width must be at least {MIN_SIZE}: resize it up."
-        )
-    return upright
+    with opened(path, max_pixels) as image:
+        upright = _upright(path, image)
+        if upright.mode == "F":
+            upright = Image.fromarray(np.asarray(upright).round().astype(np.uint8))
+        return upright.convert("RGB")
 
 
-def read_image(path: Path) -> Tensor:
-    """Read an image file as RGB in [0, 1], float32, (3, H, W).
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Read an image file as RGB in [0, 1], float32, (3, H, W); grey of 16 bits keeps all of them.
+
+    Args:
+        path, max_pixels: as for ``open_image``.
 
     Raises:
         InputError: as ``open_image``.
     """
-    return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1).float() / 255
+    with opened(path, max_pixels) as image:
+        upright = _upright(path, image)
+        if upright.mode == "F":
+            return torch.from_numpy(np.array(upright)).div_(255).expand(3, -1, -1).contiguous()
+        pixels = torch.from_numpy(np.array(upright.convert("RGB")))
+    return pixels.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def _upright(path: Path, image: Image.Image) -> Image.Image:
+    """Decode an opened image and turn it upright; grey of 16 bits comes as floats from 0 to 255, mode "F"."""
+    if min(image.size) < MIN_SIZE:
+        raise InputError(
+            f"{path} is {image.height} x {image.width}; height and width must be at least {MIN_SIZE}: resize it up."
+        )
+    # Older versions of Pillow read 16 bits of PNG and PPM as 32.
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise InputError(
+            f"{path} holds grey values of 32 bits, of which nothing says what is white; save it with 8 or 16 bits."
+        )
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if not image.mode.startswith("I"):
+        return upright
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    white = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
+    values = np.array(upright, np.float32)
+    if tags.get(PHOTOMETRIC) == 0:  # white is 0
+        values = white - values
+    return Image.fromarray(values / np.float32(white / 255))
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
     """List the image files that paths, folders and globs name, in order, each once.
+
+    Of a folder these are the files whose name ends as images do. Hidden files, folders and broken links are left out,
+    of a glob too.
 
     Raises:
         InputError: an input does not exist or names no file.
     """
     found: dict[Path, None] = {}
     for text in inputs:
-        path = Path(text).expanduser()
+        found.update(dict.fromkeys(_find(text)))
+    return list(found)
+
+
+def _find(text: str) -> list[Path]:
+    path = expanded(text)
+    if is_there(path) and not path.is_dir():
+        return [path]
+    try:
         if path.is_dir():
-            hits = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            hits = listed(path.iterdir(), SUFFIXES)
             if not hits:
                 raise InputError(f"{path} holds no images ({', '.join(SUFFIXES)}); name another folder.")
-        elif path.exists():
-            hits = [path]
-        elif any(sign in text for sign in "*?["):
+            return hits
+        if any(sign in text for sign in "*?["):
             base = Path(path.anchor) if path.is_absolute() else Path()
-            hits = sorted(base.glob(str(path.relative_to(base))))
+            hits = listed(base.glob(str(path.relative_to(base))))
             if not hits:
                 raise InputError(f"{text!r} matches no file; check the pattern.")
-        else:
-            raise InputError(f"{path} does not exist; give an image, a folder or a glob.")
-        found.update(dict.fromkeys(hits))
-    return list(found)
+            return hits
+    except InputError:
+        raise
+    except (OSError, ValueError, IndexError, NotImplementedError) as error:  # a pattern or a name that cannot be
+        raise InputError(f"{text!r} cannot be looked for ({error}); check the path.") from None
+    raise InputError(f"{path} does not exist; give an image, a folder or a glob.")
 
 
 def colorize(values: Tensor, low: float | None = None, high: float | None = None, name: str = "magma") -> Pixels:
@@ -87,15 +134,33 @@ def colorize(values: Tensor, low: float | None = None, high: float | None = None
             Monodepth2 shows disparity.
         name: of matplotlib's colour map.
     """
-    import matplotlib
-
+    table = _colours(name)
     array = values.detach().float().cpu().numpy()
     low = float(array.min()) if low is None else low
     high = float(np.percentile(array, 95)) if high is None else high
-    scaled = np.clip((array - low) / max(high - low, 1e-12), 0, 1)
-    coloured: Any = matplotlib.colormaps[name](scaled)
-    pixels: Pixels = (coloured[..., :3] * 255).round().astype(np.uint8)
+    scaled = array - np.float32(low)
+    scaled /= np.float32(max(high - low, 1e-12))
+    scaled *= len(table)
+    pixels: Pixels = table[np.clip(scaled, 0, len(table) - 1, out=scaled).astype(np.uint16)]
     return pixels
+
+
+@cache
+def _colours(name: str) -> Pixels:
+    """Return the colours of one of matplotlib's maps, (N, 3)."""
+    # A notebook's MPLBACKEND stops the import where that backend is not installed; none is needed here.
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:  # whoever draws in this process finds it chosen, as the import would have done
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+    colours: Any = matplotlib.colormaps[name]
+    table: Pixels = (colours(np.arange(colours.N))[:, :3] * 255).round().astype(np.uint8)
+    return table
 
 
 def to_pixels(image: Tensor) -> Pixels:

@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hybrid_encoder.config import MIN_SIZE
+from hybrid_encoder.data.depth_maps import check_same_view, read_depth
+from hybrid_encoder.data.opening import expanded, is_file
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
@@ -167,8 +168,8 @@ def _draw_groups(
 class OrderedDepth(Dataset[OrderedPatches]):
     """Images with groups of points that their depth maps put in order.
 
-    A depth map shows the same view as its image and may have another size; it is never resampled. ``depth_files`` and
-    ``lidar_frames`` return the first two arguments.
+    A depth map shows the same view as its image and may have another size, stretched by up to 5 percent; it is never
+    resampled. ``depth_files`` and ``lidar_frames`` return the first two arguments.
 
     Args:
         images: image files, or functions that return RGB in [0, 1], (3, H, W).
@@ -182,7 +183,8 @@ class OrderedDepth(Dataset[OrderedPatches]):
 
     Raises:
         InputError: an option out of its range, another number of depths than of images, a file that does not exist;
-            later, a file that cannot be read as an image or as depth.
+            later, a file that cannot be read as an image or as depth, or a depth map of another view than its image, as
+            its height and width say.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class OrderedDepth(Dataset[OrderedPatches]):
         if len(images) != len(depths):
             raise InputError(f"there are {len(images)} images and {len(depths)} depths; give each image its depth.")
         for source in (*images, *depths):
-            if not callable(source) and not Path(source).is_file():
+            if not callable(source) and not is_file(Path(source)):
                 raise InputError(f"{source} does not exist; check the path.")
         self.images, self.depths = list(images), list(depths)
         self.size, self.points, self.lanes, self.ratio = size, points, lanes, ratio
@@ -221,13 +223,17 @@ class OrderedDepth(Dataset[OrderedPatches]):
             depth = depth[0]
         if depth.ndim != 2:
             raise InputError(f"{depth_source} gives depth of {tuple(depth.shape)}; (h, w) or (1, h, w) is needed.")
+        name = f"image {index}" if callable(image_source) else str(image_source)
         if self.inverse:
             depth = torch.where(depth > 0, 1 / depth.double(), 0)
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed + index % len(self))
         points = ordered_points_from_depth(depth, self.points, self.lanes, self.ratio, generator)
+        size = (depth.shape[0], depth.shape[1])
+        if len(points):
+            source = f"depth {index}" if callable(depth_source) else str(depth_source)
+            check_same_view(size, source, (image.shape[-2], image.shape[-1]), name)
         flip = self.flip and bool(torch.rand((), generator=generator) < 0.5)
-        name = f"image {index}" if callable(image_source) else str(image_source)
-        return resize_item(image, points, (depth.shape[0], depth.shape[1]), self.size, flip, name)
+        return resize_item(image, points, size, self.size, flip, name)
 
 
 def depth_files(images: str | Path, depths: str | Path, ending: str = ".npy") -> tuple[list[Path], list[Path]]:
@@ -244,9 +250,9 @@ def depth_files(images: str | Path, depths: str | Path, ending: str = ".npy") ->
     from hybrid_encoder.data.images import find_images
 
     image_files = find_images([str(images)])
-    files = [Path(depths).expanduser() / (image.stem + ending) for image in image_files]
+    files = [expanded(depths) / (image.stem + ending) for image in image_files]
     for image, file in zip(image_files, files, strict=True):
-        if not file.is_file():
+        if not is_file(file):
             raise InputError(f"{file}, the depth of {image}, does not exist; check the folder, or the ending.")
     return image_files, files
 
@@ -260,31 +266,6 @@ def lidar_frames(drive: KittiDrive, frames: Sequence[int] | None = None) -> tupl
     """
     chosen = drive.frames if frames is None else frames
     return [partial(drive.image, f) for f in chosen], [partial(drive.lidar_depth, f) for f in chosen]
-
-
-def read_depth(path: Path) -> Tensor:
-    """Read a ``.npy`` file as it is, or a 16-bit PNG file divided by 256; float32.
-
-    Raises:
-        InputError: the file does not exist or holds something else.
-    """
-    from PIL import Image
-
-    try:
-        if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-        else:
-            with Image.open(path) as image:
-                if not image.mode.startswith("I"):
-                    raise ValueError(f"its mode is {image.mode}")
-                array = np.asarray(image) / 256
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-            raise ValueError("it holds no plain numbers")
-        return torch.from_numpy(array.astype(np.float32))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path.") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as depth ({error}); give a 16-bit grey PNG or a .npy.") from None
 
 
 def resize_item(
