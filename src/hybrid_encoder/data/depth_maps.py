@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hybrid_encoder.data.opening import is_file, is_there, opened
@@ -31,11 +32,11 @@ def read_depth(path: Path) -> Tensor:
                 raise InputError(
                     f"{path} cannot be read as depth (its mode is {image.mode}); give a 16-bit grey PNG or a .npy."
                 )
-            array = np.array(image, np.float32) / KITTI_SCALE
+            array = np.array(image, np.float32) / np.float32(KITTI_SCALE)
     return torch.from_numpy(array)
 
 
-def _read_npy(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _read_npy(path: Path) -> NDArray[np.float32]:
     if not is_file(path):
         problem = "is not a regular file" if is_there(path) else "does not exist"
         raise InputError(f"{path} {problem}; check the path.")

@@ -9,6 +9,7 @@ Geiger et al., "Vision meets Robotics: The KITTI Dataset", IJRR 2013. The layout
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_encoder.data.depth_maps import check_same_view
+from hybrid_encoder.data.kitti_files import Calibration, read_oxts, read_scan
+from hybrid_encoder.data.opening import expanded, listed
 from hybrid_encoder.errors import InputError
 
 Array = NDArray[Any]
 
 EARTH_RADIUS = 6378137.0  # metres, at the equator (WGS 84), which KITTI's development kit uses
-OXTS_VALUES = 30  # in a line of the GPS/IMU files
+MIN_DEPTH = 1e-3  # metres from the camera's plane, nearer than any lidar measures
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class KittiDrive:
     camera: int = 2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", expanded(self.folder))
         if self.camera not in (2, 3):
             raise InputError(f"camera is {self.camera}; KITTI's colour cameras are 2 (left) and 3 (right).")
         if not self.folder.is_dir():
@@ -49,9 +53,8 @@ class KittiDrive:
 
     @property
     def frames(self) -> list[int]:
-        """Numbers of the frames that have an image, in order."""
-        names = (file.stem for file in self._data(f"image_0{self.camera}").glob("*.[pj][np]g"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        """Numbers of the frames that have an image, in order; a number may have fewer digits than KITTI's ten."""
+        return sorted(self._images)
 
     @cached_property
     def K(self) -> Array:
@@ -59,14 +62,15 @@ class KittiDrive:
         return self._projection[:, :3].astype(np.float32)
 
     def image(self, frame: int) -> Array:
-        """Return RGB in [0, 1], float32, (3, H, W)."""
+        """Return RGB in [0, 1], float32, (3, H, W), of the rectified image or a resized copy of it."""
         from hybrid_encoder.data.images import read_image
 
-        stem = self._data(f"image_0{self.camera}") / f"{frame:010d}"
-        file = next((stem.with_suffix(s) for s in (".png", ".jpg") if stem.with_suffix(s).is_file()), None)
+        file = self._images.get(frame)
         if file is None:
-            raise InputError(f"{stem}.png does not exist; the frames that have an image are {self.frames}.")
+            missing = self._data(f"image_0{self.camera}") / f"{frame:010d}.png"
+            raise InputError(f"{missing} does not exist; the frames that have an image are {self.frames}.")
         image: Array = read_image(file).numpy()
+        check_same_view(image.shape[1:], str(file), self.size, f"what {self._calibration_of_cameras.file} says")
         return image
 
     def world_T_cam(self, frame: int) -> Array:
@@ -75,8 +79,10 @@ class KittiDrive:
         The world is a Mercator projection in metres, whose origin is far away. Use poses relative to each other:
         ``inv(world_T_cam(a)) @ world_T_cam(b)`` takes points from camera b to camera a.
         """
-        latitude, longitude, altitude, roll, pitch, yaw = self._oxts(self._data("oxts") / f"{frame:010d}.txt")[:6]
-        first = self._oxts(min(self._data("oxts").glob("*.txt")))
+        poses = self._numbered("oxts", (".txt",))
+        file = poses.get(frame, self._data("oxts") / f"{frame:010d}.txt")
+        latitude, longitude, altitude, roll, pitch, yaw = read_oxts(file)
+        first = read_oxts(poses[min(poses)])
         scale = math.cos(math.radians(first[0]))  # of the first latitude: one scale for the whole drive
         world_T_imu = np.eye(4)
         world_T_imu[:3, :3] = _rotation(2, yaw) @ _rotation(1, pitch) @ _rotation(0, roll)
@@ -91,85 +97,69 @@ class KittiDrive:
     @cached_property
     def cam_T_velo(self) -> Array:
         """Lidar to the rectified camera, float64, (4, 4)."""
-        calibration = self._calibration("calib_cam_to_cam.txt")
         rectify = np.eye(4)
-        rectify[:3, :3] = self._entry(calibration, "R_rect_00", 9).reshape(3, 3)
+        rectify[:3, :3] = self._calibration_of_cameras.rotation("R_rect_00")
         shift = np.eye(4)  # from camera 0 to this one
         shift[:3, 3] = np.linalg.solve(self._projection[:, :3], self._projection[:, 3])
         return np.asarray(shift @ rectify @ self._transform("calib_velo_to_cam.txt"))
 
+    def lidar_file(self, frame: int) -> Path:
+        """Return the file of a frame's lidar points; where there is none, what KITTI would call it."""
+        return self._scans.get(frame, self._data("velodyne_points") / f"{frame:010d}.bin")
+
     def lidar_depth(self, frame: int) -> Array:
         """Return depth in metres at the pixels that a lidar point falls on, 0 elsewhere, float32, (1, H, W)."""
-        file = self._data("velodyne_points") / f"{frame:010d}.bin"
-        if not file.is_file():
-            raise InputError(f"{file} does not exist; lidar depth needs the drive's velodyne points.")
-        points = np.fromfile(file, np.float32)
-        if len(points) % 4:
-            raise InputError(
-                f"{file} holds {len(points)} numbers, not a multiple of 4 (x, y, z, reflectance); copy it again."
-            )
-        points = points.reshape(-1, 4).astype(np.float64)
+        points = read_scan(self.lidar_file(frame)).astype(np.float64)
         points[:, 3] = 1  # homogeneous coordinates, in place of the reflectance
         points = (self.cam_T_velo @ points[points[:, 0] > 0].T)[:3]
-        points = points[:, points[2] > 0]
-        u, v = np.rint((self._projection[:2, :3] @ points) / points[2]).astype(int)
+        points = points[:, points[2] > MIN_DEPTH]
+        u, v = np.rint((self._projection[:2, :3] @ points) / points[2])
         height, width = self.size
         inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
         order = np.argsort(-points[2][inside])  # of points on the same pixel, the nearest is written last
         depth = np.zeros((1, height, width), np.float32)
-        depth[0, v[inside][order], u[inside][order]] = points[2][inside][order]
+        columns, rows = u[inside][order].astype(int), v[inside][order].astype(int)
+        depth[0, rows, columns] = points[2][inside][order]
         return depth
 
     @cached_property
     def size(self) -> tuple[int, int]:
         """(H, W) of the rectified images."""
-        width, height = self._entry(self._calibration("calib_cam_to_cam.txt"), f"S_rect_0{self.camera}", 2)
-        return int(height), int(width)
+        return self._calibration_of_cameras.size(f"S_rect_0{self.camera}")
 
     @cached_property
     def _projection(self) -> Array:
-        calibration = self._calibration("calib_cam_to_cam.txt")
-        return self._entry(calibration, f"P_rect_0{self.camera}", 12).reshape(3, 4)
+        return self._calibration_of_cameras.projection(f"P_rect_0{self.camera}")
 
-    def _data(self, name: str) -> Path:
-        return self.folder / name / "data"
+    @cached_property
+    def _calibration_of_cameras(self) -> Calibration:
+        return Calibration(self.folder.parent / "calib_cam_to_cam.txt")
 
     def _transform(self, name: str) -> Array:
         """Read a rigid motion from a calibration file, (4, 4)."""
-        calibration = self._calibration(name)
+        calibration = Calibration(self.folder.parent / name)
         matrix = np.eye(4)
-        matrix[:3, :3] = self._entry(calibration, "R", 9).reshape(3, 3)
-        matrix[:3, 3] = self._entry(calibration, "T", 3)
+        matrix[:3, :3] = calibration.rotation("R")
+        matrix[:3, 3] = calibration.numbers("T", 3)
         return matrix
 
-    def _calibration(self, name: str) -> dict[str, str]:
-        """Read the entries of a calibration file; ``"file"`` is its path, for error messages."""
-        file = self.folder.parent / name
-        if not file.is_file():
-            raise InputError(f"{file} does not exist; KITTI's calibration files lie beside the drive's folder.")
-        entries = (line.partition(":") for line in file.read_text().splitlines())
-        return {"file": str(file), **{key.strip(): value for key, _, value in entries}}
+    @cached_property
+    def _images(self) -> dict[int, Path]:
+        return self._numbered(f"image_0{self.camera}", (".jpeg", ".jpg", ".png"))
 
-    def _entry(self, calibration: dict[str, str], key: str, num_values: int) -> Array:
-        try:
-            values = np.array(calibration[key].split(), dtype=np.float64)
-        except (KeyError, ValueError):
-            values = np.empty(0)
-        if len(values) != num_values:
-            raise InputError(f"{calibration['file']} has no {key!r} of {num_values} numbers; take KITTI's own file.")
-        return values
+    @cached_property
+    def _scans(self) -> dict[int, Path]:
+        return self._numbered("velodyne_points", (".bin",))
 
-    def _oxts(self, file: Path) -> Array:
-        """Read the GPS/IMU values of one frame, (30,)."""
-        try:
-            values = np.array(file.read_text().split(), dtype=np.float64)
-        except FileNotFoundError:
-            raise InputError(f"{file} does not exist; poses need the drive's oxts files.") from None
-        except ValueError as error:
-            raise InputError(f"{file} is not an oxts file ({error}); take KITTI's own.") from None
-        if len(values) != OXTS_VALUES:
-            raise InputError(f"{file} holds {len(values)} numbers, not {OXTS_VALUES}; take KITTI's own file.")
-        return values
+    def _numbered(self, name: str, suffixes: tuple[str, ...]) -> dict[int, Path]:
+        """Return the files of one sensor by the number of their frame; of several with one number, the last suffix."""
+        folder = self._data(name)
+        files = listed(folder.iterdir(), suffixes) if folder.is_dir() else []
+        files.sort(key=lambda file: suffixes.index(file.suffix.lower()))
+        return {int(file.stem): file for file in files if re.fullmatch("[0-9]{1,18}", file.stem)}
+
+    def _data(self, name: str) -> Path:
+        return self.folder / name / "data"
 
 
 def _rotation(axis: int, angle: float) -> Array:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from hybrid_encoder.data.kitti import KittiDrive
+from hybrid_encoder.data.opening import is_file
 from hybrid_encoder.data.sequences import find_drives, frame_name, read_split
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.metrics import DepthMetrics, depth_metrics
@@ -35,16 +36,16 @@ def frames_with_lidar(
     found: list[tuple[KittiDrive, int]] = []
     if split is None:
         for drive in (KittiDrive(folder, 2 if camera is None else camera) for folder in find_drives(root)):
-            found += [(drive, frame) for frame in drive.frames if _scan(drive, frame).is_file()]
+            found += [(drive, frame) for frame in drive.frames if is_file(drive.lidar_file(frame))]
     elif camera is not None:
         raise InputError(
             f"camera is {camera}, and a split is given, whose lines name a camera each; leave one of the two out."
         )
     else:
         for drive, frame, place in read_split(root, split):
-            if not _scan(drive, frame).is_file():
+            if not is_file(drive.lidar_file(frame)):
                 raise InputError(
-                    f"{place}: {_scan(drive, frame)} does not exist; complete the drive, or remove the line."
+                    f"{place}: {drive.lidar_file(frame)} does not exist; complete the drive, or remove the line."
                 )
             found.append((drive, frame))
     if not found:
@@ -91,7 +92,3 @@ def evaluate_kitti(
         except ValueError as error:
             raise InputError(f"{frame_name(drive, frame)}: {error}") from None
     return DepthMetrics.mean(metrics)
-
-
-def _scan(drive: KittiDrive, frame: int) -> Path:
-    return drive.folder / "velodyne_points" / "data" / f"{frame:010d}.bin"
