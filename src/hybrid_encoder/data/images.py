@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from hybrid_encoder.config import MIN_SIZE
-from hybrid_encoder.data.opening import MAX_PIXELS, SUFFIXES, expanded, is_there, listed, opened
+from hybrid_encoder.data.opening import MAX_PIXELS, SUFFIXES, expanded, is_folder, is_there, listed, opened
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.writing import write_whole
 
@@ -104,10 +104,10 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
 def _find(text: str) -> list[Path]:
     path = expanded(text)
-    if is_there(path) and not path.is_dir():
+    if is_there(path) and not is_folder(path):
         return [path]
     try:
-        if path.is_dir():
+        if is_folder(path):
             hits = listed(path.iterdir(), SUFFIXES)
             if not hits:
                 raise InputError(f"{path} holds no images ({', '.join(SUFFIXES)}); name another folder.")

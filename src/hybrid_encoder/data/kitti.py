@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hybrid_encoder.data.depth_maps import check_same_view
 from hybrid_encoder.data.kitti_files import Calibration, read_oxts, read_scan
-from hybrid_encoder.data.opening import expanded, listed
+from hybrid_encoder.data.opening import expanded, is_folder, listed
 from hybrid_encoder.errors import InputError
 
 Array = NDArray[Any]
@@ -48,7 +48,7 @@ class KittiDrive:
         object.__setattr__(self, "folder", expanded(self.folder))
         if self.camera not in (2, 3):
             raise InputError(f"camera is {self.camera}; KITTI's colour cameras are 2 (left) and 3 (right).")
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             raise InputError(f"{self.folder} is not a folder; give <root>/<date>/<date>_drive_<number>_sync.")
 
     @property
@@ -154,7 +154,7 @@ class KittiDrive:
     def _numbered(self, name: str, suffixes: tuple[str, ...]) -> dict[int, Path]:
         """Return the files of one sensor by the number of their frame; of several with one number, the last suffix."""
         folder = self._data(name)
-        files = listed(folder.iterdir(), suffixes) if folder.is_dir() else []
+        files = listed(folder.iterdir(), suffixes) if is_folder(folder) else []
         files.sort(key=lambda file: suffixes.index(file.suffix.lower()))
         return {int(file.stem): file for file in files if re.fullmatch("[0-9]{1,18}", file.stem)}
 

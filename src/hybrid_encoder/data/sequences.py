@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import ColorJitter
 
 from hybrid_encoder.data.kitti import KittiDrive
+from hybrid_encoder.data.opening import expanded, is_file, is_folder
 from hybrid_encoder.data.ordered import check_size
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import resized_intrinsics
@@ -157,10 +158,10 @@ def find_drives(root: str | Path) -> list[Path]:
     Raises:
         InputError: no drive is found.
     """
-    root = Path(root).expanduser()
-    if any((root / f"image_0{camera}").is_dir() for camera in CAMERAS.values()):
+    root = expanded(root)
+    if any(is_folder(root / f"image_0{camera}") for camera in CAMERAS.values()):
         return [root.absolute()]  # the calibration lies in its parent, and '.' has none
-    folders = sorted(folder for folder in root.glob("*/*_drive_*_sync") if folder.is_dir())
+    folders = sorted(folder for folder in root.glob("*/*_drive_*_sync") if is_folder(folder)) if is_folder(root) else []
     if not folders:
         raise InputError(f"{root} holds no drive, <date>/<date>_drive_<number>_sync; give the folder of KITTI's dates.")
     return folders
@@ -175,8 +176,8 @@ def read_split(root: str | Path, file: str | Path) -> list[tuple[KittiDrive, int
     Raises:
         InputError: the file does not exist or is empty, a line is malformed, or its drive or image does not exist.
     """
-    root, file = Path(root).expanduser(), Path(file).expanduser()
-    if not file.is_file():
+    root, file = expanded(root), expanded(file)
+    if not is_file(file):
         raise InputError(f"{file} does not exist; give a text file with lines <date>/<drive> <frame> <l or r>.")
     open_drive, frames = cache(KittiDrive), cache(_frames)  # a split has many lines of few drives
     found = []
@@ -184,7 +185,7 @@ def read_split(root: str | Path, file: str | Path) -> list[tuple[KittiDrive, int
         if not line.strip():
             continue
         place = f"{file}, line {number}"
-        parts = re.fullmatch(r"(\S+)\s+(\d+)\s+([lr])", line.strip())
+        parts = re.fullmatch(r"(\S+)\s+([0-9]{1,18})\s+([lr])", line.strip())
         if not parts:
             raise InputError(
                 f"{place}: {line.strip()!r} is not a frame; write <date>/<drive> <frame> <l or r>, "

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hybrid_encoder.data.opening import expanded, is_file, listed
 from hybrid_encoder.data.ordered import OrderedPatches, check_group, check_size, resize_item
 from hybrid_encoder.errors import InputError
 
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 class TuSimpleLanes(Dataset[OrderedPatches]):
     """Images with points along their lanes, from near to far; ``collate`` makes batches.
 
-    Points are spread evenly over a lane's labelled rows, from the first to the last, rounded to whole rows. Lanes with
-    fewer labelled rows than points are left out, so an image may have no lanes.
+    Points are spread evenly over a lane's labelled rows, from the first to the last, rounded to whole rows. Labels
+    outside of the image count as absent, on all sides. Lanes with fewer labelled rows than points are left out, so an
+    image may have no lanes.
 
     Args:
         root: folder with the label files.
@@ -45,7 +47,7 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
 
     Raises:
         InputError: an option out of its range, no label file, a line that is not a label, an image that does not
-            exist; later, an image that cannot be read or is smaller than its labels.
+            exist; later, an image that cannot be read, or that most of its labels are outside of.
     """
 
     def __init__(
@@ -58,15 +60,14 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
     ) -> None:
         check_size(size)
         check_group(points)
-        self.root, self.size, self.flip = Path(root).expanduser(), size, flip
-        self.items: list[tuple[Path, Tensor]] = []  # image file, points (L, P, 2) in its pixels
-        files = sorted(self.root.glob(labels))
-        if not files:
-            raise InputError(f"{self.root} holds no {labels}; give the folder with TuSimple's label files.")
-        for file in files:
+        self.root, self.size, self.flip = expanded(root), size, flip
+        self.points = points
+        # Image file, lanes (L, R) and rows (R,) in its pixels.
+        self.items: list[tuple[Path, NDArray[np.float32], NDArray[np.float32]]] = []
+        for file in self._label_files(labels):
             for number, line in enumerate(file.read_bytes().splitlines(), start=1):
                 if line.strip():
-                    self.items.append(self._parse(line, points, f"{file}, line {number}"))
+                    self.items.append(self._parse(line, f"{file}, line {number}"))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -74,37 +75,50 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
     def __getitem__(self, index: int) -> OrderedPatches:
         from hybrid_encoder.data.images import read_image
 
-        file, points = self.items[index]
+        file, lanes, rows = self.items[index]
         image = read_image(file)
-        height, width = image.shape[-2:]
-        if (points >= points.new_tensor([width, height])).any():
-            x, y = points.flatten(0, 1).amax(0).tolist()
+        size = (image.shape[1], image.shape[2])
+        labelled = lanes >= 0
+        # A few points past the edges are absent, as on the left; most of them are so in an image that was made smaller.
+        if 2 * (labelled & ~_inside(lanes, rows, size)).sum() > labelled.sum():
+            x, y = lanes[labelled].max(), np.broadcast_to(rows, lanes.shape)[labelled].max()
             raise InputError(
-                f"{file} is {height} x {width}, but its labels reach x = {x:g}, y = {y:g}; "
+                f"{file} is {size[0]} x {size[1]}, but its labels reach x = {x:g}, y = {y:g}; "
                 "labels are in pixels of the original image: restore it."
             )
+        points = lane_points(lanes, rows, self.points, size)
         flip = self.flip and bool(torch.rand(()) < 0.5)
-        return resize_item(image, points, (height, width), self.size, flip, str(file))
+        return resize_item(image, points, size, self.size, flip, str(file))
 
-    def _parse(self, line: bytes, num_points: int, place: str) -> tuple[Path, Tensor]:
-        """Read one line of a label file, which errors name as ``place``: the image's file, and points on its lanes."""
+    def _label_files(self, pattern: str) -> list[Path]:
+        try:
+            files = listed(self.root.glob(pattern))
+        except (OSError, ValueError, IndexError, NotImplementedError) as error:
+            raise InputError(f"{self.root} cannot be searched for {pattern!r} ({error}); check the path.") from None
+        if not files:
+            raise InputError(f"{self.root} holds no {pattern}; give the folder with TuSimple's label files.")
+        return files
+
+    def _parse(self, line: bytes, place: str) -> tuple[Path, NDArray[np.float32], NDArray[np.float32]]:
+        """Read one line of a label file, which errors name as ``place``: the image's file, lanes, and rows."""
         try:
             label = json.loads(line)
             image = self.root / label["raw_file"]
-            rows = np.asarray(label["h_samples"], np.float32)
-            lanes = np.asarray(label["lanes"], np.float32).reshape(len(label["lanes"]), len(rows))
+            with np.errstate(over="ignore"):  # to infinity, which is outside of every image
+                rows = np.asarray(label["h_samples"], np.float32)
+                lanes = np.asarray(label["lanes"], np.float32).reshape(len(label["lanes"]), len(rows))
             if not (np.diff(rows) > 0).all():
                 raise ValueError("h_samples do not ascend")
         except KeyError as error:
             raise InputError(f"{place}: {error} is missing; a label has raw_file, h_samples and lanes.") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise InputError(
                 f"{place}: not a label ({error}); a line is one JSON object with raw_file, ascending h_samples, "
                 "and lanes with one column for each of them: correct the line or remove it."
             ) from None
-        if not image.is_file():
+        if not is_file(image):
             raise InputError(f"{place}: {image} does not exist; unpack the images beside the labels.")
-        return image, lane_points(lanes, rows, num_points)
+        return image, lanes, rows
 
 
 class SyntheticLanes(Dataset[OrderedPatches]):
@@ -131,18 +145,19 @@ class SyntheticLanes(Dataset[OrderedPatches]):
         drive, number = self.items[index]
         frame = self.drives[drive][number]
         size = (frame.image.shape[1], frame.image.shape[2])
-        points = lane_points(frame.lanes, frame.h_samples, self.points)
+        points = lane_points(frame.lanes, frame.h_samples, self.points, size)
         flip = self.flip and bool(torch.rand(()) < 0.5)
         return resize_item(torch.from_numpy(frame.image), points, size, size, flip, f"drive {drive}, frame {number}")
 
 
-def lane_points(lanes: NDArray[Any], rows: NDArray[Any], num_points: int) -> Tensor:
+def lane_points(lanes: NDArray[Any], rows: NDArray[Any], num_points: int, size: tuple[int, int]) -> Tensor:
     """Spread points evenly along lanes, from near to far.
 
     Args:
-        lanes: a column for each lane and row, negative where absent, (L, R).
+        lanes: a column for each lane and row, outside of the image where absent, (L, R).
         rows: labelled rows from top to bottom, (R,).
         num_points: P, number of points in a lane; a lane with fewer labelled rows is left out.
+        size: (H, W) of the image.
 
     Returns:
         (x, y) in pixels, float32, (L', P, 2).
@@ -150,7 +165,14 @@ def lane_points(lanes: NDArray[Any], rows: NDArray[Any], num_points: int) -> Ten
     steps = np.arange(num_points)
     chosen = [
         np.stack([lane[seen], rows[seen]], -1)[::-1][steps * (len(seen) - 1) // (num_points - 1)]
-        for lane in lanes
-        if len(seen := np.flatnonzero(lane >= 0)) >= num_points
+        for lane, inside in zip(lanes, _inside(lanes, rows, size), strict=True)
+        if len(seen := np.flatnonzero(inside)) >= num_points
     ]
     return torch.from_numpy(np.array(chosen, np.float32).reshape(-1, num_points, 2))
+
+
+def _inside(lanes: NDArray[Any], rows: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Say which points of lanes, (L, R), are in the image: by pixel centres, from 0 up to the last one on each side."""
+    height, width = size
+    inside: NDArray[np.bool_] = (lanes >= 0) & (lanes <= width - 1) & (rows >= 0) & (rows <= height - 1)
+    return inside
