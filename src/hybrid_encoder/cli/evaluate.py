@@ -56,8 +56,14 @@ def evaluate_command(
         crop=None if crop == "none" else crop,
         max_depth=max_depth,
         console=console,
-    ).as_dict()
+    )
     caption = f"{'median' if scaling else 'no'} scaling, crop {crop}, up to {max_depth:g} m"
-    table = Table(*metrics, title=f"{len(frames)} frame{'s' if len(frames) > 1 else ''}", caption=caption)
-    table.add_row(*(f"{value:.3f}" for value in metrics.values()))
-    console.print(table, highlight=False)
+    numbers = metrics.as_dict()
+    table = Table(*numbers, title=f"{len(frames)} frame{'s' if len(frames) > 1 else ''}", caption=caption)
+    table.add_row(*(f"{value:.3f}" for value in numbers.values()))
+    console.print(table)
+    if metrics.num_below or metrics.num_above:
+        console.print(
+            f"{metrics.num_below + metrics.num_above} of {metrics.num_valid} predictions were clamped to the range of "
+            f"depth: {metrics.num_below} below it, {metrics.num_above} above"
+        )

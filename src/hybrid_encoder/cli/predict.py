@@ -64,7 +64,7 @@ def predict_command(
         _check_finite(prediction, path)
         with written_together(output) as folder:
             name = _write(folder, path.stem, prediction, numbers)
-    left_out = f"; {num_results} results of earlier runs left out" if num_results else ""
+    left_out = f"; left out, as results of earlier runs: {num_results}" if num_results else ""
     console.print(f"{len(paths)} image{'s' if len(paths) > 1 else ''} -> {output} (numbers: *_{name}){left_out}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ CROPS = {  # top, bottom, left, right as shares of height and width
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
     "eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
 }
+METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class DepthMetrics:
         rmse: root of mean (d - g)^2, in metres.
         rmse_log: root of mean (ln d - ln g)^2.
         a1, a2, a3: share of pixels with max(d / g, g / d) below 1.25, 1.25^2 and 1.25^3.
+        num_valid: number of valid pixels; over several images, of all together, as the next two.
+        num_below: number of predictions below the range of depth, negative ones among them, that were raised to it.
+        num_above: number of predictions above the range that were lowered to it.
     """
 
     abs_rel: float
@@ -37,10 +41,13 @@ class DepthMetrics:
     a1: float
     a2: float
     a3: float
+    num_valid: int = 0
+    num_below: int = 0
+    num_above: int = 0
 
     def as_dict(self) -> dict[str, float]:
-        """Return the numbers by name, in the usual order."""
-        return asdict(self)
+        """Return the seven metrics by name, in the usual order."""
+        return {name: getattr(self, name) for name in METRICS}
 
     @classmethod
     def mean(cls, metrics: Sequence[DepthMetrics]) -> DepthMetrics:
@@ -51,7 +58,8 @@ class DepthMetrics:
         """
         if not metrics:
             raise ValueError("there are 0 metrics to average; evaluate at least one image.")
-        return cls(*(sum(getattr(m, f.name) for m in metrics) / len(metrics) for f in fields(cls)))
+        sums = {field.name: sum(getattr(m, field.name) for m in metrics) for field in fields(cls)}
+        return cls(**{name: total / len(metrics) if name in METRICS else total for name, total in sums.items()})
 
 
 def depth_metrics(
@@ -69,7 +77,7 @@ def depth_metrics(
     A pixel is valid where min_depth < target < max_depth, the mask is True, and it is inside the crop. With
     ``median_scaling``, predictions are multiplied by median(target) / median(pred) over the valid pixels; then they are
     clamped to [min_depth, max_depth]. The median of an even number of values is the mean of the middle two, as in
-    numpy.
+    numpy. The result says how many predictions were clamped: many of them mean another scale, or no depth at all.
 
     Args:
         pred: depth (not disparity), (B, 1, H, W) or (H, W), in metres, or of any scale with ``median_scaling``. Resize
@@ -141,16 +149,21 @@ def _one_image(
                 "positive one: give depth, which is positive."
             )
         d = d * (_median(g) / median)
+    num_below, num_above = int((d < min_depth).sum()), int((d > max_depth).sum())
     d = d.clamp(min_depth, max_depth)
     error, ratio = d - g, torch.maximum(d / g, g / d)
-    numbers = (
-        (error.abs() / g).mean(),
-        (error**2 / g).mean(),
-        (error**2).mean().sqrt(),
-        ((d.log() - g.log()) ** 2).mean().sqrt(),
-        *((ratio < 1.25**k).double().mean() for k in (1, 2, 3)),
+    return DepthMetrics(
+        abs_rel=float((error.abs() / g).mean()),
+        sq_rel=float((error**2 / g).mean()),
+        rmse=float((error**2).mean().sqrt()),
+        rmse_log=float(((d.log() - g.log()) ** 2).mean().sqrt()),
+        a1=float((ratio < 1.25).double().mean()),
+        a2=float((ratio < 1.25**2).double().mean()),
+        a3=float((ratio < 1.25**3).double().mean()),
+        num_valid=d.numel(),
+        num_below=num_below,
+        num_above=num_above,
     )
-    return DepthMetrics(*(float(number) for number in numbers))
 
 
 def _median(values: Tensor) -> float:

@@ -78,7 +78,8 @@ def evaluate_kitti(
         console: where to show progress.
 
     Raises:
-        InputError: a file that is malformed, a frame without a valid lidar point, predictions that are not finite.
+        InputError: a file that is malformed, a frame without a valid lidar point, predictions that are not finite, or
+            that are all outside of the range of depth.
     """
     metrics = []
     for drive, frame in track(frames, description="evaluating", console=console, disable=console is None):
@@ -91,4 +92,10 @@ def evaluate_kitti(
             metrics.append(depth_metrics(depth, truth, median_scaling=median_scaling, max_depth=max_depth, crop=crop))
         except ValueError as error:
             raise InputError(f"{frame_name(drive, frame)}: {error}") from None
-    return DepthMetrics.mean(metrics)
+    result = DepthMetrics.mean(metrics)
+    if result.num_below + result.num_above == result.num_valid:
+        raise InputError(
+            f"all of {result.num_valid} predictions are outside of the range of depth, {result.num_below} below and "
+            f"{result.num_above} above; the weights do not give metres: scale by medians, or take other weights."
+        )
+    return result
