@@ -65,7 +65,9 @@ def _read_header(path: Path, max_pixels: int, formats: Collection[str]) -> Image
         if before is not None:
             Image.MAX_IMAGE_PIXELS = max(before, max_pixels)
         try:
-            return Image.open(path, formats=tuple(formats))
+            image = Image.open(path, formats=tuple(formats))
+            image.getexif()  # read here, once
+            return image
         except Image.DecompressionBombError:
             raise InputError(f"{path} has more than {2 * max_pixels:,} pixels; {_advice(max_pixels)}") from None
         finally:
