@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside its own, then move it into place.
 
-    A file that stood there before is replaced in one step; whatever fails, it stays as it was.
+    A file that stood there before is replaced in one step; whatever fails, it stays as it was. The content has reached
+    the disk before the name changes, so that a machine that stops leaves one or the other.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Names may be as long as a file system allows, and this one has to be longer.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that nobody else can read
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that nobody else can read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def replace_files(written: Path, folder: Path, names: Iterable[str]) -> None:
+    """Move files that were written into one folder to another one of the same disk, over those of the same names.
+
+    None is moved before the content of all has reached the disk.
+    """
+    names = list(names)
+    for name in names:
+        with open(written / name, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(written / name, 0o666 & ~_umask())
+    for name in names:
+        os.replace(written / name, folder / name)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -179,7 +179,8 @@ class TestPublished:
                 r"'layer0_clip.0.weight' is \(1,\), and 'clip.visual.conv1.weight', which it repeats",
             ),
             ("encoder", lambda d: d.update({"resnet50.conv1.weight": torch.zeros(1)}), "ResNet-50"),
-            ("encoder", lambda d: d.update(notes="text"), "'notes' is a str"),
+            ("encoder", lambda d: d.update({"clip.new": "text"}), "the key 'clip.new', which is a str"),
+            ("encoder", lambda d: d.update(height="text"), "'height' is 'text'; it must be a whole number"),
             (
                 "encoder",
                 lambda d: d.update({"dinov2.norm.bias": torch.zeros(3)}),
@@ -240,7 +241,10 @@ class TestUnreadable:
         for content, says in (
             ([1, 2, 3], "holds a list; a state dict"),
             ({"epoch": 3}, "no 'state_dict'"),
-            ({"state_dict": {}, "best": np.float64(3.0)}, "holds objects besides tensors"),
+            (
+                {"state_dict": {}, "best": np.float64(3.0)},
+                "no 'state_dict' and no tensors: its entries are 'state_dict', ",
+            ),
         ):
             torch.save(content, tmp_path / "x.ckpt")
             with pytest.raises(CheckpointError, match=says):

@@ -1,7 +1,9 @@
 from .cards import config_rows, model_card
-from .files import find_source, read_tensors
+from .files import read_tensors
+from .filling import fill, no_initialisation
 from .hub import HubModel
-from .reading import Checkpoint, fill, no_initialisation, read_checkpoint, read_config
+from .reading import Checkpoint, read_checkpoint, read_config
+from .sources import find_source
 
 __all__ = [
     "Checkpoint",

@@ -1,133 +1,128 @@
-"""Files of weights: where they are, and reading them safely."""
+"""Files of weights: read safely, checked once, and handed on as tensors and settings."""
 
 from __future__ import annotations
 
-import pickle
-import threading
-import warnings
+import os
+import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
+from hybrid_encoder.checkpoints.archives import read_content
+from hybrid_encoder.checkpoints.pickles import Foreign
+from hybrid_encoder.checkpoints.stored import Damaged, StoredTensor, load
 from hybrid_encoder.errors import CheckpointError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SHIPPED = Path(__file__).parents[1] / "weights"
 FILES = (".ckpt", ".pth", ".pt", ".safetensors", ".bin")
 FOLDER_HINT = "For a folder with encoder.pth and depth.pth, name the folder."
-HUB_SECONDS = 9.0
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+STATES = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before every name
 
 
-def find_source(source: str | Path, **hub: Any) -> Path:
-    """Return the local file or folder of a source, downloaded if it is a Hub id.
+@dataclass(frozen=True)
+class WeightFile:
+    """What a file of weights holds, checked.
 
-    Args:
-        source: ``"tiny"`` (ships in the package), a file, a folder, or a Hub id ``organisation/name``.
-        hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``.
+    Attributes:
+        path: of the file.
+        tensors: by name; dense, of whole or floating-point numbers, in memory of their own.
+        settings: the numbers and texts that stand beside them.
+        under: the name that the tensors stood under in a whole training checkpoint, such as ``"state_dict"``.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    settings: dict[str, int | float | str | None]
+    under: str | None = None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file of weights; see :func:`read_weights`."""
+    return read_weights(path).tensors
+
+
+def read_weights(path: Path) -> WeightFile:
+    """Read a ``.safetensors`` file, or one that ``torch.save`` wrote, in its format of today or of before 1.6.
+
+    Nothing in the file is run, and objects other than tensors, numbers and text are not read. In a whole training
+    checkpoint, the state dict is found under its usual names. A prefix that wrappers put before all names is taken off.
 
     Raises:
-        CheckpointError: none of these, or a repository that cannot be reached.
-        TypeError: another option, also where the source is not on the Hub.
+        CheckpointError: the file is missing, damaged, or holds no state dict.
     """
-    if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
-        raise TypeError(f"there is no option {unknown[0]!r}; those of the Hub are {', '.join(HUB_OPTIONS)}.")
-    if str(source) == "tiny":
-        return SHIPPED / "tiny"
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    name = str(source)
-    if isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in FILES:
-        raise CheckpointError(
-            f"{name} is neither a file or folder nor a Hub id of the form 'organisation/name'; check the path."
-        )
-    return _download(name, hub)
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Read a ``.safetensors`` file, or a pickle that holds nothing but tensors and numbers.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or holds other objects.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; check the path.")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is not a whole safetensors file ({error}); copy or download it again."
-            ) from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of TorchScript archives, and then refuses them
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(_why_not(path, str(error))) from error
+        with open(path, "rb", opener=_open_file) as file:
+            size = os.fstat(file.fileno()).st_size
+            content, spans = read_content(file, size, path.suffix == ".safetensors")
+            entries, under = _state_dict(content)
+            stored, settings = _sort(entries if under is None else {**_plain(content), **entries})
+            tensors = load(file, size, stored, spans)
+    except Damaged as error:
+        raise CheckpointError(f"{path} {error}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"{path} cannot be read ({reason}); check the path.") from error
+    except (MemoryError, RuntimeError) as error:  # the latter is torch's
+        raise CheckpointError(f"{path} has more tensors than fit into memory.") from error
+    return WeightFile(path, tensors, settings, under)
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Open a regular file alone: a pipe would wait for a writer for ever, and a device has no end."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(None, "it is not a file")
+    return handle
+
+
+def _state_dict(content: Any) -> tuple[Mapping[Any, Any], str | None]:
+    """Return the dictionary of names and tensors, and the name that it stands under, if any."""
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; a state dict (names to tensors) is needed.")
-    return content
+        raise Damaged(f"holds a {_kind(content)}; a state dict (names to tensors) is needed")
+    if _has_tensors(content):
+        return content, None
+    inside = {name: value for name, value in content.items() if isinstance(value, dict) and _has_tensors(value)}
+    usual = [name for name in STATES if name in inside] or list(inside)
+    if not usual:
+        names = ", ".join(repr(name) for name in list(content)[:5]) or "nothing"
+        raise Damaged(f"holds no 'state_dict' and no tensors: its entries are {names}; a file of weights is needed")
+    if usual[0] not in STATES and len(usual) > 1:
+        names = ", ".join(repr(name) for name in usual[:5])
+        raise Damaged(f"holds several state dicts ({names}); save the one to be loaded alone")
+    return inside[usual[0]], str(usual[0])
 
 
-def _why_not(path: Path, error: str) -> str:
-    if "TorchScript" in error:
-        return (
-            f"{path} is a TorchScript archive, not a state dict; save its weights with "
-            "torch.save(torch.jit.load(path).state_dict(), new_path) and name that file."
-        )
-    if "Unsupported global" in error or "weights_only" in error or "Unsupported operand" in error:
-        return (
-            f"{path} holds objects besides tensors and numbers, which are not read because a pickle can run code; if "
-            "you trust it, save its tensors alone: torch.save({'state_dict': torch.load(path, "
-            "weights_only=False)['state_dict']}, new_path)."
-        )
-    return f"{path} is not a checkpoint that torch can read ({error.splitlines()[0] if error else 'empty file'})."
+def _has_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, StoredTensor) for value in content.values())
 
 
-def _download(repo: str, hub: Mapping[str, Any]) -> Path:
-    """Download the weights of one repository; the first answer must come within ``HUB_SECONDS``."""
-    from huggingface_hub import HfApi, snapshot_download
+def _plain(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {name: value for name, value in content.items() if isinstance(value, (int, float, str))}
 
-    options = {k: v for k, v in hub.items() if v is not None}
-    answer: dict[str, Any] = {}
 
-    def ask() -> None:
-        try:
-            info = HfApi(token=options.get("token")).model_info(
-                repo, revision=options.get("revision"), timeout=HUB_SECONDS / 2
-            )
-            answer["files"] = {sibling.rfilename for sibling in info.siblings or ()}
-        except Exception as error:  # reported below, whatever the network library raised
-            answer["error"] = error
+def _sort(entries: Mapping[Any, Any]) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """Tell tensors from what stands beside them, and take off the prefix that all tensors' names have in common."""
+    tensors: dict[str, StoredTensor] = {}
+    settings: dict[str, Any] = {}
+    for name, value in entries.items():
+        if isinstance(value, StoredTensor):
+            if not isinstance(name, str):
+                raise Damaged(f"has the key {name!r}; a state dict has names, which are text")
+            tensors[name] = value
+        elif isinstance(name, str) and ("." in name or (isinstance(value, Foreign) and "tensor" in value.name)):
+            # A setting has no such name, and another kind of tensor is no setting.
+            raise Damaged(f"has the key {name!r}, which is a {_kind(value)}; a dense tensor of plain numbers is needed")
+        elif isinstance(name, str) and (value is None or isinstance(value, (int, float, str))):
+            settings[name] = value
+    while prefix := next((p for p in WRAPPERS if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors, settings
 
-    if not options.get("local_files_only"):
-        # Name resolution has no time limit of its own, so the request runs in a thread that can be left behind.
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(HUB_SECONDS)
-    files = answer.get("files")
-    if files is None:
-        try:
-            return Path(snapshot_download(repo, **{**options, "local_files_only": True}))
-        except Exception as error:
-            cause = answer.get("error", "no answer in time" if not options.get("local_files_only") else error)
-            raise CheckpointError(
-                f"{repo!r} could not be reached on the Hugging Face Hub and is not in its cache "
-                f"({type(cause).__name__ if isinstance(cause, Exception) else cause}); check the name and the "
-                "connection, or download the repository and name its folder: from_pretrained('path/to/folder')."
-            ) from (cause if isinstance(cause, Exception) else None)
-    for needed, patterns in (
-        (WEIGHTS, [CONFIG, WEIGHTS]),
-        ("checkpoints/encoder.pth", ["checkpoints/encoder.pth", "checkpoints/depth.pth"]),
-        ("encoder.pth", ["encoder.pth", "depth.pth"]),
-    ):
-        if needed in files:
-            return Path(snapshot_download(repo, allow_patterns=patterns, **options))
-    raise CheckpointError(f"{repo!r} on the Hugging Face Hub holds neither {WEIGHTS} nor encoder.pth; check the name.")
+
+def _kind(value: Any) -> str:
+    return value.name if isinstance(value, Foreign) else type(value).__name__

@@ -6,7 +6,6 @@ assumed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -52,7 +51,7 @@ def read_model_config(
         return model_config(encoder, decoder, size) if decoder else encoder_config(encoder)
     tensors, reduce = single_frame(encoder)
     single = model_config(tensors, decoder, size) if decoder else None
-    width, read = reduce["0.weight"].shape[:2]
+    width, read = _shape(reduce, "0.weight", 4, "reduce_conv.0.")[:2]
     try:
         matching = HybridMatchingConfig(
             encoder=(encoder_config(tensors) if single is None else single.encoder).for_matching(),
@@ -83,15 +82,8 @@ def encoder_config(
             "the checkpoint has the key 'resnet50.conv1.weight': it holds an ImageNet ResNet-50 in CLIP's place, which "
             "is not supported."
         )
-    for key in (
-        "dinov2.pos_embed",
-        "clip.visual.conv1.weight",
-        "clip_align_conv.1.weight",
-        "clip.text_projection",
-    ):
-        if key not in tensors:
-            raise CheckpointError(f"the checkpoint has no key {key!r}; a published Hybrid-depth encoder has one.")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if stage1 else (NO_MEAN, NO_STD)
+    fused, _, _, _ = _shape(tensors, "clip_align_conv.1.weight", 4)
     num_tokens = sum(key.startswith(TOKEN) for key in tensors)
     prompts = None
     if num_tokens:
@@ -105,7 +97,7 @@ def encoder_config(
         semantic=_semantic(tensors, mean, std),
         spatial=_spatial(tensors, mean, std),
         towers=towers,
-        fusion=FusionConfig(method=method, channels=tensors["clip_align_conv.1.weight"].shape[0]),
+        fusion=FusionConfig(method=method, channels=fused),
         prompts=prompts,
     )
 
@@ -116,11 +108,9 @@ def model_config(encoder: Tensors, depth: Tensors, size: tuple[int, int] | None)
     Raises:
         CheckpointError: a key is missing, or a shape fits no setting.
     """
-    first = depth.get("depth_head.projects.0.weight")
-    if first is None:
-        raise CheckpointError("depth.pth has no key 'depth_head.projects.0.weight'; a published decoder has one.")
+    read = _shape(depth, "depth_head.projects.0.weight", 4)[1]
     base = encoder_config(encoder)
-    spatial = encoder["dinov2.pos_embed"].shape[2]
+    spatial = _shape(encoder, "dinov2.pos_embed", 3)[2]
     semantic = base.fusion.channels
     prompts = 0 if base.prompts is None else base.prompts.num_prompts
     readings: dict[int, tuple[Literal["both", "semantic", "spatial"], Literal["concat", "logits"]]] = {
@@ -130,32 +120,50 @@ def model_config(encoder: Tensors, depth: Tensors, size: tuple[int, int] | None)
     }
     if prompts:
         readings.setdefault(prompts, ("both", "logits"))
-    if first.shape[1] not in readings:
+    if read not in readings:
         raise CheckpointError(
-            f"'depth_head.projects.0.weight' reads {first.shape[1]} channels; with {prompts} prompts, {spatial} DINO "
+            f"'depth_head.projects.0.weight' reads {read} channels; with {prompts} prompts, {spatial} DINO "
             f"and {semantic} CLIP channels it should read one of {sorted(readings)}."
         )
-    towers, decoder_input = readings[first.shape[1]]
-    projections = [depth[f"depth_head.projects.{i}.weight"].shape[0] for i in range(4)]
+    towers, decoder_input = readings[read]
+    projections = [_shape(depth, f"depth_head.projects.{i}.weight", 4)[0] for i in range(4)]
     return HybridDepthConfig(
         encoder=encoder_config(encoder, towers, decoder_input),
         decoder=DecoderConfig(
-            features=depth["depth_head.scratch.layer1_rn.weight"].shape[0],
+            features=_shape(depth, "depth_head.scratch.layer1_rn.weight", 4)[0],
             channels=(projections[0], projections[1], projections[2], projections[3]),
-            head_channels=depth["depth_head.scratch.output_conv2.0.weight"].shape[0],
+            head_channels=_shape(depth, "depth_head.scratch.output_conv2.0.weight", 4)[0],
         ),
         size=size,
     )
 
 
-def _depth(tensors: Tensors, pattern: str) -> int:
-    return 1 + max((int(m[1]) for key in tensors if (m := re.match(pattern, key))), default=-1)
+def _shape(tensors: Tensors, key: str, dimensions: int, prefix: str = "") -> tuple[int, ...]:
+    """Return a tensor's shape; ``prefix`` is what its name in the file begins with, and ``tensors`` lacks."""
+    if key not in tensors:
+        kind = "decoder" if key.startswith("depth_head.") else "encoder"
+        raise CheckpointError(f"the checkpoint has no key {prefix + key!r}; a published Hybrid-depth {kind} has one.")
+    shape = tuple(tensors[key].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise CheckpointError(f"the key {prefix + key!r} is {shape}; it must have {dimensions} sizes above 0.")
+    return shape
+
+
+def _depth(tensors: Tensors, before: str) -> int:
+    """Return how many blocks there are, numbered from 0 after ``before`` and with none left out."""
+    numbers = {key.removeprefix(before).split(".")[0] for key in tensors if key.startswith(before)}
+    for i in range(len(numbers)):
+        if str(i) not in numbers:
+            raise CheckpointError(
+                f"the checkpoint has no key that begins with '{before}{i}.', though others follow it."
+            )
+    return len(numbers)
 
 
 def _spatial(tensors: Tensors, mean: Any, std: Any) -> SpatialConfig:
-    width = int(tensors["dinov2.pos_embed"].shape[2])
-    depth = _depth(tensors, r"dinov2\.blocks\.(\d+)\.")
-    grid = round((tensors["dinov2.pos_embed"].shape[1] - 1) ** 0.5)
+    _, positions, width = _shape(tensors, "dinov2.pos_embed", 3)
+    depth = _depth(tensors, "dinov2.blocks.")
+    grid = round((positions - 1) ** 0.5)
     names = {(384, 12): "small", (768, 12): "base", (1024, 24): "large"}
     overrides: dict[str, Any] = {}
     name = names.get((width, depth), "small")
@@ -178,20 +186,21 @@ def _spatial(tensors: Tensors, mean: Any, std: Any) -> SpatialConfig:
 
 
 def _semantic(tensors: Tensors, mean: Any, std: Any) -> SemanticConfig:
-    text_width, embed = (int(x) for x in tensors["clip.text_projection"].shape)
-    context = int(tensors["clip.positional_embedding"].shape[0])
+    text_width, embed = _shape(tensors, "clip.text_projection", 2)
+    context, _ = _shape(tensors, "clip.positional_embedding", 2)
+    vocabulary, _ = _shape(tensors, "clip.token_embedding.weight", 2)
     found = {
         "embed_dim": embed,
         "vision_cfg": {
-            "layers": [_depth(tensors, rf"clip\.visual\.layer{i}\.(\d+)\.") for i in (1, 2, 3, 4)],
-            "width": 2 * int(tensors["clip.visual.conv1.weight"].shape[0]),
+            "layers": [_depth(tensors, f"clip.visual.layer{i}.") for i in (1, 2, 3, 4)],
+            "width": 2 * _shape(tensors, "clip.visual.conv1.weight", 4)[0],
         },
         "text_cfg": {
             "context_length": context,
-            "vocab_size": int(tensors["clip.token_embedding.weight"].shape[0]),
+            "vocab_size": vocabulary,
             "width": text_width,
             "heads": max(1, text_width // 64),
-            "layers": _depth(tensors, r"clip\.transformer\.resblocks\.(\d+)\."),
+            "layers": _depth(tensors, "clip.transformer.resblocks."),
         },
     }
     rn50 = {

@@ -100,16 +100,30 @@ def encoder_state(
             if config.prompts is not None:
                 name = key.removeprefix("clip.")
                 if name == "token_embedding.weight":
+                    if value.ndim != 2 or len(value) <= max(word_ids):
+                        raise CheckpointError(
+                            f"the key {key!r} is {tuple(value.shape)}; it must have a row for each word."
+                        )
                     name, value = "token_embedding", value[list(word_ids)]
                 elif name == "positional_embedding":
                     value = value[:num_positions]
                 state["prompts." + name] = value
         else:
             raise CheckpointError(f"the key {key!r} has no place in a Hybrid-depth encoder.")
-    tokens = [tensors[f"{TOKEN}{i}"] for i in range(sum(key.startswith(TOKEN) for key in tensors))]
-    if tokens:
+    if tokens := _learned_tokens(tensors):
         state["prompts.tokens"] = torch.cat(tokens)
     return state
+
+
+def _learned_tokens(tensors: Tensors) -> list[Tensor]:
+    """Return the prompts' learned tokens in order, each (1, width)."""
+    keys = [f"{TOKEN}{i}" for i in range(sum(key.startswith(TOKEN) for key in tensors))]
+    for key in keys:
+        if key not in tensors:
+            raise CheckpointError(f"the checkpoint has no key {key!r}, though it has {len(keys)} learned tokens.")
+        if tensors[key].ndim != 2 or tensors[key].shape != tensors[keys[0]].shape:
+            raise CheckpointError(f"the key {key!r} is {tuple(tensors[key].shape)}; every learned token is (1, width).")
+    return [tensors[key] for key in keys]
 
 
 def single_frame(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -8,18 +8,17 @@ here knows a model class: a model builds itself from the configuration and says 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from hybrid_encoder.checkpoints import published, published_state
-from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, find_source, read_tensors
+from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, WeightFile, read_tensors, read_weights
+from hybrid_encoder.checkpoints.sources import find_source
 from hybrid_encoder.config import (
     MODEL_CONFIGS,
     DepthScale,
@@ -29,7 +28,13 @@ from hybrid_encoder.config.serialization import Serializable
 from hybrid_encoder.errors import CheckpointError, ConfigError
 
 BIN_RANGE = ("min_depth_bin", "max_depth_bin")
-SETTINGS = ("height", "width", "use_stereo", *BIN_RANGE)  # what stands among the tensors of a published encoder.pth
+MAX_SETTING = 100_000  # pixels or metres
+SETTINGS: tuple[tuple[str, Any, str], ...] = (  # what stands among the tensors of a published encoder.pth
+    ("height", int, "a whole number of pixels"),
+    ("width", int, "a whole number of pixels"),
+    *((name, float, "a distance above 0") for name in BIN_RANGE),
+)
+RESUMED_FROM = "checkpoints"  # the folder of a run with what it resumes from
 DESCRIBED = {
     "HybridDepthEncoder": "an encoder without a decoder",
     "HybridDepthModel": "a single-frame model",
@@ -98,25 +103,6 @@ class Checkpoint:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-class _NoInitialisation(TorchFunctionMode):
-    """Turns the drawing of random numbers into nothing."""
-
-    INIT = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_")
-    FILLS = frozenset([Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, *(getattr(nn.init, name) for name in INIT)])
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.FILLS:
-            return args[0] if args else kwargs["tensor"]
-        return (torch.zeros if func is torch.randn else func)(*args, **(kwargs or {}))
-
-
-@contextmanager
-def no_initialisation() -> Iterator[None]:
-    """Build models without drawing random numbers: a checkpoint is about to overwrite every one of them."""
-    with _NoInitialisation():
-        yield
-
-
 def read_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
     """Find and read a checkpoint: ``"tiny"``, a folder, a ``.ckpt`` file, or a Hub id.
 
@@ -129,8 +115,8 @@ def read_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
     """
     path = find_source(source, **hub)
     if path.is_file():
-        return _read_stage1(path)
-    if (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
+        return _read_file(path)
+    if (path / CONFIG).is_file():
         return _read_ours(path)
     for folder in (path, path / "checkpoints"):
         if (folder / "encoder.pth").is_file():
@@ -138,35 +124,13 @@ def read_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
     stage1 = path / "stage1_checkpoint" / "stage1.ckpt"
     if stage1.is_file():
         return _read_stage1(stage1)
+    _refuse_run(path)
+    if (path / WEIGHTS).is_file():
+        raise CheckpointError(f"{path} has no {CONFIG}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     raise CheckpointError(
         f"{path} holds no checkpoint; needed are config.json and model.safetensors (ours), or encoder.pth and "
         "depth.pth (published), or name a stage-1 .ckpt file."
     )
-
-
-def fill(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-    """Load a state dict strictly; an error names the first key that does not fit.
-
-    Tensors are taken over where they need no other type or device: those of a file stay mapped to it (privately, a
-    change never reaches the file), so that weights are not held twice.
-
-    Raises:
-        CheckpointError: a key that is missing, has no place, or has another shape.
-    """
-    own = module.state_dict()
-    name = type(module).__name__
-    if missing := sorted(set(own) - set(state)):
-        raise CheckpointError(f"{path} has no key {missing[0]!r} ({len(missing)} missing), which this {name} needs.")
-    if extra := sorted(set(state) - set(own)):
-        raise CheckpointError(
-            f"{path} has the key {extra[0]!r} ({len(extra)} in all), which this {name} has no place for."
-        )
-    for key, value in own.items():
-        if not isinstance(state[key], Tensor) or state[key].shape != value.shape:
-            found = tuple(state[key].shape) if isinstance(state[key], Tensor) else type(state[key]).__name__
-            raise CheckpointError(f"{path}: {key!r} is {found}, and this {name} needs {tuple(value.shape)}.")
-    fitting = {key: state[key].to(value.device, value.dtype).contiguous() for key, value in own.items()}
-    module.load_state_dict(fitting, strict=True, assign=True)
 
 
 def read_config(folder: Path) -> Any:
@@ -191,6 +155,27 @@ def read_config(folder: Path) -> Any:
     raise CheckpointError(f"{file} describes a {name!r}, which this version does not know.")
 
 
+def _read_file(path: Path) -> Checkpoint:
+    """Read a single file: a stage-1 checkpoint, or one that stands for the folder that it is part of."""
+    if path.name in (WEIGHTS, CONFIG) and (path.parent / CONFIG).is_file():
+        return _read_ours(path.parent)
+    if path.name in ("encoder.pth", "depth.pth") and (path.parent / "encoder.pth").is_file():
+        return _read_published(path.parent)
+    _refuse_run(path.parent)
+    return _read_stage1(path)
+
+
+def _refuse_run(folder: Path) -> None:
+    """Name the weights of a training run to whoever names its folder, or a checkpoint that the run resumes from."""
+    run = folder.parent.parent if folder.parent.name == RESUMED_FROM else folder
+    if run == folder and not (folder / "final").is_dir() and not (folder / RESUMED_FROM).is_dir():
+        return
+    where = "is where a training run resumes from" if run != folder else "is the folder of a training run"
+    raise CheckpointError(
+        f"{folder} {where}, not weights to load; name {run / 'final'}, which the run writes when it ends."
+    )
+
+
 def _read_ours(folder: Path) -> Checkpoint:
     config = read_config(folder)
     if not (folder / WEIGHTS).is_file():
@@ -199,36 +184,45 @@ def _read_ours(folder: Path) -> Checkpoint:
 
 
 def _read_published(folder: Path) -> Checkpoint:
-    content = read_tensors(folder / "encoder.pth")
-    tensors = {key: value for key, value in content.items() if key not in SETTINGS}
-    _check_tensors(tensors, folder / "encoder.pth")
-    decoder: Tensors = {}
-    if (folder / "depth.pth").is_file():
-        decoder = read_tensors(folder / "depth.pth")
-        _check_tensors(decoder, folder / "depth.pth")
-    bins = {name: float(content[name]) for name in BIN_RANGE if name in content}
-    config = published.read_model_config(tensors, decoder, _image_size(content), bins)
+    encoder = read_weights(folder / "encoder.pth")
+    decoder = read_tensors(folder / "depth.pth") if (folder / "depth.pth").is_file() else {}
+    settings, tensors = _settings(encoder)
+    size = (settings["height"], settings["width"]) if {"height", "width"} <= set(settings) else None
+    bins = {name: float(settings[name]) for name in BIN_RANGE if name in settings}
+    try:
+        config = published.read_model_config(tensors, decoder, size, bins)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} is not a published Hybrid-depth checkpoint: {error}") from error
     return Checkpoint(folder, "published", config, tensors, decoder)
 
 
 def _read_stage1(path: Path) -> Checkpoint:
-    content = read_tensors(path)
-    state = content.get("state_dict")
-    if not isinstance(state, dict):
+    content = read_weights(path)
+    if content.under != "state_dict":
         raise CheckpointError(f"{path} has no 'state_dict'; a stage-1 checkpoint (Lightning) has one. {FOLDER_HINT}")
-    tensors = {key.removeprefix("model."): value for key, value in state.items()}
+    tensors = {key.removeprefix("model."): value for key, value in content.tensors.items()}
     # Stage 1 carries a decoder that it never trains.
     tensors = {key: value for key, value in tensors.items() if not key.startswith("depth_head.")}
-    _check_tensors(tensors, path)
-    return Checkpoint(path, "stage1", published.encoder_config(tensors, stage1=True), tensors)
+    try:
+        config = published.encoder_config(tensors, stage1=True)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is not a stage-1 checkpoint of Hybrid-depth: {error}") from error
+    return Checkpoint(path, "stage1", config, tensors)
 
 
-def _image_size(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = content.get("height"), content.get("width")
-    return (int(height), int(width)) if height and width else None
-
-
-def _check_tensors(content: Mapping[str, Any], path: Path) -> None:
-    for key, value in content.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}; a state dict holds tensors alone.")
+def _settings(content: WeightFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the settings of a published encoder.pth, checked, and its tensors without them."""
+    tensors = dict(content.tensors)
+    found: dict[str, Any] = {}
+    for name, kind, rule in SETTINGS:
+        value: Any = content.settings.get(name)
+        if name in tensors:
+            stored = tensors.pop(name)
+            value = stored.item() if stored.numel() == 1 else tuple(stored.shape)
+        if value is None:
+            continue
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if not numeric or not 0 < value < MAX_SETTING or kind(value) != value:
+            raise CheckpointError(f"{content.path}: {name!r} is {reprlib.repr(value)}; it must be {rule}.")
+        found[name] = kind(value)
+    return found, tensors

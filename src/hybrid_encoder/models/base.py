@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 from torch import nn
 from typing_extensions import Self
 
+from hybrid_encoder.checkpoints.filling import fill, no_initialisation
 from hybrid_encoder.checkpoints.hub import HubModel
-from hybrid_encoder.checkpoints.reading import Checkpoint, fill, no_initialisation, read_checkpoint
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.checkpoints.reading import Checkpoint, read_checkpoint
+from hybrid_encoder.errors import CheckpointError, ConfigError, HybridEncoderError
 from hybrid_encoder.towers.base import set_frozen_to_eval
 
 
@@ -113,8 +114,15 @@ class HybridModel(HubModel):
             CheckpointError: not what this model needs.
         """
         stored, prefix = checkpoint.part(cls.config_class)
-        with no_initialisation():
-            model = cls(config or stored, pretrained=False)  # type: ignore[call-arg]  # as every model takes them
+        try:
+            with no_initialisation():
+                model = cls(config or stored, pretrained=False)  # type: ignore[call-arg]  # as every model takes them
+        except HybridEncoderError:
+            raise
+        except Exception as error:  # whatever the libraries raise where sizes do not go together
+            raise CheckpointError(
+                f"{checkpoint.path} describes a model that cannot be built ({type(error).__name__}: {error})."
+            ) from error
         fill(model, checkpoint.state(prefix, model.config, *model.text_size()), checkpoint.path)
         return model.eval()
 
