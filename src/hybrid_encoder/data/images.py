@@ -23,6 +23,7 @@ from hybrid_encoder.errors import InputError
 from hybrid_encoder.writing import write_whole
 
 Pixels = NDArray[np.uint8]
+BLOCK = 256  # rows that are coloured at once
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF files
 
 
@@ -60,7 +61,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
         upright = _upright(path, image)
         if upright.mode == "F":
             return torch.from_numpy(np.array(upright)).div_(255).expand(3, -1, -1).contiguous()
-        pixels = torch.from_numpy(np.array(upright.convert("RGB")))
+        pixels = torch.from_numpy(np.array(upright if upright.mode == "RGB" else upright.convert("RGB")))
     return pixels.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
@@ -70,18 +71,17 @@ def _upright(path: Path, image: Image.Image) -> Image.Image:
         raise InputError(
             f"{path} is {image.height} x {image.width}; height and width must be at least {MIN_SIZE}: resize it up."
         )
+    tags = getattr(image, "tag_v2", {})  # of TIFF
     # Older versions of Pillow read 16 bits of PNG and PPM as 32.
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise InputError(
             f"{path} holds grey values of 32 bits, of which nothing says what is white; save it with 8 or 16 bits."
         )
-    image.load()
-    upright = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if not image.mode.startswith("I"):
-        return upright
-    tags = getattr(image, "tag_v2", {})  # of TIFF
+        return image
     white = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
-    values = np.array(upright, np.float32)
+    values = np.array(image, np.float32)
     if tags.get(PHOTOMETRIC) == 0:  # white is 0
         values = white - values
     return Image.fromarray(values / np.float32(white / 255))
@@ -138,10 +138,11 @@ def colorize(values: Tensor, low: float | None = None, high: float | None = None
     array = values.detach().float().cpu().numpy()
     low = float(array.min()) if low is None else low
     high = float(np.percentile(array, 95)) if high is None else high
-    scaled = array - np.float32(low)
-    scaled /= np.float32(max(high - low, 1e-12))
-    scaled *= len(table)
-    pixels: Pixels = table[np.clip(scaled, 0, len(table) - 1, out=scaled).astype(np.uint16)]
+    scale = np.float32(max(high - low, 1e-12))
+    pixels = np.empty((*array.shape, 3), np.uint8)
+    for rows in range(0, len(array), BLOCK):  # a photograph as a whole would take several times its memory
+        scaled = (array[rows : rows + BLOCK] - np.float32(low)) / scale * len(table)
+        pixels[rows : rows + BLOCK] = table[np.clip(scaled, 0, len(table) - 1).astype(np.uint16)]
     return pixels
 
 
