@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 MAX_LENGTH = 1000  # characters of a message: several paths in full, not a name of thousands
 
 
@@ -17,7 +19,8 @@ def visible(text: str) -> str:
 
 
 def shortened(text: str, length: int = MAX_LENGTH) -> str:
-    """Return the text with its middle left out where it is longer than ``length``."""
+    """Return the text with the middle left out of words that no path is as long as, and of what exceeds ``length``."""
+    text = re.sub(r"\S{401,}", lambda word: f"{word[0][:200]}...{word[0][-100:]}", text)
     if len(text) <= length:
         return text
     tail = length // 3  # the rule and the fix stand at the end

@@ -33,16 +33,18 @@ FIXES: Mapping[int, str] = {
     errno.EEXIST: "give another path",
     errno.ENOTEMPTY: "give another path",
     errno.ELOOP: "check the links on its path",
+    errno.ENETUNREACH: "check the connection, or download the weights first and name their folder",
     errno.EIO: "check the disk",
 }
 # How libraries that are not written in Python word the same failures.
 WORDINGS = {
-    errno.ENOSPC: r"No space left|os error 28\b|PytorchStreamWriter failed|file write failed|Disk quota exceeded",
+    errno.ENOSPC: r"No space left|os error 28\b|file write failed|unexpected pos \d+ vs|Disk quota exceeded",
     errno.EFBIG: r"File too large|os error 27\b",
     errno.EROFS: r"Read-only file system|os error 30\b",
     errno.EACCES: r"Permission denied|os error 13\b",
     errno.EMFILE: r"Too many open files|os error 24\b|received \d+ items of ancdata",
     errno.ENOMEM: r"out of memory|can't allocate memory|not enough memory|[Cc]annot allocate memory|os error 12\b",
+    errno.ENETUNREACH: r"Failed to download|locate the file on the Hub|outgoing traffic has been disabled",
     errno.EAGAIN: r"can't start new thread|Resource temporarily unavailable",
 }
 
@@ -82,6 +84,8 @@ def _of_library(error: BaseException) -> str | None:
         return None
     for number, wording in WORDINGS.items():
         if re.search(wording, str(error)):
+            if isinstance(error.__context__, OSError) and error.__context__.errno in FIXES:  # the system's own word
+                return _of_system(error.__context__.errno, error.__context__)
             first = next(iter(str(error).splitlines()), "").rstrip(". ")
             return f"{os.strerror(number)} ({shortened(first, 300)}); {FIXES[number]}."
     return None
