@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.traps import Traps, closed_network, put_ghostscript
+from helpers.traps import Traps, closed_network, put_ghostscript
 
 
 @pytest.fixture(autouse=True)
