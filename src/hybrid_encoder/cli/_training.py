@@ -52,6 +52,10 @@ Seed = Annotated[
     typer.Option(help="Random seed of the weights, the synthetic drives, the data order and the augmentation."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue exactly from the newest checkpoint.")]
+ResumeFrom = Annotated[
+    str | None,
+    typer.Option(help="Continue from this checkpoint, such as step_00000500; newer ones are set aside."),
+]
 
 
 def check_seed(seed: int, data: str) -> None:

@@ -40,6 +40,7 @@ def train_coarse_command(
     precision: shared.PrecisionOption = "no",
     seed: shared.Seed = 0,
     resume: shared.Resume = False,
+    resume_from: shared.ResumeFrom = None,
     cpu: OnCpu = False,
 ) -> None:
     """Run the coarse stage: the encoder learns to put patches in the order of their depth, by words.
@@ -78,7 +79,8 @@ def train_coarse_command(
         "drives": drives if data == shared.SYNTHETIC else None,
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
-    weights = train_coarse(model, items, output, chosen, described=described, resume=resume, console=console, **loop)
+    options = {"described": described, "resume": resume_from or resume, "console": console, **loop}
+    weights = train_coarse(model, items, output, chosen, **options)
     shared.print_result(console, weights, output)
 
 

@@ -58,6 +58,7 @@ def train_fine_command(
     precision: shared.PrecisionOption = "no",
     seed: shared.Seed = 0,
     resume: shared.Resume = False,
+    resume_from: shared.ResumeFrom = None,
     cpu: OnCpu = False,
 ) -> None:
     """Run the fine stage: depth is learned from neighbouring frames alone, without a depth label.
@@ -100,7 +101,7 @@ def train_fine_command(
         "drives": drives if data == shared.SYNTHETIC else None,
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
-    options = {"described": described, "resume": resume, "console": console, **loop}
+    options = {"described": described, "resume": resume_from or resume, "console": console, **loop}
     weights = train_fine(model, items, output, chosen, language_loss, **options)
     shared.print_result(console, weights, output)
 

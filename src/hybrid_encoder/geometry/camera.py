@@ -5,6 +5,7 @@ Pixel centres are at integers, so that resizing by s takes x to (x + 0.5) s - 0.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -48,9 +49,15 @@ def unproject(depth: Tensor, K: Tensor) -> Tensor:
 
     Returns:
         (B, 3, H * W), in the unit of depth, camera axes x right, y down, z forward.
+
+    Raises:
+        InputError: intrinsics that cannot be inverted, such as a focal length of 0.
     """
     pixels = pixel_coordinates(depth.shape[-2], depth.shape[-1], depth.device)
-    rays: Tensor = torch.linalg.solve(K, pixels.expand(len(depth), -1, -1))
+    try:
+        rays: Tensor = torch.linalg.solve(K, pixels.expand(len(depth), -1, -1))
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not list it
+        raise InputError("K cannot be inverted; focal lengths must be above 0: check the calibration.") from None
     return rays * depth.flatten(2)
 
 
@@ -87,11 +94,15 @@ def sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
         x, y: in pixels, (B, h, w).
 
     Returns:
-        (B, C, h, w).
+        (B, C, h, w); NaN where a position is NaN or infinite. ``grid_sample`` by itself would read some pixel there,
+        and its backward pass would write outside of its memory.
     """
     height, width = images.shape[-2:]
-    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], dim=-1)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=True)
+    grid = torch.stack([2 * x / max(1, width - 1) - 1, 2 * y / max(1, height - 1) - 1], dim=-1)
+    known = x.isfinite() & y.isfinite()
+    grid = grid.where(known[..., None], 0)
+    read = F.grid_sample(images, grid, padding_mode="border", align_corners=True)
+    return read.where(known[:, None], math.nan)
 
 
 def warp(source: Tensor, depth: Tensor, K: Tensor, source_T_target: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,10 +116,11 @@ def warp(source: Tensor, depth: Tensor, K: Tensor, source_T_target: Tensor) -> t
 
     Returns:
         The warped view (B, C, H, W), bilinear, its border continued, and which pixels fall into the source view, bool
-        (B, 1, H, W). Gradients reach source, depth and pose.
+        (B, 1, H, W). Gradients reach source, depth and pose. Where depth, pose or intrinsics are NaN or infinite, the
+        view is NaN.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes that do not fit, or intrinsics that cannot be inverted.
     """
     batch, _, height, width = source.shape
     for name, value, shape in (

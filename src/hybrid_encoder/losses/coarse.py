@@ -101,10 +101,11 @@ def patch_features(
         box: side of that box in pixels.
 
     Returns:
-        (L, P, D).
+        (L, P, D). On an accelerator, where looking at values would stall it, a patch at NaN or of an image that does
+        not exist is NaN; on the CPU it is an error.
 
     Raises:
-        InputError: points or index of another shape.
+        InputError: points or index of another shape, points that are NaN or infinite, or an index of no image.
         ConfigError: another sampling.
     """
     if points.ndim != 3 or points.shape[-1] != 2 or index.shape != points.shape[:1]:
@@ -112,8 +113,22 @@ def patch_features(
             f"points is {tuple(points.shape)} and index {tuple(index.shape)}; (L, P, 2) and (L,) are needed: L lanes "
             "of P patches (x, y), and the image that each belongs to."
         )
+    if not points.is_floating_point() or index.is_floating_point() or index.dtype == torch.bool:
+        raise InputError(
+            f"points is of {points.dtype} and index of {index.dtype}; fractions and whole numbers are needed: points "
+            "in pixels, and the image that each lane belongs to."
+        )
     maps = torch.cat(list(fused), dim=1)
     lanes, patches, _ = points.shape
+    known = (index >= 0) & (index < len(maps)) & points.isfinite().all(-1).all(-1)
+    if known.device.type == "cpu" and not torch.compiler.is_compiling() and not known.all():
+        lane = int((~known).nonzero()[0])
+        raise InputError(
+            f"lane {lane} has index {index[lane].item()} and points {points[lane].tolist()}; an index from 0 to "
+            f"{len(maps) - 1} and finite points are needed."
+        )
+    index = index.where(known, 0).long()
+    points = points.where(known[:, None, None], 0)
     height, width = maps.shape[-2:]
     scale = points.new_tensor([width / image_size[1], height / image_size[0]])
     if sampling == "cell":
@@ -130,6 +145,7 @@ def patch_features(
         found = pooled.mean((-2, -1)).unflatten(0, (lanes, patches))
     else:
         raise ConfigError(f"sampling is {sampling!r}; it must be 'cell' or 'box'.")
+    found = found.where(known[:, None, None], math.nan)
     nearest = nearest_channels(maps.shape[1], channels, maps.device)
     return F.normalize(at_least_float32(found)[..., nearest], dim=-1)
 
@@ -167,6 +183,8 @@ class CoarsePatchLoss(nn.Module):
         super().__init__()
         if sampling not in ("cell", "box"):
             raise ConfigError(f"sampling is {sampling!r}; it must be 'cell' or 'box'.")
+        if not 0 < box < math.inf:
+            raise ConfigError(f"box is {box}; it must be above 0 and finite.")
         self.two_sided = two_sided
         self.sampling: Sampling = sampling
         self.box = box

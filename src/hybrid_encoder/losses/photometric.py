@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import warp
 
 SSIM_SHARE = 0.85
@@ -48,7 +49,11 @@ def photometric_error(one: Tensor, other: Tensor) -> Tensor:
 
     Returns:
         (B, 1, H, W), in [0, 1].
+
+    Raises:
+        InputError: other shapes, less than 2 pixels high or wide, or images of whole numbers.
     """
+    check_images(one, other)
     one, other = (x.float() for x in (one, other))
     windows = F.pad(torch.cat([one, other, one * one, other * other, one * other], dim=1), (1, 1, 1, 1), "reflect")
     mean_one, mean_other, square_one, square_other, product = F.avg_pool2d(windows, 3, 1).chunk(5, dim=1)
@@ -75,7 +80,16 @@ def reprojection_loss(
 
     Returns:
         Its loss is the mean over all pixels; those left out count with their identity error, which has no gradient.
+        Where depth, pose or intrinsics are NaN or infinite, the loss is NaN.
+
+    Raises:
+        InputError: shapes that do not fit, no source, or images of whole numbers.
     """
+    if sources.ndim != 5 or not sources.shape[1] or sources[:, 0].shape != target.shape:
+        raise InputError(
+            f"target is {tuple(target.shape)} and sources {tuple(sources.shape)}; (B, 3, H, W) and (B, N, 3, H, W) are "
+            "needed, with N at least 1."
+        )
     frames = sources.shape[1]
     errors, identities = [], []
     for frame in range(frames):
@@ -85,7 +99,8 @@ def reprojection_loss(
         with torch.no_grad():
             identities.append(photometric_error(source, target))
     error, identity = (torch.cat(parts, dim=1).amin(1, keepdim=True) for parts in (errors, identities))
-    moved = error + TIE < identity
+    # An error of NaN is not less than anything: put this way round, it counts.
+    moved = ~(error + TIE >= identity)
     loss = torch.where(moved, error, identity).mean() if automask else error.mean()
     return Reprojection(loss, error, identity, moved)
 
@@ -98,12 +113,32 @@ def smoothness_loss(disparity: Tensor, image: Tensor) -> Tensor:
         image: (B, 3, H, W), of the same size.
 
     Returns:
-        A scalar.
+        A scalar; an axis with a single pixel has no slope and adds nothing.
+
+    Raises:
+        InputError: other shapes.
     """
+    shapes = tuple(disparity.shape), tuple(image.shape)
+    if len(shapes[0]) != 4 or len(shapes[1]) != 4 or shapes[0] != (shapes[1][0], 1, *shapes[1][2:]):
+        raise InputError(f"disparity is {shapes[0]} and image {shapes[1]}; (B, 1, H, W) and (B, 3, H, W) are needed.")
     disparity, image = disparity.float(), image.float()
     disparity = disparity / disparity.mean((-2, -1), keepdim=True).clamp(min=1e-7)
     total = disparity.new_zeros(())
     for axis in (-1, -2):
+        if disparity.shape[axis] < 2:
+            continue
         edge = image.diff(dim=axis).abs().mean(1, keepdim=True)
         total = total + (disparity.diff(dim=axis).abs() * torch.exp(-edge)).mean()
     return total
+
+
+def check_images(one: Tensor, other: Tensor) -> None:
+    """Raise InputError unless two images can be compared: alike in shape, of fractions, 2 x 2 pixels at least."""
+    if one.ndim != 4 or one.shape != other.shape or min(one.shape[-2:]) < 2:
+        raise InputError(
+            f"the images are {tuple(one.shape)} and {tuple(other.shape)}; (B, C, H, W) is needed for both, with at "
+            "least 2 x 2 pixels."
+        )
+    for image in (one, other):
+        if not image.is_floating_point():
+            raise InputError(f"an image is of {image.dtype}; numbers in [0, 1] are needed: divide by 255.")

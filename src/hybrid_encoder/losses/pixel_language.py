@@ -32,7 +32,8 @@ def pixel_language_loss(logits: Tensor, depth: Tensor, bin_centers: Tensor, mask
         A scalar, the mean over cells with a valid pixel; 0 without any.
 
     Raises:
-        InputError: shapes that do not fit, or centres that do not rise from above 0.
+        InputError: shapes that do not fit, a mask that is not bool, or centres that do not rise from above 0. Centres
+            on an accelerator are not looked at; :class:`PixelLanguageLoss` looks at its own once.
 
     Example:
         >>> logits = torch.tensor([4.0, 0.0, 0.0]).view(1, 3, 1, 1)
@@ -43,6 +44,8 @@ def pixel_language_loss(logits: Tensor, depth: Tensor, bin_centers: Tensor, mask
     if depth.ndim != 4 or depth.shape[:2] != (len(logits), 1) or (mask is not None and mask.shape != depth.shape):
         shapes = f"{tuple(depth.shape)}" + ("" if mask is None else f" and mask {tuple(mask.shape)}")
         raise InputError(f"depth is {shapes}; (B, 1, H, W) is needed, for the {len(logits)} images of the logits.")
+    if mask is not None and mask.dtype != torch.bool:
+        raise InputError(f"mask is of {mask.dtype}; bool is needed: compare it, for example mask > 0.5.")
     logits = at_least_float32(logits)
     depth = depth.detach()
     valid = (depth > 0) & depth.isfinite()
@@ -68,6 +71,7 @@ class PixelLanguageLoss(nn.Module):
 
     def __init__(self, bin_centers: Tensor) -> None:
         super().__init__()
+        check_bins(bin_centers)
         self.register_buffer("bin_centers", bin_centers, persistent=False)
 
     def forward(self, logits: Tensor, depth: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -83,7 +87,14 @@ def check_logits_and_bins(logits: Tensor, bin_centers: Tensor) -> None:
             "needed: a depth for every prompt, at least two."
         )
     # Looking at values stalls an accelerator, so that only centres on the CPU are looked at.
-    if bin_centers.device.type == "cpu" and not (bin_centers[0] > 0 and (bin_centers.diff() > 0).all()):
+    if bin_centers.device.type == "cpu":
+        check_bins(bin_centers)
+
+
+def check_bins(bin_centers: Tensor) -> None:
+    """Raise InputError unless depths rise from above 0, apart from each other in float32 logs, and are finite."""
+    logs = bin_centers.detach().float().log()
+    if bin_centers.ndim != 1 or len(logs) < 2 or not (logs.isfinite().all() and (logs.diff() > 0).all()):
         raise InputError(f"bin_centers is {bin_centers.tolist()}; they must rise from above 0: near before far.")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.errors import ConfigError, HybridEncoderError, InputError
 
 
 @dataclass
@@ -26,7 +29,41 @@ class Progress:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        if not all(type(value) is int and 0 <= value < 2**63 for value in state.values()):
+            raise ValueError(f"progress is {state}; counts are needed")
         vars(self).update(state)
+
+
+class Failure:
+    """An error that data gave rise to, on its way from a worker to the training process.
+
+    Were it raised in the worker, ``DataLoader`` would make its traceback a part of the message.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class Collate:
+    """Turn items into a batch, or hand on the failure among them."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any] | None) -> None:
+        self.collate = collate or default_collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        failure = next((item for item in items if isinstance(item, Failure)), None)
+        try:
+            return failure or self.collate(items)
+        except HybridEncoderError as error:
+            return Failure(error)
+
+
+def check_finite_item(name: str, **parts: Tensor) -> None:
+    """Raise InputError where a part of an item, such as its image, is NaN or infinite."""
+    for part, value in parts.items():
+        # A sum is not finite if a number is not, and is faster to look at.
+        if not math.isfinite(value.sum()) and not value.isfinite().all():
+            raise InputError(f"{part} of {name or 'an item'} is not finite; check its files.")
 
 
 class SeededDataset(Dataset[Any]):
@@ -50,6 +87,8 @@ class SeededDataset(Dataset[Any]):
         self._seed_item(int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]))
         try:
             return self.items[index]
+        except (HybridEncoderError, OSError) as error:
+            return Failure(error)
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
@@ -125,7 +164,7 @@ class SeededBatches:
             batch_size,
             sampler=self.sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=Collate(collate),
             drop_last=True,
             generator=torch.Generator(),  # its own: otherwise the loader draws from the model's random numbers
         )
@@ -137,7 +176,25 @@ class SeededBatches:
             if progress.batch < len(self.dataset) // self.items_per_step:
                 self.dataset.epoch = self.sampler.epoch = progress.epoch
                 self.sampler.start = progress.batch * self.items_per_step
-                for batch in self.loader:
+                for batch in self._batches():
+                    if isinstance(batch, Failure):
+                        raise batch.error
                     progress.batch += 1
                     yield batch
             progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def _batches(self) -> Iterator[Any]:
+        """Yield the batches of one epoch.
+
+        Raises:
+            InputError: a worker was ended by the system, usually because memory ran out.
+        """
+        try:
+            yield from self.loader
+        except RuntimeError as error:
+            if re.match(r"DataLoader worker .*(exited|killed)", str(error)):
+                raise InputError(
+                    f"a process that loads data has ended ({str(error).rstrip('. ')}); take fewer workers, or look at "
+                    "what the data set does."
+                ) from None
+            raise

@@ -6,7 +6,7 @@ Source: Hybrid-depth, ICCV 2025, its stage 1.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, HybridEncoderConfig, PromptConfig
-from hybrid_encoder.data.ordered import PatchBatch, collate
+from hybrid_encoder.data.ordered import OrderedPatches, PatchBatch, check_teaches, collate
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses.coarse import CoarseLoss, CoarsePatchLoss, Sampling, patch_order_accuracy
 from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.training.batches import check_finite_item
+from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.loop import Stage
-from hybrid_encoder.training.parallel import is_main_process, share_of
+from hybrid_encoder.training.parallel import is_main_process, process_state, share_of
 from hybrid_encoder.training.recipes import CoarseRecipe, train_stage
 
 
@@ -129,17 +131,34 @@ def train_coarse(
 
     Returns:
         The folder of the weights; None where the run was stopped before its end.
+
+    Raises:
+        InputError: no item has points to learn from, or one is not finite.
     """
     folder = Path(folder)
     stage = CoarseStage(encoder, recipe.two_sided, recipe.sampling, recipe.box)
     if recipe.freeze_spatial:
         encoder.set_trainable(spatial=False)
     groups = encoder.parameter_groups(recipe.lr)
-    num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate, **options)
-    if num_steps is None:
-        return None
-    encoder.eval()
-    if is_main_process():
-        notes = f"The coarse stage of Hybrid-depth: {num_steps} steps of patches in the order of depth."
-        encoder.save_pretrained(folder / "final", notes=notes)
+    process_state(options.get("cpu", False))
+    with hold_run(folder):
+        check_teaches(items)
+        num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate_finite, **options)
+        if num_steps is None:
+            return None
+        encoder.eval()
+        if is_main_process():
+            notes = f"The coarse stage of Hybrid-depth: {num_steps} steps of patches in the order of depth."
+            encoder.save_pretrained(folder / "final", notes=notes)
     return folder / "final"
+
+
+def collate_finite(items: Sequence[OrderedPatches]) -> PatchBatch:
+    """Join items into a batch.
+
+    Raises:
+        InputError: an image or its points are not finite.
+    """
+    for item in items:
+        check_finite_item(item.name, image=item.image, points=item.points)
+    return collate(items)

@@ -28,6 +28,7 @@ from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from hybrid_encoder.training.fine import fine_model, train_fine
+from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
 
 NUM_FRAMES = 5  # of a drive
@@ -97,7 +98,7 @@ def run_demo(
     Args:
         output: the PNG file to write.
         coarse_steps, fine_steps: optimizer steps of the stages.
-        drives: how many drives to train on.
+        drives: how many drives to train on, at least 2.
         seed: of the weights, the drives and the data order.
         save: folder for the weights, in half precision; None keeps none.
         cpu: train on the CPU even where there is an accelerator.
@@ -106,7 +107,15 @@ def run_demo(
     Returns:
         On held-out drives, the order accuracy as ``order_before`` and ``order_after`` the coarse stage, and the abs_rel
         of median-scaled depth as ``before`` and ``after`` the fine stage.
+
+    Raises:
+        ConfigError: a number out of its range.
     """
+    # A step of the coarse stage takes six frames, and a drive has five.
+    check_number("drives", drives, 2, 10_000, whole=True)
+    check_number("seed", seed, 0, 99, whole=True)
+    check_number("coarse_steps", coarse_steps, 1, whole=True)
+    check_number("fine_steps", fine_steps, 1, whole=True)
     start = time.monotonic()
     say = partial(console.print, highlight=False)
     coarse = dataclasses.replace(COARSE["small"], steps=coarse_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ def progress_bar(console: Console | None, num_steps: int, completed: int) -> Ite
 class EventLog:
     """Scalars for TensorBoard, every few steps; nothing is written where TensorBoard is not installed.
 
+    A log that cannot be written, as on a full disk, ends with a warning, and the run goes on.
+
     Args:
         folder: of the run.
         every: steps between entries.
@@ -57,13 +60,23 @@ class EventLog:
 
     def __exit__(self, *error: object) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with self._warning():
+                self.writer.close()
 
     def write(self, step: int, scalars: dict[str, Tensor]) -> None:
         """Write all scalars by name, if it is time for an entry."""
         if self.writer is not None and step % self.every == 0:
-            for name, value in scalars.items():
-                self.writer.add_scalar(name, value.detach().item(), step)
+            with self._warning():
+                for name, value in scalars.items():
+                    self.writer.add_scalar(name, value.detach().item(), step)
+
+    @contextmanager
+    def _warning(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            warnings.warn(f"the log for TensorBoard ends here ({error.strerror}).", stacklevel=4)
+            self.writer = None
 
 
 def _summary_writer(folder: Path) -> Any:

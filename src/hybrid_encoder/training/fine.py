@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from hybrid_encoder.checkpoints.reading import read_checkpoint
 from hybrid_encoder.config import PRESETS, HybridDepthConfig, PromptConfig
@@ -30,8 +30,10 @@ from hybrid_encoder.losses.pixel_language import pixel_language_loss
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork
+from hybrid_encoder.training.batches import check_finite_item
+from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.loop import Stage
-from hybrid_encoder.training.parallel import is_main_process
+from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.recipes import FineRecipe, train_stage
 from hybrid_encoder.writing import write_whole
 
@@ -319,18 +321,55 @@ def train_fine(
 
     Returns:
         The folder of the weights; None where the run was stopped before its end.
+
+    Raises:
+        InputError: no item has frames that differ, or one is not finite.
     """
     folder = Path(folder)
     stage = fine_stage(model, recipe, language_loss)
     groups = stage.parameter_groups(recipe.lr, recipe.pose_lr)
-    num_steps = train_stage(stage, items, groups, recipe, folder, **options)
-    if num_steps is None:
-        return None
-    model.eval()
-    if is_main_process():
-        model.config = model.config.replace(size=recipe.size)
-        notes = f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
-        model.save_pretrained(folder / "final", notes=notes)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in stage.motion_network.state_dict().items()}
-        write_whole(folder / "pose.safetensors", save(tensors))
+    process_state(options.get("cpu", False))
+    with hold_run(folder):
+        check_moves(items)
+        num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate_frames, **options)
+        if num_steps is None:
+            return None
+        model.eval()
+        if is_main_process():
+            model.config = model.config.replace(size=recipe.size)
+            notes = (
+                f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
+            )
+            model.save_pretrained(folder / "final", notes=notes)
+            motion = stage.motion_network.state_dict()
+            tensors = {name: value.detach().cpu().contiguous() for name, value in motion.items()}
+            write_whole(folder / "pose.safetensors", save(tensors))
     return folder / "final"
+
+
+def check_moves(items: Dataset[Frames]) -> None:
+    """Check, before the first step, that frames differ from their neighbours in at least one item.
+
+    Raises:
+        InputError: they differ in none: without motion there is no depth to learn.
+    """
+    count = len(items)  # type: ignore[arg-type]
+    for index in range(count):
+        images = items[index].images
+        if (images[1:] != images[:1]).any():
+            return
+    raise InputError(
+        f"in all {count} items the neighbouring frames are the same image as the target, so nothing can be learned; "
+        "check that the frames are of a moving camera."
+    )
+
+
+def collate_frames(items: Sequence[Frames]) -> Any:
+    """Join items into a batch.
+
+    Raises:
+        InputError: images or intrinsics are not finite.
+    """
+    for item in items:
+        check_finite_item(item.name, images=item.images, augmented=item.augmented, K=item.K)
+    return default_collate(list(items))

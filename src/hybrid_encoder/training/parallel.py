@@ -42,6 +42,15 @@ def is_parallel() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def any_process(here: bool) -> bool:
+    """Return whether this holds in any of the processes; all of them have to ask."""
+    if not is_parallel():
+        return here
+    count = torch.tensor([float(here)], device=PartialState().device)
+    dist.all_reduce(count)
+    return bool(count.item() > 0)
+
+
 def leave_at_exit() -> None:
     """End gloo's threads before Python ends.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +13,18 @@ import torch
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from hybrid_encoder.config import DEPTH_WORDS
+from hybrid_encoder.config import DEPTH_WORDS, MIN_SIZE
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses.coarse import Sampling
 from hybrid_encoder.training.checkpointing import checkpoint_step, newest_checkpoint
+from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.loop import LoopConfig, Stage, train
 from hybrid_encoder.training.parallel import is_main_process, process_state
+from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.writing import write_whole
+
+MOST_STEPS = 10**12  # far more than anybody waits for
+LARGEST_SETTINGS = 1 << 20  # bytes of a run.json
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,13 @@ class StageRecipe:
     """The settings that both stages have.
 
     Args:
-        lr: learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: learning rate of AdamW, up to 1.
+        weight_decay: of AdamW, from 0 to 10.
         batch_size: items in a step, for each process.
         epochs: passes over the items, where ``steps`` is 0.
         steps: optimizer steps, whatever the number of items.
-        schedule: ``"one_cycle"`` (up for ``warm_up`` of the steps, then down to nothing), or ``"steps"`` (a tenth of
-            the rate after every ``drop`` of the steps).
+        schedule: ``"one_cycle"`` (up for ``warm_up`` of the steps, two at least, then down to nothing; with one or two
+            steps in all the rate is constant), or ``"steps"`` (a tenth of the rate after every ``drop`` of the steps).
         warm_up, drop: shares of all steps.
         clip: largest norm of the gradient; None does not clip.
     """
@@ -48,11 +54,19 @@ class StageRecipe:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "steps"):
+            check_number(name, getattr(self, name), 0, MOST_STEPS, whole=True)
         if self.epochs < 1 and self.steps < 1:
             raise ConfigError(f"epochs is {self.epochs} and steps {self.steps}; one of them must be at least 1.")
-        for name in ("lr", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        check_number("lr", self.lr, above=0, high=1)
+        check_number("weight_decay", self.weight_decay, 0, 10)
+        check_number("batch_size", self.batch_size, above=0, whole=True)
+        check_number("warm_up", self.warm_up, 0, 1)
+        check_number("drop", self.drop, above=0, high=1)
+        if self.clip is not None:
+            check_number("clip", self.clip, above=0)
+        if self.schedule not in ("one_cycle", "steps"):
+            raise ConfigError(f"schedule is {self.schedule!r}; it must be 'one_cycle' or 'steps'.")
 
     def num_steps(self, num_items: int, num_processes: int = 1) -> int:
         """Return the optimizer steps for a number of items, which the processes share."""
@@ -60,10 +74,15 @@ class StageRecipe:
 
     def scheduler(self, optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
         """Return what sets the learning rates, to be stepped after every optimizer step."""
-        if self.schedule == "one_cycle":
-            rates = [group["lr"] for group in optimizer.param_groups]
-            return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=num_steps, pct_start=self.warm_up)
-        return torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(num_steps * self.drop)))
+        if self.schedule == "steps":
+            return torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(num_steps * self.drop)))
+        if num_steps < 3:  # no room to rise and fall: constant
+            return torch.optim.lr_scheduler.StepLR(optimizer, num_steps)
+        # The first step is the lowest. OneCycleLR divides by zero where the second is not within the warm-up, or where
+        # nothing comes after it.
+        warm_up = min(max(self.warm_up, 2 / num_steps), 1 - 1 / num_steps)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=num_steps, pct_start=warm_up)
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,12 @@ class CoarseRecipe(StageRecipe):
     box: float = 32.0
     words: tuple[str, ...] = DEPTH_WORDS
     size: tuple[int, int] = (224, 224)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("box", self.box, above=0)
+        check_number("the number of words", len(self.words), 2)
+        _check_size(self.size)
 
 
 @dataclass(frozen=True)
@@ -111,6 +136,27 @@ class FineRecipe(StageRecipe):
     start_depth: float | None = None
     size: tuple[int, int] = (192, 640)
     offsets: tuple[int, ...] = (-1, 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("pose_channels", self.pose_channels, 1, whole=True)
+        check_number("pose_lr", self.pose_lr, above=0, high=1 / self.lr)
+        check_number("smoothness", self.smoothness, 0)
+        check_number("refine", self.refine, 0, whole=True)
+        if self.start_depth is not None:
+            check_number("start_depth", self.start_depth, above=0)
+        _check_size(self.size)
+        for level in self.levels:
+            check_number("a level", level, 0, 16, whole=True)
+        if not self.levels or min(self.size) >> max(self.levels) < 2:
+            raise ConfigError(f"levels is {self.levels} for images of {self.size}; 2 pixels at least must be left.")
+        if not self.offsets or 0 in self.offsets:
+            raise ConfigError(f"offsets is {self.offsets}; it must name neighbours, such as (-1, 1), and not 0.")
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    for name, side in zip(("height", "width"), size, strict=True):
+        check_number(f"the {name} of size", side, MIN_SIZE, whole=True)
 
 
 COARSE = {
@@ -163,7 +209,7 @@ def train_stage(
     *,
     described: dict[str, Any] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
     console: Console | None = None,
     **loop: Any,
 ) -> int | None:
@@ -197,11 +243,12 @@ def train_stage(
         "precision": config.precision,
         "processes": state.num_processes,
     }
-    _keep_settings(folder, settings, resume)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     scheduler = recipe.scheduler(optimizer, num_steps)
-    train(stage, items, optimizer, scheduler, folder, config, collate=collate, resume=resume, console=console)
-    newest = newest_checkpoint(folder)
+    with hold_run(folder):
+        _keep_settings(folder, settings, bool(resume))
+        train(stage, items, optimizer, scheduler, folder, config, collate=collate, resume=resume, console=console)
+        newest = newest_checkpoint(folder)
     return num_steps if newest is not None and checkpoint_step(newest) == num_steps else None
 
 
@@ -209,11 +256,25 @@ def _keep_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None
     """Write the settings of a new run to ``run.json``, or compare them with those that a resumed run began with."""
     settings = json.loads(json.dumps(settings, default=str))
     file = folder / "run.json"
-    if resume and file.is_file():
-        before = json.loads(file.read_text())
+    if resume and os.path.lexists(file):
+        before = _read_settings(file)
         for name, value in settings.items():
             if before.get(name) != value:
                 raise ConfigError(f"{name} is {value}, and the run in {folder} began with {before.get(name)}; keep it.")
-    elif is_main_process() and newest_checkpoint(folder) is None:
-        folder.mkdir(parents=True, exist_ok=True)
+    elif is_main_process() and (resume or newest_checkpoint(folder) is None):
         write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        if not file.is_file():
+            raise ValueError("it is no file")
+        with file.open("rb") as opened:
+            found = json.loads(opened.read(LARGEST_SETTINGS))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}); put the right one back, or remove it to resume with the settings given now."
+        ) from None
+    return found
