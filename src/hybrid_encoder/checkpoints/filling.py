@@ -95,7 +95,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         fitting[key] = _alone(state[key].to(value.dtype), taken)
         if not _is_finite(fitting[key]):
             raise CheckpointError(
-                f"{path}: {key!r} holds values that are not finite, with which every prediction is one, too; use an "
+                f"{path}: {key!r} holds values that are not finite, so that no prediction would be right; use an "
                 "earlier checkpoint."
             )
     module.load_state_dict(fitting, strict=True, assign=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from hybrid_encoder.checkpoints.published_state import MULTI_FRAME_KEY, TOKEN, single_frame
+from hybrid_encoder.checkpoints.published_state import MULTI_FRAME_KEY, learned_tokens, single_frame
 from hybrid_encoder.config import (
     DEPTH_WORDS,
     IMAGENET_MEAN,
@@ -84,7 +84,7 @@ def encoder_config(
         )
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if stage1 else (NO_MEAN, NO_STD)
     fused, _, _, _ = _shape(tensors, "clip_align_conv.1.weight", 4)
-    num_tokens = sum(key.startswith(TOKEN) for key in tensors)
+    num_tokens = len(learned_tokens(tensors))
     prompts = None
     if num_tokens:
         prompts = PromptConfig(num_tokens=num_tokens, decoder_input=decoder_input)

@@ -110,12 +110,12 @@ def encoder_state(
                 state["prompts." + name] = value
         else:
             raise CheckpointError(f"the key {key!r} has no place in a Hybrid-depth encoder.")
-    if tokens := _learned_tokens(tensors):
+    if tokens := learned_tokens(tensors):
         state["prompts.tokens"] = torch.cat(tokens)
     return state
 
 
-def _learned_tokens(tensors: Tensors) -> list[Tensor]:
+def learned_tokens(tensors: Tensors) -> list[Tensor]:
     """Return the prompts' learned tokens in order, each (1, width)."""
     keys = [f"{TOKEN}{i}" for i in range(sum(key.startswith(TOKEN) for key in tensors))]
     for key in keys:

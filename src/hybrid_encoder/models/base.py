@@ -13,7 +13,7 @@ from typing_extensions import Self
 from hybrid_encoder.checkpoints.filling import fill, no_initialisation
 from hybrid_encoder.checkpoints.hub import HubModel
 from hybrid_encoder.checkpoints.reading import Checkpoint, read_checkpoint
-from hybrid_encoder.errors import CheckpointError, ConfigError, HybridEncoderError
+from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.towers.base import set_frozen_to_eval
 
 
@@ -117,12 +117,11 @@ class HybridModel(HubModel):
         try:
             with no_initialisation():
                 model = cls(config or stored, pretrained=False)  # type: ignore[call-arg]  # as every model takes them
-        except HybridEncoderError:
-            raise
         except Exception as error:  # whatever the libraries raise where sizes do not go together
-            raise CheckpointError(
-                f"{checkpoint.path} describes a model that cannot be built ({type(error).__name__}: {error})."
-            ) from error
+            if config is not None or isinstance(error, CheckpointError):
+                raise
+            reason = f"{error}" if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{checkpoint.path} describes a model that cannot be built ({reason}).") from error
         fill(model, checkpoint.state(prefix, model.config, *model.text_size()), checkpoint.path)
         return model.eval()
 
