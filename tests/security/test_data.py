@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import os
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -172,6 +173,37 @@ def test_points_far_away_or_at_the_camera_fall_beside_the_image(folder: Path) ->
     with file.open("ab") as end:
         end.write(strange.tobytes())
     assert np.array_equal(KittiDrive(folder).lidar_depth(1), before) and (before > 0).sum() > 500
+
+
+def _change_bytes(folder: Path, count: int) -> None:
+    """Change a byte of a file of the drive, or cut it: everything is read, or one sentence names a file."""
+    draw = random.Random(0)
+    files = [folder.parent / name for name in (CAMERAS, VELO, IMU)]
+    files += [folder / "oxts/data/0000000001.txt", folder / "velodyne_points/data/0000000001.bin"]
+    for _ in range(count):
+        file = draw.choice(files)
+        content = file.read_bytes()
+        place = draw.randrange(len(content))
+        changed = content[:place] + bytes([draw.randrange(256)]) + content[place + 1 :]
+        file.write_bytes(changed if draw.random() < 0.8 else content[:place])
+        try:
+            drive = KittiDrive(folder)
+            right = all(np.isfinite(x).all() for x in (drive.K, drive.world_T_cam(1), drive.lidar_depth(1)))
+        except InputError as error:
+            right = "\n" not in str(error)
+        assert right, (file, place)
+        file.write_bytes(content)
+
+
+@pytest.mark.filterwarnings("error")
+def test_changed_bytes_never_give_more_than_a_sentence(folder: Path) -> None:
+    _change_bytes(folder, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error")
+def test_many_changed_bytes_never_give_more_than_a_sentence(folder: Path) -> None:
+    _change_bytes(folder, 5000)
 
 
 def test_frames_are_found_whatever_their_digits_and_ending(folder: Path) -> None:
