@@ -197,3 +197,14 @@ def test_without_a_size_the_weights_work_at_their_own(run: Run, folder: Path) ->
         assert run("predict", folder / "a.png", "--output", output, *size)[0] == 0
     own, same, other = (np.load(Path(name, "a_relative_depth.npy")) for name in ("own", "same", "other"))
     assert np.array_equal(own, same) and not np.allclose(own, other)
+
+
+def test_depth_beyond_what_16_bits_hold_is_refused(run: Run, folder: Path, tiny_model: HybridDepthModel) -> None:
+    for far, status in ((255.0, 0), (300.0, 2)):
+        tiny_model.config = tiny_model.config.replace(metric=True, max_depth=far)
+        tiny_model.save_pretrained(f"far{far:g}")
+        arguments = ("predict", folder, "--weights", f"far{far:g}", "--output", f"out{far:g}", *QUICK)
+        code, _, err = run(*arguments, "--numbers", "png16")
+        assert code == status, err
+        assert code == 0 or "depth up to 300 m, and a 16-bit PNG holds up to 255.996 m; take --numbers npy" in err
+        assert run(*arguments)[0] == 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hybrid_encoder.models.depth import DepthPrediction
 
 NumberFormat = Literal["npy", "png16"]
+FARTHEST = 65535 / 256  # metres in KITTI's 16-bit PNG files
 
 
 def predict_command(
@@ -57,6 +58,11 @@ def predict_command(
     check_targets(paths, output)
     target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
+    if numbers == "png16" and model.config.metric and model.config.max_depth > FARTHEST:
+        raise InputError(
+            f"the weights give depth up to {model.config.max_depth:g} m, and a 16-bit PNG holds up to {FARTHEST:g} m; "
+            "take --numbers npy."
+        )
     make_folder(output)
     name = ""
     for path in track(paths, description="predicting", console=console, disable=len(paths) < 2):
