@@ -9,6 +9,7 @@ frame, the lidar, and the disparity of the cheapest bin.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybrid_encoder import HybridDepthEncoder
+from hybrid_encoder import HybridDepthEncoder, HybridEncoderError
 from hybrid_encoder.data import KittiDrive
 from hybrid_encoder.data.images import colorize, contact_sheet, to_pixels, write_png
 from hybrid_encoder.geometry.plane_sweep import (
@@ -96,4 +97,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (HybridEncoderError, OSError) as error:  # a wrong path or frame: one sentence is enough
+        sys.exit(f"error: {error}")

@@ -13,13 +13,15 @@ import sys
 
 sys.path.insert(0, os.getcwd())  # the checkout
 
-from hybrid_encoder import adapters
+from hybrid_encoder import HybridEncoderError, adapters
 
-patched = adapters.monodepth2.patch(os.environ.get("HYBRID_ENCODER", "paper"))
-print(patched)
+try:
+    print(adapters.monodepth2.patch(os.environ.get("HYBRID_ENCODER", "paper")))
+except HybridEncoderError as error:  # not inside a checkout, say: one sentence is enough
+    sys.exit(f"error: {error}")
 
-from options import MonodepthOptions  # noqa: E402  (modules of the checkout)
-from trainer import Trainer  # noqa: E402
+from options import MonodepthOptions  # modules of the checkout
+from trainer import Trainer
 
 if __name__ == "__main__":
     Trainer(MonodepthOptions().parse()).train()

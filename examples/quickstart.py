@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hybrid_encoder import HybridDepthModel
+from hybrid_encoder import HybridDepthModel, HybridEncoderError
 from hybrid_encoder.data.images import colorize, read_image, write_png
 
 
@@ -28,4 +28,7 @@ def main(path: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python quickstart.py IMAGE")
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except (HybridEncoderError, OSError) as error:  # a wrong path or picture: one sentence is enough
+        sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from hybrid_encoder import HybridDepthModel
+from hybrid_encoder import HybridDepthModel, HybridEncoderError
+from hybrid_encoder.cli.options import parse_size
 from hybrid_encoder.data import SyntheticFrame, SyntheticLanes, SyntheticSequences, collate, render_drives
 from hybrid_encoder.evaluation import depth_metrics
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
@@ -45,10 +47,10 @@ def main() -> None:
     parser.add_argument("--drives", type=int, default=20, help="synthetic drives to train on")
     parser.add_argument("--size", default="96x320", help="HEIGHTxWIDTH of the images")
     options = parser.parse_args()
-    height, width = map(int, options.size.split("x"))
+    size = parse_size(options.size)
     steps = {} if options.steps is None else {"steps": options.steps}
-    coarse = dataclasses.replace(COARSE["small"], size=(height, width), **steps)
-    fine = dataclasses.replace(FINE["small"], size=(height, width), **steps)
+    coarse = dataclasses.replace(COARSE["small"], size=size, **steps)
+    fine = dataclasses.replace(FINE["small"], size=size, **steps)
     drives = render_drives(range(options.drives), NUM_FRAMES, coarse.size)
     held_out = render_drives([HELD_OUT], NUM_FRAMES, coarse.size)
     console = Console()
@@ -71,4 +73,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (HybridEncoderError, OSError) as error:  # a setting that cannot be, a full disk: one sentence is enough
+        sys.exit(f"error: {error}")

@@ -44,6 +44,7 @@ WORDINGS = {
     errno.EACCES: r"Permission denied|os error 13\b",
     errno.EMFILE: r"Too many open files|os error 24\b|received \d+ items of ancdata",
     errno.ENOMEM: r"out of memory|can't allocate memory|not enough memory|[Cc]annot allocate memory|os error 12\b",
+    errno.ENOENT: r"os error 2\b",
     errno.ENETUNREACH: r"Failed to download|locate the file on the Hub|outgoing traffic has been disabled",
     errno.EAGAIN: r"can't start new thread|Resource temporarily unavailable",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hybrid_encoder.cli.options import Source, console
+from hybrid_encoder.errors import visible
 
 if TYPE_CHECKING:
     from hybrid_encoder.checkpoints.reading import Checkpoint
@@ -19,7 +20,7 @@ def info_command(source: Source) -> None:
     from hybrid_encoder.checkpoints.reading import read_checkpoint
 
     for name, value in _describe(read_checkpoint(source)):
-        console.print(Text.assemble((f"{name:<16}", "bold"), f" {value}"))
+        console.print(Text.assemble((f"{name:<16}", "bold"), f" {visible(value)}"), soft_wrap=True)
 
 
 def _describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
