@@ -22,6 +22,7 @@ class _NoInitialisation(TorchFunctionMode):
     INIT = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_")
     FILLS = frozenset([Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, *(getattr(nn.init, name) for name in INIT)])
     DRAWS = frozenset([torch.randn, torch.rand])
+    CHANGES = frozenset([Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.zero_, Tensor.fill_])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -29,8 +30,8 @@ class _NoInitialisation(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         if func in self.DRAWS:
             return torch.empty(*args, **{**kwargs, "device": "meta"})
-        if func is Tensor.to and args[0].is_meta:
-            return args[0]  # to the device where its values will be, and in their type
+        if (func in self.CHANGES or func is Tensor.to) and args[0].is_meta:
+            return args[0]  # there is nothing to change, or to move to where the values will be
         return func(*args, **kwargs)
 
 
