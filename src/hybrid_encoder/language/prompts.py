@@ -55,7 +55,8 @@ class DepthPrompts(nn.Module):
         text, table, kept = _source(clip)
         ids = token_ids(config)
         known = sorted({token for row in ids for token in row if token != LEARNED})
-        if lost := [index for index, row in enumerate(ids) if not set(row) - {LEARNED} <= set(kept)]:
+        words = {LEARNED, *kept}
+        if lost := [index for index, row in enumerate(ids) if not words.issuperset(row)]:
             sentence = config.template.format("..." if config.words is None else config.words[lost[0]])
             raise ConfigError(
                 f"the prompt {sentence!r} has words that this checkpoint's text tower has not kept: it holds those of "
