@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,74 +9,25 @@ import textwrap
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from hybrid_encoder import ConfigError
 from hybrid_encoder.training.batches import SeededBatches
 from hybrid_encoder.training.checkpointing import newest_checkpoint
-from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, train
+from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError
 
-
-class Numbers(Dataset[tuple[Tensor, Tensor]]):
-    """Items that draw from every random generator there is, as augmentation does."""
-
-    def __init__(self, count: int = 22) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        noise = random.random() + np.random.rand() + torch.rand(1).item()  # noqa: NPY002  (what old code draws from)
-        x = torch.tensor([index / self.count, noise])
-        return x, x.sum(0, keepdim=True)
-
-
-class Regression(Stage):
-    def __init__(self, fail_at: int | None = None, kill_at: int | None = None) -> None:
-        super().__init__()
-        torch.manual_seed(7)
-        self.model = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.2), nn.Tanh(), nn.Linear(8, 1))
-        self.seen: list[list[float]] = []
-        self.fail_at, self.kill_at = fail_at, kill_at
-
-    def forward(self, batch: Any) -> dict[str, Tensor]:
-        x, y = batch
-        self.seen.append(x[:, 0].tolist())
-        error = (self.model(x) - y).square().mean()
-        if len(self.seen) == self.fail_at:
-            error = error * math.nan
-        if len(self.seen) == self.kill_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return {"loss": error, "absolute": error.detach().sqrt()}
-
-    def describe(self, batch: Any) -> str:
-        return f"items {batch[0][:, 0].tolist()}"
-
-
-def _run(
-    folder: Path, steps: int, stage: Regression | None = None, workers: int = 0, batch_size: int = 4, **options: Any
-) -> list[float]:
-    stage = stage or Regression()
-    optimizer = torch.optim.AdamW(stage.parameters(), 1e-2)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
-    config = LoopConfig(steps, batch_size, workers, save_every=options.pop("save_every", 5), seed=3, cpu=True)
-    return train(stage, Numbers(), optimizer, scheduler, folder, config, **options)
+from helpers.small_runs import Numbers, Regression, regress
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("stop", [5, 10, 13])
 def test_a_resumed_run_takes_the_same_steps(tmp_path: Path, workers: int, stop: int) -> None:
     # Epochs have five steps: in the middle of one, and at its end.
-    whole = _run(tmp_path / "whole", 17, workers=workers)
-    first = _run(tmp_path / "parts", stop, workers=workers)
-    second = _run(tmp_path / "parts", 17, workers=workers, resume=True)
+    whole = regress(tmp_path / "whole", 17, workers=workers)
+    first = regress(tmp_path / "parts", stop, workers=workers)
+    second = regress(tmp_path / "parts", 17, workers=workers, resume=True)
     assert first + second == whole
     assert len(set(whole)) == 17
 
@@ -101,23 +49,23 @@ def test_a_complete_epoch_is_not_read_again() -> None:
 
 
 def test_items_do_not_depend_on_workers_or_the_model(tmp_path: Path) -> None:
-    assert _run(tmp_path / "one", 7, workers=1) == _run(tmp_path / "none", 7)
+    assert regress(tmp_path / "one", 7, workers=1) == regress(tmp_path / "none", 7)
 
 
 def test_every_item_is_seen_once_an_epoch_in_another_order_each_time(tmp_path: Path) -> None:
     stage = Regression()
-    _run(tmp_path, 10, stage)
+    regress(tmp_path, 10, stage)
     epochs = [[x for batch in batches for x in batch] for batches in (stage.seen[:5], stage.seen[5:])]
     assert all(len(set(epoch)) == 20 for epoch in epochs) and epochs[0] != epochs[1]
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    losses = _run(tmp_path, 150, save_every=1000)
+    losses = regress(tmp_path, 150, save_every=1000)
     assert np.mean(losses[-10:]) < 0.2 * np.mean(losses[:10])
 
 
 def test_two_checkpoints_are_kept_and_an_incomplete_one_is_ignored(tmp_path: Path) -> None:
-    _run(tmp_path, 17)
+    regress(tmp_path, 17)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_00000015", "step_00000017"]
     (tmp_path / "checkpoints" / ".step_00000099.partial").mkdir()
@@ -127,43 +75,44 @@ def test_two_checkpoints_are_kept_and_an_incomplete_one_is_ignored(tmp_path: Pat
 
 def test_sigterm_ends_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    first = _run(tmp_path / "parts", 17, Regression(kill_at=8))
+    first = regress(tmp_path / "parts", 17, Regression(kill_at=8))
     assert len(first) == 8 and signal.getsignal(signal.SIGTERM) is before
-    assert first + _run(tmp_path / "parts", 17, resume=True) == _run(tmp_path / "whole", 17)
+    assert first + regress(tmp_path / "parts", 17, resume=True) == regress(tmp_path / "whole", 17)
 
 
 def test_a_killed_process_is_resumed_from_its_last_checkpoint(tmp_path: Path) -> None:
-    whole = _run(tmp_path / "whole", 17)
+    whole = regress(tmp_path / "whole", 17)
     script = f"""
         import os, signal, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import test_loop
-        stage = test_loop.Regression()
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from helpers.small_runs import Regression, regress
+        stage = Regression()
         plain = stage.forward
         def forward(batch):
             if len(stage.seen) == 12:
                 os.kill(os.getpid(), signal.SIGKILL)
             return plain(batch)
         stage.forward = forward
-        test_loop._run(test_loop.Path({str(tmp_path / "parts")!r}), 17, stage)
+        regress(Path({str(tmp_path / "parts")!r}), 17, stage)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert _run(tmp_path / "parts", 17, resume=True) == whole[10:]
+    assert regress(tmp_path / "parts", 17, resume=True) == whole[10:]
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_batch(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"nan at step 7, for items \[.*step_00000005"):
-        _run(tmp_path, 17, Regression(fail_at=7))
+        regress(tmp_path, 17, Regression(fail_at=7))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005"]
 
 
 def test_invalid_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no checkpoint to resume"):
-        _run(tmp_path, 5, resume=True)
-    _run(tmp_path, 5)
+        regress(tmp_path, 5, resume=True)
+    regress(tmp_path, 5)
     with pytest.raises(ConfigError, match=r"holds a run already \(step_00000005\)"):
-        _run(tmp_path, 9)
+        regress(tmp_path, 9)
     for settings, message in (
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
@@ -174,4 +123,14 @@ def test_invalid_settings_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=message):
             LoopConfig(**{"steps": 1, "batch_size": 1, **settings})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="are 22 items and a step takes 23"):
-        _run(tmp_path / "other", 5, batch_size=23)
+        regress(tmp_path / "other", 5, batch_size=23)
+
+
+def test_losses_are_logged_for_tensorboard(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    losses = regress(tmp_path, 9, log_every=3)
+    log = reader.EventAccumulator(str(tmp_path)).Reload()
+    assert log.Tags()["scalars"] == ["loss", "absolute"]
+    assert [(entry.step, entry.value) for entry in log.Scalars("loss")] == [
+        (step, pytest.approx(losses[step - 1])) for step in (3, 6, 9)
+    ]

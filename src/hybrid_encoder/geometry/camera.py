@@ -6,7 +6,7 @@ Pixel centres are at integers, so that resizing by s takes x to (x + 0.5) s - 0.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,14 +94,20 @@ def sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
         x, y: in pixels, (B, h, w).
 
     Returns:
-        (B, C, h, w); NaN where a position is NaN or infinite. ``grid_sample`` by itself would read some pixel there,
-        and its backward pass would write outside of its memory.
+        (B, C, h, w); NaN where a position is NaN or infinite.
     """
     height, width = images.shape[-2:]
     grid = torch.stack([2 * x / max(1, width - 1) - 1, 2 * y / max(1, height - 1) - 1], dim=-1)
-    known = x.isfinite() & y.isfinite()
-    grid = grid.where(known[..., None], 0)
-    read = F.grid_sample(images, grid, padding_mode="border", align_corners=True)
+    return read_grid(images, grid, padding_mode="border", align_corners=True)
+
+
+def read_grid(images: Tensor, grid: Tensor, **options: Any) -> Tensor:
+    """Call ``F.grid_sample``, and return NaN where the grid is NaN or infinite.
+
+    By itself it would read some pixel there, and its backward pass would write outside of its memory.
+    """
+    known = grid.isfinite().all(-1)
+    read = F.grid_sample(images, grid.where(known[..., None], 0), **options)
     return read.where(known[:, None], math.nan)
 
 

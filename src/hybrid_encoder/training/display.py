@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -43,7 +47,8 @@ def progress_bar(console: Console | None, num_steps: int, completed: int) -> Ite
 class EventLog:
     """Scalars for TensorBoard, every few steps; nothing is written where TensorBoard is not installed.
 
-    A log that cannot be written, as on a full disk, ends with a warning, and the run goes on.
+    A log that cannot be written, as on a full disk, ends with a warning, and the run goes on. TensorBoard's own writer
+    has a thread, which would end with a traceback.
 
     Args:
         folder: of the run.
@@ -52,36 +57,36 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, every: int, enabled: bool = True) -> None:
-        self.every = every
-        self.writer = _summary_writer(folder) if enabled else None
+        self.folder, self.every = folder, every
+        self.enabled = enabled and find_spec("tensorboard") is not None
+        self.file: IO[bytes] | None = None
 
     def __enter__(self) -> EventLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.writer is not None:
-            with self._warning():
-                self.writer.close()
+        if self.file is not None:
+            self.file.close()
 
     def write(self, step: int, scalars: dict[str, Tensor]) -> None:
         """Write all scalars by name, if it is time for an entry."""
-        if self.writer is not None and step % self.every == 0:
-            with self._warning():
-                for name, value in scalars.items():
-                    self.writer.add_scalar(name, value.detach().item(), step)
+        if not self.enabled or step % self.every:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
-    @contextmanager
-    def _warning(self) -> Iterator[None]:
+        values = [Summary.Value(tag=name, simple_value=value.detach().item()) for name, value in scalars.items()]
         try:
-            yield
+            if self.file is None:
+                name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+                self.file = (self.folder / name).open("ab", buffering=0)
+                self._add(file_version="brain.Event:2")
+            self._add(step=step, summary=Summary(value=values))
         except OSError as error:
-            warnings.warn(f"the log for TensorBoard ends here ({error.strerror}).", stacklevel=4)
-            self.writer = None
+            warnings.warn(f"the log for TensorBoard ends at step {step} ({error.strerror}).", stacklevel=3)
+            self.enabled = False
 
+    def _add(self, **parts: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-def _summary_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))
+        RecordWriter(self.file).write(Event(wall_time=time.time(), **parts).SerializeToString())
