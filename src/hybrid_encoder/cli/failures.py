@@ -59,7 +59,7 @@ def sentence_of(error: BaseException) -> str | None:
     if hasattr(error, "format_message"):  # of typer's parser, whose classes are its own or click's by its version
         return _of_usage(error)
     if isinstance(error, OSError) and error.errno is not None:
-        return _of_system(error.errno, error)
+        return _of_system(error)
     if isinstance(error, UnicodeError):
         return f"a name or text cannot be encoded ({error}); use other characters."
     return _of_library(error)
@@ -72,7 +72,8 @@ def _of_usage(error: Any) -> str:
     return f"{message}; see {context.command_path} --help." if message and context else message
 
 
-def _of_system(number: int, error: OSError) -> str:
+def _of_system(error: OSError) -> str:
+    number = error.errno or 0
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     where = f"{shortened(' -> '.join(names), 600)}: " if names else ""
     return f"{where}{error.strerror or os.strerror(number)}; {FIXES.get(number, 'nothing more was done')}."
@@ -86,7 +87,7 @@ def _of_library(error: BaseException) -> str | None:
     for number, wording in WORDINGS.items():
         if re.search(wording, str(error)):
             if isinstance(error.__context__, OSError) and error.__context__.errno in FIXES:  # the system's own word
-                return _of_system(error.__context__.errno, error.__context__)
+                return _of_system(error.__context__)
             first = next(iter(str(error).splitlines()), "").rstrip(". ")
             return f"{os.strerror(number)} ({shortened(first, 300)}); {FIXES[number]}."
     return None
