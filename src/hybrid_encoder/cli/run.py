@@ -79,7 +79,7 @@ def run_command(
         except HybridEncoderError:
             raise
         except Exception as error:
-            if not read:
+            if not read and isinstance(error, SyntaxError | ValueError | OSError):  # of the script's text
                 raise InputError(f"{' '.join(command[:2])} cannot be run ({error}); name a Python script.") from error
             if not shown:
                 raise
