@@ -20,7 +20,6 @@ import pytest
 import torch
 
 from hybrid_encoder.errors import CheckpointError, ConfigError, HybridEncoderError
-from hybrid_encoder.training import manifest
 from hybrid_encoder.training.checkpointing import damage_of, list_checkpoints, newest_checkpoint, newest_whole
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.manifest import MANIFEST, seal
@@ -81,20 +80,24 @@ def _of_earlier_version(path: Path) -> None:
         torch.save({}, path / name)
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    **{f"{name} is missing": lambda path, name=name: (path / name).unlink() for name in FILES},
-    **{f"{name} is empty": lambda path, name=name: (path / name).write_bytes(b"") for name in FILES},
-    **{
-        f"{name} is cut": lambda path, name=name: os.truncate(path / name, (path / name).stat().st_size // 2)
-        for name in FILES
-    },
-    **{f"{name} has another bit": lambda path, name=name: _flip(path / name) for name in FILES},
-    **{f"{name} is a folder": lambda path, name=name: _replace(path / name, Path.mkdir) for name in FILES},
-    **{f"{name} is a pipe": lambda path, name=name: _replace(path / name, os.mkfifo) for name in FILES},
-    **{
-        f"{name} is of another step": lambda path, name=name: shutil.copy(path.with_name(OLD) / name, path / name)
-        for name in (MODEL, OPTIMIZER, STATE, random_file(0), MANIFEST)
-    },
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _take_older(path: Path) -> None:
+    shutil.copy(path.parent.with_name(OLD) / path.name, path)
+
+
+OF_A_FILE: dict[str, Callable[[Path], object]] = {
+    "is missing": Path.unlink,
+    "is empty": lambda path: path.write_bytes(b""),
+    "is cut": _cut,
+    "has another bit": _flip,
+    "is a folder": lambda path: _replace(path, Path.mkdir),
+    "is a pipe": lambda path: _replace(path, os.mkfifo),
+    "is of another step": _take_older,
+}
+OF_A_FOLDER: dict[str, Callable[[Path], object]] = {
     "it is a file": lambda path: _replace(path, Path.touch),
     "it is a broken link": lambda path: _replace(path, lambda p: p.symlink_to("nowhere")),
     "it is empty": lambda path: _replace(path, Path.mkdir),
@@ -110,9 +113,20 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+DAMAGES = [*(f"{name} {what}" for name in FILES for what in OF_A_FILE), *OF_A_FOLDER]
+
+
+def _damage(path: Path, damage: str) -> None:
+    name, _, what = damage.partition(" ")
+    if name in FILES:
+        OF_A_FILE[what](path / name)
+    else:
+        OF_A_FOLDER[damage](path)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_with_the_newest_whole_one(damage: str, run: Path, losses: list[float]) -> None:
-    DAMAGES[damage](run / "checkpoints" / NEW)
+    _damage(run / "checkpoints" / NEW, damage)
     with pytest.raises(CheckpointError, match=rf"is damaged \(.*newest whole one is .*{OLD}: resume") as caught:
         regress(run, 13, resume=True)
     newest = newest_checkpoint(run)
@@ -352,7 +366,7 @@ def test_a_full_disk_costs_no_checkpoint(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=rf"{NEW} cannot be saved.*{OLD}") as said:
-        patch.setattr(manifest.os, failing, full)
+        patch.setattr(os, failing, full)
         regress(tmp_path, 13, resume=True)
     assert "No space left on device" in str(said.value)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [OLD], "no half checkpoint stays"

@@ -24,7 +24,7 @@ class Projected(NamedTuple):
 
     Attributes:
         x, y: in pixels.
-        depth: not below ``NEAREST``.
+        depth: not below ``NEAREST``; NaN, like ``x`` and ``y``, where it is not finite.
         inside: bool, whether a point lies in front of the camera and inside the image.
     """
 
@@ -80,7 +80,8 @@ def project(points: Tensor, K: Tensor, size: Size) -> Projected:
     height, width = size
     fx, skew, fy, cx, cy = (K[:, i, j, None] for i, j in ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2)))
     x, y, z = points.unbind(1)
-    depth = z.clamp(min=NEAREST)
+    # An infinite depth would otherwise be projected to some pixel, and hide that something is wrong.
+    depth = z.where(z.isfinite(), math.nan).clamp(min=NEAREST)
     x, y = (fx * x + skew * y) / depth + cx, fy * y / depth + cy
     inside = (z > NEAREST) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return Projected(x, y, depth, inside)
