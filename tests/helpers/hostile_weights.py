@@ -20,6 +20,7 @@ from helpers.traps import Traps
 
 Content = dict[Any, Any]
 FIRST, LAST = "encoder.pth", "depth.pth"
+WEIGHT, NORM = "clip.visual.conv1.weight", "dinov2.norm.bias"
 
 
 class Calls:
@@ -76,6 +77,16 @@ def reshaped(key: str, *shape: int, file: str = FIRST) -> Case:
 
 def other_type(name: str, key: str, make: Callable[[Tensor], Any]) -> Case:
     return changed(name, lambda content: content.update({key: make(content[key])}), "norm.bias")
+
+
+def several_frames(name: str, entries: Content, says: str) -> Case:
+    """A published encoder that matches several frames, with these entries over its own."""
+    reduce = {"reduce_conv.0.0.weight": torch.zeros(64, 80, 3, 3), "reduce_conv.0.0.bias": torch.zeros(64)}
+
+    def change(content: Content) -> None:
+        content.update({"layer0_clip.0.weight": content[WEIGHT], **reduce, **entries})
+
+    return changed(f"several frames, {name}", change, says)
 
 
 def raw(name: str, content: Any, says: str, file: str = FIRST) -> Case:
@@ -144,7 +155,6 @@ def colliding() -> bytes:
 NESTED = b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s."  # a tuple of tuples of ... as the key of a dictionary
 MEMORY = b"\x80\x02}r\xff\xff\xff\x7f."  # "keep this as number 2147483647": Python makes room for as many
 ESCAPES = "clip.\x1b]0;title\x07\x1b[2J.weight"
-WEIGHT, NORM = "clip.visual.conv1.weight", "dinov2.norm.bias"
 TOKEN = "extra_tkns_learnables_depth."
 
 
@@ -153,7 +163,7 @@ def _entry(content: Content) -> Content:
 
 
 def _first_name(content: Content) -> str:
-    return next(name for name in content if name != "__metadata__")
+    return str(next(name for name in content if name != "__metadata__"))
 
 
 def _nested(depth: int) -> bytes:
@@ -210,6 +220,11 @@ PUBLISHED = [
     put("width is half a pixel", "width", 97.5, "'width'"),
     put("a bin is text", "min_depth_bin", "x", "'min_depth_bin'"),
     put("a bin is not a number", "max_depth_bin", float("nan"), "'max_depth_bin'"),
+    several_frames("a row of weights", {"reduce_conv.0.0.weight": torch.zeros(5)}, "reduce_conv.0.0.weight"),
+    several_frames("one weight", {"reduce_conv.0.0.weight": torch.zeros(())}, "reduce_conv.0.0.weight"),
+    several_frames("too few inputs", {"reduce_conv.0.0.weight": torch.zeros(64, 8, 3, 3)}, "num_depth_bins is -56"),
+    several_frames("far before near", {"min_depth_bin": 30.0, "max_depth_bin": 20.0}, "from 30 to 20"),
+    several_frames("a block far away", {f"layer1_dino.{'9' * 5000}.x": torch.zeros(1)}, "layer1_dino.999"),
     put("a number as a key", 3, lambda: torch.zeros(1), "the key 3"),
     changed("numbers as keys", lambda c: [c.pop(key) for key in list(c)] and c.update({1: torch.ones(1)}), "the key 1"),
     put("escape sequences", ESCAPES, lambda: torch.zeros(1), r"\x1b]0;title\x07\x1b[2J"),

@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -20,7 +21,7 @@ from hybrid_encoder.config import PromptConfig
 from helpers.published_layout import small_config, stage1_config, write_published, write_stage1
 
 DESCRIPTION = 60_000  # bytes at either end of a file, where most of what is no tensor's value stands
-KINDS = {
+KINDS: dict[str, tuple[str, Any]] = {
     "model.safetensors": ("ours", HybridDepthModel),
     "encoder.pth": ("published", HybridDepthModel),
     "depth.pth": ("published", HybridDepthModel),

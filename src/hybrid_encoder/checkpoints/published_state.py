@@ -33,7 +33,7 @@ MATCHING_COPIES = (
     (r"^layer0_clip\.([147])\.", lambda found: f"clip.visual.bn{int(found[1]) // 3 + 1}."),
     (r"^layer1_clip\.1\.", lambda found: "clip.visual.layer1."),
     (r"^layer([234])_clip\.", lambda found: f"clip.visual.layer{found[1]}."),
-    (r"^layer([1-4])_dino\.(\d+)\.", lambda found: f"dinov2.blocks.{3 * int(found[1]) - 3 + int(found[2])}."),
+    (r"^layer([1-4])_dino\.(\d{1,4})\.", lambda found: f"dinov2.blocks.{3 * int(found[1]) - 3 + int(found[2])}."),
     (r"^dino_norm\.", lambda found: "dinov2.norm."),
 )
 DECODER_NAMES = (
