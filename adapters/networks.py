@@ -194,12 +194,13 @@ class PoseEncoder(StrictLoading):
                 f"towers is {encoder.config.towers!r}; pose='class_token' reads DINO's class token: "
                 "take an encoder with that tower, or pose='repository'."
             )
+        encoder.spatial.check_class_token()
         self.spatial = encoder.spatial
         self.num_ch_enc = np.array([2 * encoder.spatial.channels[-1]])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Take two frames in temporal order, RGB in [0, 1], (B, 6, H, W), to one feature (B, 2 C, 1, 1)."""
-        _, tokens = self.spatial(torch.cat(images.split(3, dim=1)))
+        tokens = self.spatial.class_token(torch.cat(images.split(3, dim=1)))
         return [torch.cat(tokens.chunk(2), dim=1)[..., None, None]]
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:

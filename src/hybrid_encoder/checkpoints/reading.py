@@ -7,7 +7,6 @@ here knows a model class: a model builds itself from the configuration and says 
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,22 +18,19 @@ from torch import Tensor
 from hybrid_encoder.checkpoints import published, published_state
 from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, WeightFile, read_tensors, read_weights
 from hybrid_encoder.checkpoints.sources import find_source
-from hybrid_encoder.config import (
-    MODEL_CONFIGS,
-    DepthScale,
-    migrate,
-)
-from hybrid_encoder.config.serialization import Serializable
+from hybrid_encoder.config import MODEL_CONFIGS, DepthScale, find_encoder_config
+from hybrid_encoder.config.architectures import check_stored
+from hybrid_encoder.config.checking import shown
+from hybrid_encoder.config.serialization import MAX_BYTES, Serializable, parse
 from hybrid_encoder.errors import CheckpointError, ConfigError
 
 BIN_RANGE = ("min_depth_bin", "max_depth_bin")
 MAX_SETTING = 100_000  # pixels or metres
 SETTINGS: tuple[tuple[str, Any, str], ...] = (  # what stands among the tensors of a published encoder.pth
-    ("height", int, "a whole number of pixels"),
-    ("width", int, "a whole number of pixels"),
-    *((name, float, "a distance above 0") for name in BIN_RANGE),
+    ("height", int, "a whole number of pixels, above 0 and below 100000"),
+    ("width", int, "a whole number of pixels, above 0 and below 100000"),
+    *((name, float, "a distance above 0 and below 100000") for name in BIN_RANGE),
 )
-RESUMED_FROM = "checkpoints"  # the folder of a run with what it resumes from
 DESCRIBED = {
     "HybridDepthEncoder": "an encoder without a decoder",
     "HybridDepthModel": "a single-frame model",
@@ -146,13 +142,20 @@ def read_config(folder: Path) -> Any:
     if not file.is_file():
         raise CheckpointError(f"{folder} has no {CONFIG}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     try:
-        content = migrate(json.loads(file.read_text()))
-        name, config = content["class"], content["config"]
-        if name in MODEL_CONFIGS:
-            return MODEL_CONFIGS[name].from_dict(config)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError, ConfigError) as error:
+        with file.open("rb") as opened:
+            content = parse(opened.read(MAX_BYTES + 1))
+        for name in ("class", "config"):
+            if name not in content:
+                raise ConfigError(f"it has no {name!r}.")
+        kind = content["class"]
+        if not isinstance(kind, str) or kind not in MODEL_CONFIGS:
+            raise ConfigError(f"'class' is {shown(kind)}; this version knows {', '.join(MODEL_CONFIGS)}.")
+        config = MODEL_CONFIGS[kind].from_dict(content["config"])
+        spatial = find_encoder_config(config).spatial
+        check_stored(spatial.name, spatial.overrides)
+    except (OSError, ConfigError) as error:
         raise CheckpointError(f"{file} is not a configuration of this library: {error}") from error
-    raise CheckpointError(f"{file} describes a {name!r}, which this version does not know.")
+    return config
 
 
 def _read_file(path: Path) -> Checkpoint:
@@ -161,19 +164,20 @@ def _read_file(path: Path) -> Checkpoint:
         return _read_ours(path.parent)
     if path.name in ("encoder.pth", "depth.pth") and (path.parent / "encoder.pth").is_file():
         return _read_published(path.parent)
-    _refuse_run(path.parent)
+    if path.suffix == ".safetensors":
+        _refuse_run(path.parent)
     return _read_stage1(path)
 
 
 def _refuse_run(folder: Path) -> None:
     """Name the weights of a training run to whoever names its folder, or a checkpoint that the run resumes from."""
-    run = folder.parent.parent if folder.parent.name == RESUMED_FROM else folder
-    if run == folder and not (folder / "final").is_dir() and not (folder / RESUMED_FROM).is_dir():
-        return
-    where = "is where a training run resumes from" if run != folder else "is the folder of a training run"
-    raise CheckpointError(
-        f"{folder} {where}, not weights to load; name {run / 'final'}, which the run writes when it ends."
-    )
+    resumed_from = folder.parent.name == "checkpoints" and folder.name.startswith("step_")
+    run = folder.parent.parent if resumed_from else folder
+    if resumed_from or (run / "run.json").is_file() or (run / "final" / CONFIG).is_file():
+        kind = "is where a training run resumes from" if resumed_from else "is the folder of a training run"
+        raise CheckpointError(
+            f"{folder} {kind}, not weights to load; name {run / 'final'}, which the run writes when it ends."
+        )
 
 
 def _read_ours(folder: Path) -> Checkpoint:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from hybrid_encoder.config.checking import Within, check_fields
 from hybrid_encoder.config.parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    MIN_SIZE,
     DecoderConfig,
     FusionConfig,
     PromptConfig,
     SemanticConfig,
     SpatialConfig,
-    check_choice,
 )
 from hybrid_encoder.config.serialization import Serializable
 from hybrid_encoder.errors import ConfigError
 
+Depth = Annotated[float, Within(1e-6, 1e9)]
+Pixels = Annotated[int, Within(MIN_SIZE, 65536)]
 MULTI_FRAME_PROMPTS = 128  # as published for several frames; the single-frame model has 256
 
 
@@ -42,7 +44,7 @@ class HybridEncoderConfig(Serializable):
     prompts: PromptConfig | None = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
-        check_choice("towers", self.towers, ("both", "semantic", "spatial"))
+        check_fields(self, "")
 
     @property
     def uses_semantic(self) -> bool:
@@ -75,12 +77,13 @@ class DepthScale(Serializable):
         size: height and width that the weights were fitted at, None when unknown.
     """
 
-    min_depth: float = 0.1
-    max_depth: float = 100.0
+    min_depth: Depth = 0.1
+    max_depth: Depth = 100.0
     metric: bool = False
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "")
         if not 0 < self.min_depth < self.max_depth:
             raise ConfigError(
                 f"min_depth is {self.min_depth} and max_depth {self.max_depth}; 0 < min_depth < max_depth is needed."
@@ -128,19 +131,16 @@ class HybridMatchingConfig(Serializable):
     """
 
     encoder: HybridEncoderConfig = field(default_factory=lambda: HybridMatchingConfig.preset_encoder("paper"))
-    num_depth_bins: int = 96
+    num_depth_bins: Annotated[int, Within(2, 4096)] = 96
     depth_binning: Literal["linear", "inverse"] = "linear"
-    min_depth_bin: float = 0.1
-    max_depth_bin: float = 20.0
+    min_depth_bin: Depth = 0.1
+    max_depth_bin: Depth = 20.0
     adaptive_bins: bool = False
     match: Literal["semantic", "spatial", "both"] = "semantic"
 
     def __post_init__(self) -> None:
-        check_choice("depth_binning", self.depth_binning, ("linear", "inverse"))
-        check_choice("match", self.match, ("semantic", "spatial", "both"))
-        if self.num_depth_bins < 2:
-            raise ConfigError(f"num_depth_bins is {self.num_depth_bins}; it must be at least 2.")
-        if not 0 < self.min_depth_bin < self.max_depth_bin < math.inf:
+        check_fields(self, "")
+        if not self.min_depth_bin < self.max_depth_bin:
             raise ConfigError(
                 f"the depth bins go from {self.min_depth_bin:.4g} to {self.max_depth_bin:.4g}; "
                 "0 < min_depth_bin < max_depth_bin is needed: near before far."

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from hybrid_encoder.config.architectures import OPEN_CLIP, ModelName, check_spatial
+from hybrid_encoder.config.checking import Count, Text, Within, check_fields, check_table, shown
 from hybrid_encoder.errors import ConfigError
 
 MIN_SIZE = 32  # pixels: the least height and width that an encoder takes
 
 Triple = tuple[float, float, float]
+_MeanValue = Annotated[float, Within(-1000, 1000)]
+_StdValue = Annotated[float, Within(1e-3, 1000)]
+Mean = tuple[_MeanValue, _MeanValue, _MeanValue]
+Std = tuple[_StdValue, _StdValue, _StdValue]
+Block = Annotated[int, Within(0, 255)]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -35,18 +42,25 @@ class SemanticConfig:
     Args:
         name: open_clip architecture. OpenAI's weights need the ``-quickgelu`` names.
         pretrained: open_clip weight tag for a new model, None for random weights.
-        overrides: fields laid over the architecture's configuration, for example
-            ``{"vision_cfg": {"width": 16}}``.
+        overrides: sizes laid over the architecture's configuration, for example ``{"vision_cfg": {"width": 16}}``;
+            those of :data:`hybrid_encoder.config.architectures.OPEN_CLIP`.
         mean, std: normalisation of RGB in [0, 1]; the published models feed raw [0, 1].
         trainable: whether the image tower trains.
+
+    Raises:
+        ConfigError: a value of another type or out of its range, here as in all configurations.
     """
 
-    name: str = "RN50-quickgelu"
-    pretrained: str | None = "openai"
+    name: ModelName = "RN50-quickgelu"
+    pretrained: Text | None = "openai"
     overrides: dict[str, Any] = field(default_factory=dict)
-    mean: Triple = NO_MEAN
-    std: Triple = NO_STD
+    mean: Mean = NO_MEAN
+    std: Std = NO_STD
     trainable: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, "semantic.")
+        check_table(OPEN_CLIP, self.overrides, "semantic.overrides")
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,8 @@ class SpatialConfig:
     Args:
         name: timm model name, or ``hf:`` and a Hub id or folder.
         pretrained: whether a new model starts from the public weights.
-        overrides: keyword arguments of the timm model (``embed_dim``, ``depth``, ...).
+        overrides: sizes of the timm model (``embed_dim``, ``depth``, ...), those of
+            :data:`hybrid_encoder.config.architectures.TIMM`; a model of transformers keeps its architecture here.
         blocks: 0-based blocks whose outputs are the four maps; None spreads them evenly.
         position_embedding: how a learned position grid is resampled. ``"dinov2"`` is the rule of
             the DINOv2 code (bicubic, scale factor (n + 0.1) / n0, no antialias); ``"size"`` is bicubic
@@ -65,23 +80,18 @@ class SpatialConfig:
         trainable_blocks: how many of the last blocks train; ``"all"`` trains the whole tower.
     """
 
-    name: str = "vit_base_patch14_dinov2.lvd142m"
+    name: Annotated[str, Within(1, 1000)] = "vit_base_patch14_dinov2.lvd142m"
     pretrained: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
-    blocks: tuple[int, ...] | None = None
+    blocks: tuple[Block, Block, Block, Block] | None = None
     position_embedding: Literal["auto", "dinov2", "size"] = "auto"
-    mean: Triple = NO_MEAN
-    std: Triple = NO_STD
-    trainable_blocks: int | Literal["all"] = 1
+    mean: Mean = NO_MEAN
+    std: Std = NO_STD
+    trainable_blocks: Annotated[int, Within(0, 256)] | Literal["all"] = 1
 
     def __post_init__(self) -> None:
-        check_choice("spatial.position_embedding", self.position_embedding, ("auto", "dinov2", "size"))
-        if self.blocks is not None and len(self.blocks) != 4:
-            raise ConfigError(f"spatial.blocks is {self.blocks}; four block numbers are needed, or null for even ones.")
-        if self.trainable_blocks != "all" and self.trainable_blocks < 0:
-            raise ConfigError(
-                f"spatial.trainable_blocks is {self.trainable_blocks}; give a number from 0 up, or 'all'."
-            )
+        check_fields(self, "spatial.")
+        check_spatial(self.name, self.overrides)
 
 
 @dataclass(frozen=True)
@@ -96,13 +106,11 @@ class FusionConfig:
     """
 
     method: Literal["interp_conv1x1", "convs2_interp"] = "interp_conv1x1"
-    channels: int = 256
-    grid_stride: int = 14
+    channels: Count = 256
+    grid_stride: Annotated[int, Within(1, 1024)] = 14
 
     def __post_init__(self) -> None:
-        check_choice("fusion.method", self.method, ("interp_conv1x1", "convs2_interp"))
-        check_positive("fusion.channels", self.channels)
-        check_positive("fusion.grid_stride", self.grid_stride)
+        check_fields(self, "fusion.")
 
 
 @dataclass(frozen=True)
@@ -118,20 +126,22 @@ class PromptConfig:
         train_text: whether the text tower itself trains.
     """
 
-    template: str = "This patch appears to be {}"
-    num_tokens: int = 256
-    words: tuple[str, ...] | None = None
+    template: Text = "This patch appears to be {}"
+    num_tokens: Annotated[int, Within(1, 16384)] = 256
+    words: tuple[Text, ...] | None = None
     init: Literal["random", "words"] = "random"
     decoder_input: Literal["concat", "logits"] = "concat"
     train_text: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("prompts.init", self.init, ("random", "words"))
-        check_choice("prompts.decoder_input", self.decoder_input, ("concat", "logits"))
+        check_fields(self, "prompts.")
         if self.template.count("{}") != 1:
             raise ConfigError(f"prompts.template is {self.template!r}; it needs exactly one {{}} for the depth word.")
-        if self.num_prompts < 2:
-            raise ConfigError(f"prompts has {self.num_prompts} prompts; at least 2 are needed to tell near from far.")
+        if not 2 <= self.num_prompts <= 16384:
+            raise ConfigError(
+                f"prompts has {self.num_prompts} prompts; at least 2 are needed to tell near from far, and at most "
+                "16384 are taken."
+            )
 
     @property
     def num_prompts(self) -> int:
@@ -151,29 +161,13 @@ class DecoderConfig:
         activation: ``"relu"`` as published (disparity may pass 1), or ``"sigmoid"`` (always in [0, 1]).
     """
 
-    features: int = 256
-    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
-    head_channels: int = 32
+    features: Count = 256
+    channels: tuple[Count, Count, Count, Count] = (256, 512, 1024, 1024)
+    head_channels: Count = 32
     scales: tuple[int, ...] = (0,)
     activation: Literal["relu", "sigmoid"] = "relu"
 
     def __post_init__(self) -> None:
-        check_choice("decoder.activation", self.activation, ("relu", "sigmoid"))
-        check_positive("decoder.features", self.features)
-        check_positive("decoder.head_channels", self.head_channels)
-        if len(self.channels) != 4:
-            raise ConfigError(f"decoder.channels is {self.channels}; four numbers are needed, one for each map.")
-        if not self.scales or not set(self.scales) <= {0, 1, 2, 3}:
-            raise ConfigError(f"decoder.scales is {self.scales}; give one or more of 0, 1, 2, 3.")
-
-
-def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raise ConfigError unless the value is one of these."""
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raise ConfigError unless the number is at least 1."""
-    if value < 1:
-        raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        check_fields(self, "decoder.")
+        if not 1 <= len(self.scales) <= 4 or not set(self.scales) <= {0, 1, 2, 3}:
+            raise ConfigError(f"decoder.scales is {shown(self.scales)}; give one or more of 0, 1, 2, 3.")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union
 
 from typing_extensions import Self
 
+from hybrid_encoder.config.architectures import dino_settings
+from hybrid_encoder.config.checking import field_hints, shown
 from hybrid_encoder.errors import ConfigError
 
-FORMAT_VERSION = 1  # of config.json; a file without one is of version 0
+MAX_BYTES = 2**20  # of a config.json; those of transformers are the longest, and have some thousand
+FORMAT_VERSION = 2  # of config.json; a file without one is of version 0
 
 T = TypeVar("T")
 Content = dict[str, Any]
@@ -53,20 +57,22 @@ def decode(cls: type[T], values: Any, where: str) -> T:
         ConfigError: no dictionary, a field that does not exist, or a value that cannot be.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where} is {values!r}; a JSON object is needed.")
-    hints = typing.get_type_hints(cls)
-    fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ConfigError(f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(sorted(fields))}.")
-    try:
-        return cls(**{name: _decode_value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where} does not hold what {cls.__name__} needs: {error}.") from error
+        raise ConfigError(f"{where} is {shown(values)}; a JSON object is needed.")
+    hints = field_hints(cls)
+    for name in values:
+        if name not in hints:
+            raise ConfigError(
+                f"{where} has the unknown field {shown(name)}; the fields are {', '.join(sorted(hints))}."
+            )
+    # Types and ranges are checked by the dataclass itself, whoever makes it.
+    return cls(**{name: _decode_value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
 
 
 def _decode_value(hint: Any, value: Any, where: str) -> Any:
+    """Turn a value's containers into those of the hint."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _decode_value(args[0], value, where)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
@@ -76,9 +82,38 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
         return decode(hint, value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} is {value!r}; a list is needed.")
+            raise ConfigError(f"{where} is {shown(value)}; a list is needed.")
         return tuple(value)
     return value
+
+
+def parse(text: bytes) -> Content:
+    """Parse the text of a ``config.json``, of any version, as :func:`migrate` returns it.
+
+    Raises:
+        ConfigError: no JSON object in UTF-8, one that is too long or too deep, or a name that stands twice.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"it has {len(text)} bytes, and a configuration at most {MAX_BYTES}.")
+    try:
+        content = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError(f"it is not JSON in UTF-8 ({reason}).") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"it holds {shown(content)}; a JSON object is needed.")
+    return migrate(content)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Content:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{shown(twice)} stands twice; remove one of the two.")
+    return content
 
 
 def migrate(content: Content) -> Content:
@@ -89,10 +124,10 @@ def migrate(content: Content) -> Content:
     """
     version = content.get("format_version", 0)
     if not isinstance(version, int) or isinstance(version, bool) or version < 0:
-        raise ConfigError(f"format_version is {version!r}; it must be a whole number of at least 0.")
+        raise ConfigError(f"format_version is {shown(version)}; it must be a whole number of at least 0.")
     if version > FORMAT_VERSION:
         raise ConfigError(
-            f"format_version is {version}, and this release of hybrid-encoder reads up to {FORMAT_VERSION}; "
+            f"format_version is {shown(version)}, and this release of hybrid-encoder reads up to {FORMAT_VERSION}; "
             "upgrade it: pip install -U hybrid-encoder."
         )
     for step in MIGRATIONS[version:]:
@@ -103,7 +138,7 @@ def migrate(content: Content) -> Content:
 def _from_version_0(content: Content) -> Content:
     """Rename two fields of the prompts: ``count`` was ``num_tokens``' name, and ``align`` that of ``decoder_input``."""
     renamed = {"count": "num_tokens", "align": "decoder_input"}
-    if not isinstance(content["config"], dict):
+    if not isinstance(content.get("config"), dict):
         return content  # an error of its own, once it is decoded
     config = dict(content["config"])
     holder = config
@@ -114,5 +149,21 @@ def _from_version_0(content: Content) -> Content:
     return {**content, "config": config}
 
 
-MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_from_version_0,)
+def _from_version_1(content: Content) -> Content:
+    """Keep of a model of transformers what describes its architecture; all that transformers writes was kept before."""
+    config: Any = content.get("config")
+    holders: list[Content] = []
+    while isinstance(config, dict) and len(holders) < 3:  # encoder, multi-frame encoder, whole model
+        holders.append(config)
+        config = config.get("encoder")
+    try:
+        overrides = holders[-1]["spatial"]["overrides"]
+        if isinstance(overrides["config"], dict):
+            overrides["config"] = dino_settings(overrides["config"])
+    except (IndexError, KeyError, TypeError):
+        pass  # no such model, or an error of its own once it is decoded
+    return content
+
+
+MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_from_version_0, _from_version_1)
 """The step at index n takes a file of version n to version n + 1."""

@@ -26,7 +26,7 @@ class HybridFeatures(NamedTuple):
         maps: what a decoder reads, four (B, C_i, h, w).
         fused: the two towers' maps on one grid, four (B, C, h, w).
         logits: similarity to each prompt, four (B, n, h, w), near before far; None without prompts.
-        class_token: DINO's, (B, C); None without that tower.
+        class_token: DINO's, (B, C); None without that tower, or where its model has none.
         prompt_embeddings: (n, D); None without prompts.
     """
 
@@ -124,7 +124,7 @@ class HybridDepthEncoder(HybridModel):
         return self.join(semantic, spatial, class_token, (images.shape[-2], images.shape[-1]))
 
     def forward_spatial(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Run DINO alone: four maps on one grid and the class token; none of either without that tower."""
+        """Run DINO alone: four maps on one grid and the class token, where there is one."""
         return self.spatial(images) if self.spatial is not None else ([], None)
 
     def join(

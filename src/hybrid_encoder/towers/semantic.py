@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder.compiling import known
 from hybrid_encoder.config import SemanticConfig
+from hybrid_encoder.config.checking import shown
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.quiet import quiet
 from hybrid_encoder.towers.base import Tower, evenly_spread_blocks, fit_to_patches, to_map
@@ -120,15 +121,50 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"semantic.name is {config.name!r}, which open_clip does not know; "
             f"some that it knows: {', '.join(open_clip.list_models()[:8])} ..."
         )
+    if base["text_cfg"].get("hf_model_name"):
+        raise ConfigError(
+            f"semantic.name is {config.name!r}, whose text tower open_clip takes from the Hub and which does not read "
+            "CLIP's tokens; choose an open_clip model with OpenAI's text tower (RN50, ViT-B-16, convnext_base, ...)."
+        )
+    if pretrained and config.pretrained:
+        _check_activation(config, base)
     options = {
         name: {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
         for name, value in copy.deepcopy(config.overrides).items()
     }
-    # open_clip reports on the root logger, and warns when no weights are asked for.
-    with quiet("open_clip"):
-        return open_clip.create_model(  # type: ignore[no-any-return]
-            config.name, pretrained=config.pretrained if pretrained else None, precision="fp32", **options
-        )
+    try:
+        # open_clip reports on the root logger, and warns when no weights are asked for.
+        with quiet("open_clip"):
+            return open_clip.create_model(  # type: ignore[no-any-return]
+                config.name, pretrained=config.pretrained if pretrained else None, precision="fp32", **options
+            )
+    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
+        if not config.overrides:
+            raise
+        raise ConfigError(
+            f"semantic.overrides is {shown(config.overrides)}, of which open_clip cannot build a {config.name} "
+            f"({type(error).__name__}: {error}); change the sizes."
+        ) from error
+
+
+def _check_activation(config: SemanticConfig, base: dict[str, Any]) -> None:
+    """Raise ConfigError where weights were trained with another activation than the architecture has: they load, and
+    what they compute is wrong."""
+    import open_clip
+
+    weights = open_clip.get_pretrained_cfg(config.name, config.pretrained)
+    if not weights:
+        return  # a file of the user's own, or a tag that open_clip refuses
+    wanted = bool(weights.get("quick_gelu", False))
+    if wanted == bool(config.overrides.get("quick_gelu", base.get("quick_gelu", False))):
+        return
+    other = f"{config.name}-quickgelu" if wanted else config.name.removesuffix("-quickgelu")
+    by_name = other != config.name and open_clip.get_pretrained_cfg(other, config.pretrained)
+    fix = f"name {other!r}" if by_name else f'give overrides={{"quick_gelu": {wanted}}}'
+    raise ConfigError(
+        f"semantic.name is {config.name!r}, built with{'out' if wanted else ''} QuickGELU, and its weights "
+        f"{config.pretrained!r} were trained with{'' if wanted else 'out'} it; {fix}."
+    )
 
 
 class _AveragePool(nn.AvgPool2d):

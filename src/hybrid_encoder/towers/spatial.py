@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from hybrid_encoder.caching import TensorCache
 from hybrid_encoder.config import SpatialConfig
+from hybrid_encoder.config.architectures import TRANSFORMERS, dino_settings
+from hybrid_encoder.config.checking import shown
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.towers.base import Grid, Tower, evenly_spread_blocks, fit_to_patches, to_map
 from hybrid_encoder.towers.positions import resample_positions
 
 
 class SpatialTower(Tower):
-    """A DINO vision transformer: four maps (B, C, h, w) on one grid, and the class token (B, C).
+    """A DINO vision transformer: four maps (B, C, h, w) on one grid, and the class token (B, C), or None without one.
 
     Args:
         config: names the model, and says which blocks' outputs are the maps.
@@ -25,6 +27,7 @@ class SpatialTower(Tower):
         blocks: the transformer blocks, first to last.
         taps: which blocks' outputs are the maps, each through the final norm.
         patch: side of a patch in pixels.
+        has_class_token: whether the first token is one that stands for the whole image.
         position_rule: how learned positions are resampled: ``"dinov2"``, ``"size"``, ``"library"`` (the model
             library's own way) or ``"rope"`` (rotary, nothing to resample).
     """
@@ -32,6 +35,7 @@ class SpatialTower(Tower):
     model: Any  # of timm or transformers
     taps: tuple[int, ...]
     patch: int
+    has_class_token: bool = True
     position_rule: str
 
     def __init__(self, config: SpatialConfig) -> None:
@@ -55,10 +59,29 @@ class SpatialTower(Tower):
         self.channels = (width,) * 4
         self.strides = (patch,) * 4
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
         images, grid = fit_to_patches(self.normalise(images), self.patch)
         outputs, prefix = self.tokens(images, grid)
-        return [to_map(tokens[:, prefix:], grid) for tokens in outputs], outputs[-1][:, 0]
+        class_token = outputs[-1][:, 0] if self.has_class_token else None
+        return [to_map(tokens[:, prefix:], grid) for tokens in outputs], class_token
+
+    def class_token(self, images: Tensor) -> Tensor:
+        """Return the class token of RGB in [0, 1], (B, C).
+
+        Raises:
+            ConfigError: a model without one.
+        """
+        self.check_class_token()
+        token: Tensor = self(images)[1]
+        return token
+
+    def check_class_token(self) -> None:
+        """Raise ConfigError unless the model has a class token."""
+        if not self.has_class_token:
+            raise ConfigError(
+                f"spatial.name is {self.config.name!r}, which has no class token, and the pose is to be read off it; "
+                "choose a DINO model, which has one, or a pose network."
+            )
 
     def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
         """Return the tokens (B, prefix + h * w, C) after each tapped block and the final norm, and how many of them,
@@ -79,10 +102,10 @@ class TimmTower(SpatialTower):
         options = {"num_classes": 0, "dynamic_img_size": True, **config.overrides}
         try:
             model: Any = timm.create_model(config.name, pretrained=pretrained, **options)
-        except TypeError as error:
+        except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ConfigError(
-                f"spatial.name is {config.name!r} with overrides {config.overrides}, which is not a vision "
-                f"transformer of this shape ({error}); choose a DINO one."
+                f"spatial.name is {config.name!r} with overrides {shown(config.overrides)}, which is not a vision "
+                f"transformer of this shape ({type(error).__name__}: {error}); choose a DINO one."
             ) from error
         if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
             raise ConfigError(f"spatial.name is {config.name!r}, which is not a vision transformer; choose a DINO one.")
@@ -96,6 +119,7 @@ class TimmTower(SpatialTower):
             # with the scale factor.
             rule = "dinov2" if "dinov2" in config.name and model.reg_token is None else "size"
         self._declare_maps(len(model.blocks), model.embed_dim, int(model.patch_embed.patch_size[0]), rule)
+        self.has_class_token = model.cls_token is not None
         model.blocks = nn.ModuleList(model.blocks[: max(self.taps) + 1])
         self.model = model
 
@@ -152,10 +176,26 @@ class TransformersTower(SpatialTower):
         super().__init__(config)
         from transformers import AutoConfig, AutoModel
 
-        source = config.name.removeprefix("hf:")
+        source = config.name.removeprefix(TRANSFORMERS)
         stored = config.overrides.get("config")
-        hf_config = AutoConfig.for_model(**stored) if stored else AutoConfig.from_pretrained(source)
-        model = AutoModel.from_pretrained(source) if pretrained else AutoModel.from_config(hf_config)
+        try:
+            if stored is None:
+                read = AutoConfig.from_pretrained(source, trust_remote_code=False)
+                stored = dino_settings(read.to_dict())
+            hf_config = AutoConfig.for_model(**stored)
+            model = (
+                AutoModel.from_pretrained(source, config=hf_config, trust_remote_code=False, use_safetensors=True)
+                if pretrained
+                else AutoModel.from_config(hf_config, trust_remote_code=False)
+            )
+        except (AssertionError, ImportError, OSError, TypeError, ValueError, ZeroDivisionError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConfigError(
+                f"spatial.name is {config.name!r}, which transformers cannot build ({reason}); give the Hub id or "
+                "folder of a DINOv2 or DINOv3 model with safetensors weights."
+            ) from error
         self.layers_at = next((at for at in ("encoder.layer", "model.layer", "layer") if _has(model, at)), "")
         self.norm_name = next((name for name in ("layernorm", "norm") if hasattr(model, name)), "")
         if not self.layers_at or not self.norm_name or not hasattr(model, "embeddings"):
@@ -168,7 +208,7 @@ class TransformersTower(SpatialTower):
                 "its own way: leave it at 'auto'."
             )
         # Stored in our own configuration, so that loading a checkpoint never asks for the source again.
-        self.config = SpatialConfig(**{**vars(config), "overrides": {"config": hf_config.to_dict()}})
+        self.config = SpatialConfig(**{**vars(config), "overrides": {"config": stored}})
         learned = hasattr(model.embeddings, "position_embeddings")
         if learned:
             model.embeddings.interpolate_pos_encoding = _KeptPositions(model.embeddings, self._positions)
@@ -220,7 +260,7 @@ def build_spatial(config: SpatialConfig, pretrained: bool) -> SpatialTower:
     Raises:
         ConfigError: an unknown model, or one that is not a DINO vision transformer.
     """
-    tower = TransformersTower if config.name.startswith("hf:") else TimmTower
+    tower = TransformersTower if config.name.startswith(TRANSFORMERS) else TimmTower
     return tower(config, pretrained and config.pretrained)
 
 

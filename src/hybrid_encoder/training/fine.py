@@ -214,7 +214,7 @@ class FineStage(Stage):
             target, source = frames[:, 0], frames[:, index]
             if self.pose is None:
                 assert self.model.encoder.spatial is not None and class_token is not None
-                target, source = class_token, self.model.encoder.spatial(source)[1]
+                target, source = class_token, self.model.encoder.spatial.class_token(source)
             later = offset > 0
             # Networks see frames in temporal order: cars mostly drive forward.
             axis_angle, translation = self.motion_network(*((target, source) if later else (source, target)))
