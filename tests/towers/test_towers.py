@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from hybrid_encoder import ConfigError, SpatialConfig
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, SemanticConfig
 from hybrid_encoder.towers import spatial
 from hybrid_encoder.towers.positions import resample_positions
-from hybrid_encoder.towers.semantic import SemanticTower, build_clip
+from hybrid_encoder.towers.semantic import SemanticTower, build_clip, check_activation
 from hybrid_encoder.towers.spatial import SpatialTower, build_spatial
 
 from helpers.small_models import small_clip, small_dino
@@ -199,3 +200,55 @@ def test_each_tower_normalises_for_itself() -> None:
 def test_a_tower_that_cannot_be_built_is_named(make, says: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "has_one", "num_prefix"),
+    [
+        ("vit_small_patch14_dinov2", {}, True, 1),
+        ("vit_small_patch14_reg4_dinov2", {}, True, 5),
+        ("vit_base_patch16_siglip_gap_224", {}, False, 0),
+        ("vit_base_patch16_siglip_224", {"global_pool": "avg"}, False, 0),
+        ("aimv2_large_patch14_224", {}, False, 0),
+        ("vit_base_patch16_224", {"class_token": False, "global_pool": "avg", "reg_tokens": 2}, False, 2),
+    ],
+)
+def test_the_class_token_is_one_or_none(name: str, overrides: dict[str, Any], has_one: bool, num_prefix: int) -> None:
+    config = SpatialConfig(name, overrides={"depth": 4, "embed_dim": 96, "num_heads": 3, **overrides})
+    tower = build_spatial(config, False).eval()
+    side = 4 * tower.patch
+    images = torch.rand(2, 3, side, side)
+    maps, token = tower(images)
+    outputs, prefix = tower.tokens(tower.normalise(images), (4, 4))
+    assert prefix == num_prefix and outputs[-1].shape[1] == num_prefix + 16
+    assert all(x.shape == (2, 96, 4, 4) for x in maps)
+    assert tower.has_class_token is has_one
+    if has_one:
+        assert token is not None
+        torch.testing.assert_close(token, outputs[-1][:, 0])
+        torch.testing.assert_close(tower.class_token(images), token)
+    else:
+        assert token is None
+        with pytest.raises(ConfigError, match="has no class token"):
+            tower.class_token(images)
+
+
+def test_weights_of_another_activation_are_refused() -> None:
+    """Every pair of architecture and weights that open_clip lists: refused exactly where it would warn."""
+    refused = []
+    for name, tag in open_clip.list_pretrained():
+        base = open_clip.get_model_config(name)
+        mismatch = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu")) != bool(base.get("quick_gelu"))
+        try:
+            check_activation(SemanticConfig(name, tag), base)
+        except ConfigError as error:
+            refused.append((name, tag, str(error)))
+        else:
+            assert not mismatch, (name, tag)
+    assert len(refused) >= 20
+    says = {(name, tag): text for name, tag, text in refused}
+    assert "without QuickGELU" in says["ViT-B-16", "openai"] and "'ViT-B-16-quickgelu'" in says["ViT-B-16", "openai"]
+    with pytest.raises(ConfigError, match="ViT-B-16-quickgelu"):
+        build_clip(SemanticConfig("ViT-B-16", "openai"), pretrained=True)
+    right = SemanticConfig("ViT-B-16", "openai", overrides={"quick_gelu": True})
+    check_activation(right, open_clip.get_model_config("ViT-B-16"))

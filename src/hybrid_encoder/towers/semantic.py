@@ -127,7 +127,7 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             "CLIP's tokens; choose an open_clip model with OpenAI's text tower (RN50, ViT-B-16, convnext_base, ...)."
         )
     if pretrained and config.pretrained:
-        _check_activation(config, base)
+        check_activation(config, base)
     options = {
         name: {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
         for name, value in copy.deepcopy(config.overrides).items()
@@ -147,7 +147,7 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
         ) from error
 
 
-def _check_activation(config: SemanticConfig, base: dict[str, Any]) -> None:
+def check_activation(config: SemanticConfig, base: dict[str, Any]) -> None:
     """Raise ConfigError where weights were trained with another activation than the architecture has: they load, and
     what they compute is wrong."""
     import open_clip

@@ -85,6 +85,8 @@ class FineStage(Stage):
             raise ConfigError(
                 "language_loss is set, and the encoder has no prompts; take one that has, or set it to 0."
             )
+        if pose is None and spatial is not None:
+            spatial.check_class_token()
         self.model = model
         self.pose = pose
         self.token_pose = ClassTokenPoseHead(spatial.channels[-1]) if pose is None and spatial is not None else None
