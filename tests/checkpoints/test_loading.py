@@ -20,13 +20,12 @@ from parity import fill
 from helpers.small_models import small_clip, small_dino
 
 
-def through_transformers(kind: str, **settings: Any) -> SpatialConfig:
+def through_transformers(model_type: str) -> SpatialConfig:
     """A DINO model of transformers, as a checkpoint describes it."""
-    import transformers
-
-    size = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 96}
-    config = getattr(transformers, kind)(**size, image_size=64, **settings)
-    return SpatialConfig(name="hf:org/name", pretrained=False, overrides={"config": config.to_dict()})
+    config = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 64}
+    return SpatialConfig(
+        name="hf:org/name", pretrained=False, overrides={"config": {"model_type": model_type, **config}}
+    )
 
 
 ENCODERS: dict[str, Any] = {
@@ -35,9 +34,9 @@ ENCODERS: dict[str, Any] = {
     "ViT": lambda: {"semantic": small_clip("ViT-B-16", width=64, layers=4, head_width=32)},
     "DINOv3": lambda: {"spatial": small_dino("vit_small_patch16_dinov3")},
     "DINOv2 with registers": lambda: {"spatial": small_dino("vit_small_patch14_reg4_dinov2")},
-    "DINOv2 of transformers": lambda: {"spatial": through_transformers("Dinov2Config")},
-    "registers of transformers": lambda: {"spatial": through_transformers("Dinov2WithRegistersConfig")},
-    "DINOv3 of transformers": lambda: {"spatial": through_transformers("DINOv3ViTConfig")},
+    "DINOv2 of transformers": lambda: {"spatial": through_transformers("dinov2")},
+    "registers of transformers": lambda: {"spatial": through_transformers("dinov2_with_registers")},
+    "DINOv3 of transformers": lambda: {"spatial": through_transformers("dinov3_vit")},
     "words": lambda: {"prompts": PromptConfig(words=("near", "far"))},
     "tokens that start from words": lambda: {"prompts": PromptConfig(num_tokens=4, init="words")},
     "no prompts": lambda: {"prompts": None},

@@ -210,6 +210,7 @@ class TestRunsAndFiles:
     def test_what_a_run_resumes_from_is_refused_by_naming_final(self, good: Path, tmp_path: Path) -> None:
         step = tmp_path / "run" / "checkpoints" / "step_00000100"
         step.mkdir(parents=True)
+        (tmp_path / "run" / "run.json").write_text("{}")
         (step / "model.safetensors").write_bytes((good / "ours" / "model.safetensors").read_bytes())
         (tmp_path / "run" / "pose.safetensors").write_bytes((good / "ours" / "model.safetensors").read_bytes())
         for source in (step, step / "model.safetensors", tmp_path / "run", tmp_path / "run" / "pose.safetensors"):

@@ -84,10 +84,11 @@ def _state_dict(content: Any) -> tuple[Mapping[Any, Any], str | None]:
     """Return the dictionary of names and tensors, and the name that it stands under, if any."""
     if not isinstance(content, dict):
         raise Damaged(f"holds a {_kind(content)}; a state dict (names to tensors) is needed")
-    if _has_tensors(content):
-        return content, None
     inside = {name: value for name, value in content.items() if isinstance(value, dict) and _has_tensors(value)}
-    usual = [name for name in STATES if name in inside] or list(inside)
+    usual = [name for name in STATES if name in inside]
+    if not usual and _has_tensors(content):
+        return content, None
+    usual = usual or list(inside)
     if not usual:
         names = ", ".join(repr(name) for name in list(content)[:5]) or "nothing"
         raise Damaged(f"holds no 'state_dict' and no tensors: its entries are {names}; a file of weights is needed")
@@ -114,10 +115,12 @@ def _sort(entries: Mapping[Any, Any]) -> tuple[dict[str, StoredTensor], dict[str
             if not isinstance(name, str):
                 raise Damaged(f"has the key {name!r}; a state dict has names, which are text")
             tensors[name] = value
-        elif isinstance(name, str) and ("." in name or (isinstance(value, Foreign) and "tensor" in value.name)):
+        elif isinstance(name, str) and (value is None or isinstance(value, (int, float))):
+            settings[name] = value
+        elif isinstance(name, str) and ("." in name or (isinstance(value, Foreign) and value.is_tensor)):
             # A setting has no such name, and another kind of tensor is no setting.
             raise Damaged(f"has the key {name!r}, which is a {_kind(value)}; a dense tensor of plain numbers is needed")
-        elif isinstance(name, str) and (value is None or isinstance(value, (int, float, str))):
+        elif isinstance(name, str) and isinstance(value, str):
             settings[name] = value
     while prefix := next((p for p in WRAPPERS if tensors and all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

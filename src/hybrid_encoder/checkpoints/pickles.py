@@ -43,6 +43,11 @@ class Foreign:
 
     name: str
 
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is a tensor of a kind that is not read: sparse, quantised, complex, of another class."""
+        return self.name.startswith(("torch._", "tensor "))
+
 
 @dataclass(frozen=True)
 class _Name:
