@@ -9,6 +9,7 @@ from hybrid_encoder.config.architectures import OPEN_CLIP, ModelName, check_spat
 from hybrid_encoder.config.checking import Count, Text, Within, check_fields, check_table, shown
 from hybrid_encoder.errors import ConfigError
 
+MAX_PROMPTS = 16384
 MIN_SIZE = 32  # pixels: the least height and width that an encoder takes
 
 Triple = tuple[float, float, float]
@@ -127,7 +128,7 @@ class PromptConfig:
     """
 
     template: Text = "This patch appears to be {}"
-    num_tokens: Annotated[int, Within(1, 16384)] = 256
+    num_tokens: Annotated[int, Within(1, MAX_PROMPTS)] = 256
     words: tuple[Text, ...] | None = None
     init: Literal["random", "words"] = "random"
     decoder_input: Literal["concat", "logits"] = "concat"
@@ -137,10 +138,11 @@ class PromptConfig:
         check_fields(self, "prompts.")
         if self.template.count("{}") != 1:
             raise ConfigError(f"prompts.template is {self.template!r}; it needs exactly one {{}} for the depth word.")
-        if not 2 <= self.num_prompts <= 16384:
+        if not 2 <= self.num_prompts <= MAX_PROMPTS:
+            field = "num_tokens" if self.words is None else "words"
             raise ConfigError(
-                f"prompts has {self.num_prompts} prompts; at least 2 are needed to tell near from far, and at most "
-                "16384 are taken."
+                f"prompts.{field} gives {self.num_prompts} prompts; at least 2 are needed to tell near from far, and at "
+                f"most {MAX_PROMPTS} are taken."
             )
 
     @property
