@@ -271,7 +271,7 @@ def _try_many(enter: Callable[[], Path], traps: Traps, count: int) -> None:
 
 
 def test_any_command_line_ends_well(enter: Callable[[], Path], traps: Traps, light: Any) -> None:
-    _try_many(enter, traps, 150)
+    _try_many(enter, traps, 100)
 
 
 @pytest.mark.slow

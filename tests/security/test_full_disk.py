@@ -91,7 +91,7 @@ def check_refused(name: str, folder: Path) -> str:
     return ended.err
 
 
-@every_command("predict", "convert", "train-coarse", "train-fine", "export-onnx")
+@every_command("predict", "convert", "train-coarse", "train-fine")
 def test_a_file_that_may_not_grow(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
