@@ -28,6 +28,7 @@ from hybrid_encoder.training.state import MODEL, OPTIMIZER, STATE, random_file
 from hybrid_encoder.training.trees import from_json, tensors_of, to_json
 
 from helpers import killed_runs
+from helpers.command_line import Ended, call
 from helpers.small_runs import Numbers, Regression, regress
 from helpers.traps import Traps
 
@@ -280,6 +281,25 @@ def test_a_state_of_another_run_is_refused(change: Callable[[Any], object], says
     _reseal(path)
     with pytest.raises(CheckpointError, match=rf"{NEW}.*{says}"):
         regress(run, 13, resume=True)
+
+
+@pytest.mark.slow
+def test_the_command_line_goes_on_from_a_checkpoint_by_name(tmp_path: Path) -> None:
+    def train(folder: Path, *more: str) -> Ended:
+        options = "--encoder tiny --no-pretrained --cpu --drives 2 --size 48x96 --batch-size 2 --steps 6 --save-every 2"
+        return call("train-coarse", "synthetic", *options.split(), "--output", folder, *more)
+
+    assert train(tmp_path / "whole").status == 0
+    assert train(tmp_path / "run").status == 0
+    shutil.rmtree(tmp_path / "run" / "final")
+    (tmp_path / "run" / "checkpoints" / "step_00000006" / MODEL).unlink()
+    ended = train(tmp_path / "run", "--resume")
+    assert ended.fault() is None and ended.status == 2
+    assert "model.safetensors is missing" in ended.err and "--resume-from step_00000004" in ended.err
+    assert train(tmp_path / "run", "--resume-from", "step_00000009").status == 2
+    assert train(tmp_path / "run", "--resume-from", "step_00000004").status == 0
+    one, other = ((tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("whole", "run"))
+    assert one == other
 
 
 # -- run.json ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import copy
+import errno
 import math
 import os
 import socket
@@ -17,16 +18,19 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hybrid_encoder import HybridDepthConfig, HybridDepthModel
 from hybrid_encoder.data import OrderedPatches, PatchBatch, SyntheticDrive, SyntheticSequences, collate
+from hybrid_encoder.errors import HybridEncoderError
 from hybrid_encoder.losses import CoarseLoss
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder
 from hybrid_encoder.training.fine import FineStage
-from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, make_accelerator, train
+from hybrid_encoder.training.locking import LOCK
+from hybrid_encoder.training.loop import LoopConfig, Stage, make_accelerator, train
 from hybrid_encoder.training.parallel import (
     SyncedBatchNorm,
     is_main_process,
@@ -37,7 +41,7 @@ from hybrid_encoder.training.parallel import (
 )
 from hybrid_encoder.training.recipes import COARSE
 
-KINDS = ("coarse", "fine", "poisoned")
+KINDS = ("coarse", "fine", "poisoned", "steep", "full", "used")
 STEPS, ITEMS, SECONDS = 3, 4, 480  # ITEMS a step in all: half as many for each of two processes
 
 
@@ -72,6 +76,15 @@ class Poisoned(Stage):
         return {"loss": self.weight.sum() * (math.nan if bool((batch == 5).any()) else 1.0)}
 
 
+class Steep(Poisoned):
+    """A finite loss whose gradient is not finite in one of the processes."""
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        loss = self.weight.sum() * 1.0
+        loss.register_hook(lambda gradient: gradient * (math.inf if bool((batch == 5).any()) else 1.0))
+        return {"loss": loss}
+
+
 def _stage(kind: str) -> tuple[Stage, Dataset[Any], Any]:
     torch.manual_seed(0)
     if kind == "coarse":
@@ -86,7 +99,9 @@ def _stage(kind: str) -> tuple[Stage, Dataset[Any], Any]:
             levels=(0, 1),
         )
         return stage, SyntheticSequences(drives, augment=True), None
-    return Poisoned(), [torch.tensor(float(i)) for i in range(12)], None  # type: ignore[return-value]
+    plain = Steep() if kind == "steep" else Poisoned()
+    first = 6 if kind in ("full", "used") else 0  # without the item that is poisoned
+    return plain, [torch.tensor(float(i)) for i in range(first, first + 12)], None  # type: ignore[return-value]
 
 
 def _train(kind: str, folder: Path, batch_size: int) -> dict[str, Any]:
@@ -100,6 +115,10 @@ def _train(kind: str, folder: Path, batch_size: int) -> dict[str, Any]:
     return {"before": before, "after": stage.state_dict(), "losses": losses}
 
 
+def _refuse(*arguments: Any) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 if __name__ == "__main__":
     place, rank = Path(sys.argv[1]), os.environ["RANK"]
     # The first to be registered is the last to run.
@@ -108,10 +127,13 @@ if __name__ == "__main__":
     for kind in KINDS:
         result: dict[str, Any]
         try:
-            result = _train(kind, place / kind, ITEMS // 2)
+            with pytest.MonkeyPatch.context() as patch:
+                if kind == "full" and rank == "1":  # a disk that one of the processes cannot write to
+                    patch.setattr(Path, "write_text", _refuse)
+                result = _train(kind, place / kind, ITEMS // 2)
             assert is_parallel()
-        except NonFiniteLossError as error:
-            result = {"error": str(error)}
+        except HybridEncoderError as error:
+            result = {"error": f"{type(error).__name__}: {error}"}
         torch.save(result, place / f"{kind}.rank{rank}.pt")
 
 
@@ -133,8 +155,10 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for rank in range(2)
     ]
+    (folder / "used").mkdir()
     try:
-        said = [process.communicate(timeout=SECONDS)[0] for process in running]
+        with FileLock(folder / "used" / LOCK):
+            said = [process.communicate(timeout=SECONDS)[0] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -169,6 +193,21 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both(two_processes: Path
     errors = [result["error"] for result in _results(two_processes, "poisoned")]
     assert sorted("not finite in another process" in error for error in errors) == [False, True]
     assert all("at step " in error for error in errors) and sum("is nan" in error for error in errors) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("steep", ("NonFiniteLossError: the gradient's norm is", "NonFiniteLossError: the gradient's norm is")),
+        ("full", ("cannot be saved (No space left on device)", "cannot be saved (another process failed)")),
+        ("used", ("ConfigError: another run is using", "ConfigError: the main process cannot use")),
+    ],
+)
+def test_what_stops_one_process_stops_both(kind: str, says: tuple[str, str], two_processes: Path) -> None:
+    errors = [result["error"] for result in _results(two_processes, kind)]
+    assert all(any(sentence in error for error in errors) for sentence in says), errors
+    assert not list((two_processes / kind).glob("checkpoints/*"))
 
 
 # -- in one process ----------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Pixel centres are at integers, so that resizing by s takes x to (x + 0.5) s - 0.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ class Projected(NamedTuple):
 
     Attributes:
         x, y: in pixels.
-        depth: not below ``NEAREST``; NaN, like ``x`` and ``y``, where it is not finite.
+        depth: not below ``NEAREST``; where it is not finite, ``x`` is NaN.
         inside: bool, whether a point lies in front of the camera and inside the image.
     """
 
@@ -80,9 +79,10 @@ def project(points: Tensor, K: Tensor, size: Size) -> Projected:
     height, width = size
     fx, skew, fy, cx, cy = (K[:, i, j, None] for i, j in ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2)))
     x, y, z = points.unbind(1)
-    # An infinite depth would otherwise be projected to some pixel, and hide that something is wrong.
-    depth = z.where(z.isfinite(), math.nan).clamp(min=NEAREST)
-    x, y = (fx * x + skew * y) / depth + cx, fy * y / depth + cy
+    depth = z.clamp(min=NEAREST)
+    # Zero, or NaN where depth is not finite: it would otherwise be projected to some pixel, as if nothing were wrong.
+    unknown = z.detach() * 0
+    x, y = (fx * x + skew * y) / depth + (cx + unknown), fy * y / depth + cy
     inside = (z > NEAREST) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return Projected(x, y, depth, inside)
 
@@ -107,9 +107,9 @@ def read_grid(images: Tensor, grid: Tensor, **options: Any) -> Tensor:
 
     By itself it would read some pixel there, and its backward pass would write outside of its memory.
     """
-    known = grid.isfinite().all(-1)
-    read = F.grid_sample(images, grid.where(known[..., None], 0), **options)
-    return read.where(known[:, None], math.nan)
+    read = F.grid_sample(images, grid.nan_to_num(0, 0, 0), **options)
+    unknown = (grid.detach() * 0).sum(-1)  # zero, or NaN
+    return read + unknown[:, None].to(read.dtype)
 
 
 def warp(source: Tensor, depth: Tensor, K: Tensor, source_T_target: Tensor) -> tuple[Tensor, Tensor]:
