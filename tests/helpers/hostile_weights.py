@@ -153,6 +153,7 @@ def colliding() -> bytes:
 
 
 NESTED = b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s."  # a tuple of tuples of ... as the key of a dictionary
+RECORDS = b"PK\x03\x04" + bytes(2 * 10**7) + b"PK\x05\x06" + bytes(8) + struct.pack("<LLH", 2 * 10**7, 4, 0)
 MEMORY = b"\x80\x02}r\xff\xff\xff\x7f."  # "keep this as number 2147483647": Python makes room for as many
 ESCAPES = "clip.\x1b]0;title\x07\x1b[2J.weight"
 TOKEN = "extra_tkns_learnables_depth."
@@ -263,6 +264,7 @@ PUBLISHED = [
         "300 000 entries", lambda traps: torch_archive(pickle.dumps(dict.fromkeys(map(str, range(300_000))), 2)), FIRST
     ),
     Case(f"{FIRST}: compressed", compressed, FIRST),
+    raw("a list of 400 000 records", RECORDS, "lists its records in 20000000 bytes"),
     raw("empty", b"", "is empty"),
     raw("a web page", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "is a web page"),
     raw("a pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
