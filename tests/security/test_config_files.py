@@ -262,6 +262,28 @@ def test_a_file_that_is_no_configuration(folder: Path, text: str, says: str) -> 
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 2000
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "says"),
+    [
+        (("prompts", "template"), "{} \x1b[2J", "prompts.template"),
+        (("prompts", "template"), "{} \ud800", "prompts.template"),
+        (("prompts", "words"), ["near\nfar", "far"], "prompts.words"),
+        (("spatial", "name"), "hf:a\r| b", "spatial.name"),
+        (("semantic", "pretrained"), "\x9b31m", "semantic.pretrained"),
+    ],
+)
+def test_texts_hold_no_control_characters(folder: Path, at: Steps, value: Any, says: str) -> None:
+    text = refusal(write(folder, changed(("config", "encoder", *at), value)))
+    assert text is not None and says in text and text.isprintable()
+
+
+def test_a_working_size_takes_no_more_memory_than_pictures_do(folder: Path) -> None:
+    """``predict`` works at the size that the configuration states."""
+    assert read_config(write(folder, changed(("config", "size"), [1536, 2048]))).size == (1536, 2048)
+    says = refusal(write(folder, changed(("config", "size"), [65536, 65536])))
+    assert says is not None and "size is (65536, 65536)" in says
+
+
 def test_the_largest_sizes_are_compared_with_the_file_in_little_time(folder: Path) -> None:
     """A stated size within its range, far beyond the file's: refused by its first key, before memory is taken."""
     import resource

@@ -187,6 +187,13 @@ def test_each_tower_normalises_for_itself() -> None:
             "'vit_nonsense', which timm does not know",
         ),
         (lambda: build_spatial(SpatialConfig(name="resnet18"), False), "not a vision transformer"),
+        (lambda: build_spatial(SpatialConfig(name="vit_tiny_r_s16_p8_224"), False), "convolutional network before"),
+        (
+            lambda: build_spatial(
+                SpatialConfig(name="vit_small_patch16_rope_mixed_224", overrides={"depth": 4}), False
+            ),
+            "rotary positions of its own",
+        ),
         (
             lambda: build_spatial(small_dino("vit_small_patch14_dinov2", depth=3), False),
             "3 blocks; at least 4",
@@ -207,6 +214,7 @@ def test_a_tower_that_cannot_be_built_is_named(make, says: str) -> None:  # type
     [
         ("vit_small_patch14_dinov2", {}, True, 1),
         ("vit_small_patch14_reg4_dinov2", {}, True, 5),
+        ("deit_small_distilled_patch16_224", {}, True, 2),
         ("vit_base_patch16_siglip_gap_224", {}, False, 0),
         ("vit_base_patch16_siglip_224", {"global_pool": "avg"}, False, 0),
         ("aimv2_large_patch14_224", {}, False, 0),

@@ -21,7 +21,7 @@ from hybrid_encoder.errors import ConfigError
 
 @dataclass(frozen=True)
 class Within:
-    """The range of a number, both ends included; of a text, how many characters it may have."""
+    """The range of a number, both ends included."""
 
     low: float
     high: float
@@ -41,7 +41,9 @@ class Matching:
 
 
 Table = Mapping[str, Any]
-Text = Annotated[str, Within(0, 1000)]
+Text = Annotated[
+    str, Matching(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,1000}", "a text of up to 1000 characters, none of control")
+]
 Count = Annotated[int, Within(1, 16384)]
 
 
@@ -131,8 +133,7 @@ def describe(hint: Any) -> str:
         rule = args[1]
         if isinstance(rule, Matching):
             return rule.says
-        numbers = f"from {rule.low:g} to {rule.high:g}"
-        return f"a text of {numbers[5:]} characters" if args[0] is str else f"{describe(args[0])} {numbers}"
+        return f"{describe(args[0])} from {rule.low:g} to {rule.high:g}"
     if origin in (Union, types.UnionType):
         return " or ".join(describe(part) for part in args)
     if origin is Literal:
@@ -162,7 +163,7 @@ _SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = 8
 
 def _obeys(rule: Any, value: Any) -> bool:
     if isinstance(rule, Within):
-        return bool(rule.low <= (len(value) if isinstance(value, str) else value) <= rule.high)
+        return bool(rule.low <= value <= rule.high)
     if isinstance(rule, Matching):
         return re.fullmatch(rule.pattern, value) is not None
     return True

@@ -21,7 +21,8 @@ from hybrid_encoder.config.serialization import Serializable
 from hybrid_encoder.errors import ConfigError
 
 Depth = Annotated[float, Within(1e-6, 1e9)]
-Pixels = Annotated[int, Within(MIN_SIZE, 65536)]
+Side = Annotated[int, Within(MIN_SIZE, 65536)]
+MAX_PIXELS = 2**22  # of a working size: a file that states one decides how much memory a prediction takes
 MULTI_FRAME_PROMPTS = 128  # as published for several frames; the single-frame model has 256
 
 
@@ -74,13 +75,13 @@ class DepthScale(Serializable):
     Args:
         min_depth, max_depth: depth = 1 / (1 / max_depth + (1 / min_depth - 1 / max_depth) * disparity).
         metric: whether that depth is in metres (``depth_m``) or of unknown scale (``relative_depth``).
-        size: height and width that the weights were fitted at, None when unknown.
+        size: height and width that the weights were fitted at, None when unknown; 4 megapixels at most.
     """
 
     min_depth: Depth = 0.1
     max_depth: Depth = 100.0
     metric: bool = False
-    size: tuple[Pixels, Pixels] | None = None
+    size: tuple[Side, Side] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "")
@@ -88,6 +89,8 @@ class DepthScale(Serializable):
             raise ConfigError(
                 f"min_depth is {self.min_depth} and max_depth {self.max_depth}; 0 < min_depth < max_depth is needed."
             )
+        if self.size is not None and self.size[0] * self.size[1] > MAX_PIXELS:
+            raise ConfigError(f"size is {self.size}, height and width; they may have {MAX_PIXELS} pixels at most.")
 
 
 @dataclass(frozen=True)

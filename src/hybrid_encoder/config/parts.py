@@ -81,7 +81,7 @@ class SpatialConfig:
         trainable_blocks: how many of the last blocks train; ``"all"`` trains the whole tower.
     """
 
-    name: Annotated[str, Within(1, 1000)] = "vit_base_patch14_dinov2.lvd142m"
+    name: Text = "vit_base_patch14_dinov2.lvd142m"
     pretrained: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
     blocks: tuple[Block, Block, Block, Block] | None = None
@@ -141,8 +141,8 @@ class PromptConfig:
         if not 2 <= self.num_prompts <= MAX_PROMPTS:
             field = "num_tokens" if self.words is None else "words"
             raise ConfigError(
-                f"prompts.{field} gives {self.num_prompts} prompts; at least 2 are needed to tell near from far, and at "
-                f"most {MAX_PROMPTS} are taken."
+                f"prompts.{field} gives {self.num_prompts} prompts; at least 2 are needed to tell near from far, and "
+                f"at most {MAX_PROMPTS} are taken."
             )
 
     @property

@@ -95,6 +95,7 @@ class TimmTower(SpatialTower):
     def __init__(self, config: SpatialConfig, pretrained: bool) -> None:
         super().__init__(config)
         import timm
+        from timm.layers import PatchEmbed  # type: ignore[attr-defined]
 
         if not timm.is_model(config.name):
             near = ", ".join(timm.list_models("*dinov2*")[:4])
@@ -109,6 +110,11 @@ class TimmTower(SpatialTower):
             ) from error
         if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
             raise ConfigError(f"spatial.name is {config.name!r}, which is not a vision transformer; choose a DINO one.")
+        if not isinstance(model.patch_embed, PatchEmbed) or getattr(model, "rope_mixed", False):
+            raise ConfigError(
+                f"spatial.name is {config.name!r}, which has a convolutional network before its blocks or rotary "
+                "positions of its own in each; choose a DINO one."
+            )
         # Images are whole patches by now. timm checks their size with an f-string, which ties a compiled graph to it.
         model.patch_embed.img_size = None
         rule: str = config.position_embedding
@@ -131,7 +137,8 @@ class TimmTower(SpatialTower):
     def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
         model = self.model
         x = model.patch_embed(images).flatten(1, 2)
-        prefix = [t.expand(x.shape[0], -1, -1) for t in (model.cls_token, model.reg_token) if t is not None]
+        front = (model.cls_token, getattr(model, "dist_token", None), model.reg_token)
+        prefix = [token.expand(x.shape[0], -1, -1) for token in front if token is not None]
         count = sum(tokens.shape[1] for tokens in prefix)
         position = None if model.pos_embed is None else self._position(grid, count).to(x.dtype)
         if position is not None and model.no_embed_class:
