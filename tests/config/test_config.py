@@ -82,7 +82,10 @@ def test_any_config_goes_to_json_and_back(towers, method, count, words, size, bl
         (lambda: FusionConfig(channels=0), "fusion.channels is 0"),
         (lambda: PromptConfig(template="no place"), "exactly one {}"),
         (lambda: PromptConfig(num_tokens=1), "at least 2"),
-        (lambda: SpatialConfig(blocks=(1, 2)), "spatial.blocks is .* a list of 4, each a whole number from 0 to 255"),
+        (
+            lambda: SpatialConfig(blocks=(1, 2)),  # type: ignore[arg-type]
+            "spatial.blocks is .* a list of 4, each a whole number from 0 to 255",
+        ),
         (lambda: SpatialConfig(trainable_blocks=-1), "trainable_blocks is -1"),
         (lambda: DecoderConfig(scales=(4,)), "one or more of 0, 1, 2, 3"),
         (lambda: HybridDepthConfig(min_depth=2, max_depth=1), "min_depth < max_depth"),
