@@ -370,6 +370,9 @@ def test_a_folder_that_cannot_hold_a_run_is_refused_at_once(tmp_path: Path) -> N
     stage = Regression()
     with pytest.raises(ConfigError, match=r"file.* cannot hold a run"):
         regress(tmp_path / "file" / "run", 3, stage)
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(ConfigError, match=r"checkpoints is not a folder; move it away"):
+        regress(tmp_path, 3, stage)
     assert not stage.seen
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from hybrid_encoder.data import OrderedPatches, SyntheticDrive, SyntheticLanes, SyntheticSequences
 from hybrid_encoder.data.sequences import Frames
@@ -28,7 +28,7 @@ from hybrid_encoder.losses.photometric import photometric_error, reprojection_lo
 from hybrid_encoder.losses.pixel_language import PixelLanguageLoss, pixel_language_loss
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.demonstration import run_demo
-from hybrid_encoder.training.fine import fine_model, train_fine
+from hybrid_encoder.training.fine import FineStage, fine_model, fine_stage, train_fine
 from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, make_accelerator, train
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe
 
@@ -419,6 +419,17 @@ class Broken(Numbers):
         return super().__getitem__(index)
 
 
+def test_images_too_small_for_the_levels_are_refused() -> None:
+    recipe = dataclasses.replace(FINE["small"], size=(96, 320), levels=(0, 5))
+    stage = fine_stage(fine_model("tiny", recipe, pretrained=False), recipe)
+    batch = default_collate([_frames(0), _frames(1)])
+    with pytest.raises(InputError, match="at level 5 less than 2 pixels are left"):
+        stage(batch)
+    for changes in ({"levels": (-1,)}, {"offsets": (0,)}, {"smoothness": math.nan}, {"language_loss": -1.0}):
+        with pytest.raises(ConfigError, match=r"is -1|is \(0,\)|is nan"):
+            FineStage(stage.model, stage.pose, **changes)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("how", "says"),
@@ -504,6 +515,7 @@ def _points(value: float) -> Tensor:
         (lambda: photometric_error(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 4)), r"\(1, 3, 8, 8\) and \(1, 3, 8, 4"),
         (lambda: photometric_error(torch.rand(1, 3, 8, 8), torch.rand(2, 3, 8, 8)), "is needed for both"),
         (lambda: photometric_error(torch.rand(1, 3, 8, 8).byte(), torch.rand(1, 3, 8, 8)), "divide by 255"),
+        (lambda: smoothness_loss(torch.rand(1, 1, 8, 8), torch.ones(1, 3, 8, 8).byte()), "divide by 255"),
         (lambda: smoothness_loss(torch.rand(1, 1, 8, 8), torch.rand(1, 3, 4, 4)), r"disparity is \(1, 1, 8, 8\)"),
         (
             lambda: reprojection_loss(

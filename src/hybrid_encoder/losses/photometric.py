@@ -116,11 +116,12 @@ def smoothness_loss(disparity: Tensor, image: Tensor) -> Tensor:
         A scalar; an axis with a single pixel has no slope and adds nothing.
 
     Raises:
-        InputError: other shapes.
+        InputError: other shapes, or an image of whole numbers.
     """
     shapes = tuple(disparity.shape), tuple(image.shape)
     if len(shapes[0]) != 4 or len(shapes[1]) != 4 or shapes[0] != (shapes[1][0], 1, *shapes[1][2:]):
         raise InputError(f"disparity is {shapes[0]} and image {shapes[1]}; (B, 1, H, W) and (B, 3, H, W) are needed.")
+    _check_fractions(image)
     disparity, image = disparity.float(), image.float()
     disparity = disparity / disparity.mean((-2, -1), keepdim=True).clamp(min=1e-7)
     total = disparity.new_zeros(())
@@ -139,6 +140,10 @@ def check_images(one: Tensor, other: Tensor) -> None:
             f"the images are {tuple(one.shape)} and {tuple(other.shape)}; (B, C, H, W) is needed for both, with at "
             "least 2 x 2 pixels."
         )
-    for image in (one, other):
-        if not image.is_floating_point():
-            raise InputError(f"an image is of {image.dtype}; numbers in [0, 1] are needed: divide by 255.")
+    _check_fractions(one)
+    _check_fractions(other)
+
+
+def _check_fractions(image: Tensor) -> None:
+    if not image.is_floating_point():
+        raise InputError(f"an image is of {image.dtype}; numbers in [0, 1] are needed: divide by 255.")

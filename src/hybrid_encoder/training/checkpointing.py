@@ -63,7 +63,9 @@ def checkpoint_to_start_from(folder: Path, resume: bool | str) -> Path | None:
         ConfigError: nothing of that name to resume from, or a new run in a folder that already holds one.
         CheckpointError: it is damaged; the newest whole one is named.
     """
-    found = list_checkpoints(folder)
+    place, found = folder / "checkpoints", list_checkpoints(folder)
+    if os.path.lexists(place) and not place.is_dir():
+        raise ConfigError(f"{place} is not a folder; move it away, or choose another folder for the run.")
     if not resume:
         if found:
             raise ConfigError(f"{folder} holds a run already ({found[-1].name}); resume it, or choose another folder.")

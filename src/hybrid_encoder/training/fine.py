@@ -34,6 +34,7 @@ from hybrid_encoder.training.batches import check_finite_item
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import is_main_process, process_state
+from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.recipes import FineRecipe, train_stage
 from hybrid_encoder.writing import write_whole
 
@@ -61,7 +62,7 @@ class FineStage(Stage):
             weights it would need many more steps to find it.
 
     Raises:
-        ConfigError: no class token to read motion from, or no prompts to compare with.
+        ConfigError: no class token to read motion from, no prompts to compare with, or a number out of its range.
     """
 
     def __init__(
@@ -76,6 +77,13 @@ class FineStage(Stage):
         refine: int = 0,
     ) -> None:
         super().__init__()
+        check_number("language_loss", language_loss, 0)
+        check_number("smoothness", smoothness, 0)
+        check_number("refine", refine, 0, whole=True)
+        for level in levels:
+            check_number("a level", level, 0, 16, whole=True)
+        if not offsets or 0 in offsets or not levels:
+            raise ConfigError(f"offsets is {offsets} and levels {levels}; neighbours, not 0, and a level are needed.")
         spatial, prompts = model.encoder.spatial, model.encoder.prompts
         if pose is None and spatial is None:
             raise ConfigError(
@@ -120,7 +128,7 @@ class FineStage(Stage):
             ``language_loss`` the unweighted ``language`` loss.
 
         Raises:
-            InputError: another number of sources than offsets.
+            InputError: another number of sources than offsets, or images too small for the levels.
         """
         images, K = batch.images, batch.K
         self._check_sources(images)
@@ -155,6 +163,11 @@ class FineStage(Stage):
             raise InputError(
                 f"images are {tuple(images.shape)}; (B, {1 + len(self.offsets)}, 3, H, W) is needed, the target and "
                 f"its neighbours at {self.offsets}."
+            )
+        if min(images.shape[-2:]) >> max(self.levels) < 2:
+            raise InputError(
+                f"images are {tuple(images.shape)}; at level {max(self.levels)} less than 2 pixels are left: take "
+                "larger images, or fewer levels."
             )
 
     def _synthesise(self, disparity: Tensor, frames: Tensor, K: Tensor, motions: Tensor) -> Reprojection:
