@@ -30,8 +30,10 @@ DEEP: Any = "deep"
 for _ in range(200):
     DEEP = [DEEP]
 HOSTILE: tuple[Any, ...] = (
-    None, "", "x", "../../x", -1, 0, 1e9, 10**400, 1e-300, float("nan"), float("inf"), [], {}, True, [[1]], DEEP,
-)  # fmt: skip
+    *(None, "", "x", "../../x", "hf-hub:a/b", "local-dir:/"),
+    *(-1, 0, 1e9, 10**400, 1e-300, float("nan"), float("inf"), True),
+    *([], {}, [[1]], DEEP),
+)
 
 
 @pytest.fixture(scope="module")
