@@ -1,35 +1,29 @@
-"""Values kept while the tensors they were computed from are unchanged."""
+"""Values kept while the tensors they were computed from hold the same numbers."""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 V = TypeVar("V")
 
-_optimizer_steps = 0
-
-
-def _count_step(*_: object) -> None:
-    global _optimizer_steps
-    _optimizer_steps += 1
-
-
-# Fused optimizers change parameters without raising their version counters, so steps are counted too.
-register_optimizer_step_post_hook(_count_step)
+# Sums are taken over this many rows of words of 8 bytes. Rows of weights are no multiple of a prime number of words, so
+# that values which change places do not meet the same sum again.
+ROWS, WORDS = 128, 251
+BLOCK = 8 * ROWS * WORDS  # bytes; smaller tensors are compared by their values
 
 
 class TensorCache:
-    """A few results, each valid for one state of its source tensors.
+    """A few results, each valid as long as the source tensors hold the numbers that it was computed from.
 
-    The state is read off the sources themselves: identity, version counter (every in-place change raises it),
-    storage, dtype and device; for what trains, also the number of optimizer steps so far. A change made
-    through ``tensor.data`` leaves no trace: call ``clear()`` after one.
+    The numbers themselves are looked at in every call (:func:`fingerprint`). What counts changes, such as a tensor's
+    version, misses those made through ``tensor.data`` (as a mean teacher's update often is), a view of numpy's or a
+    fused optimizer.
 
     Args:
         size: how many results are kept; the one that was used longest ago goes first.
@@ -37,33 +31,33 @@ class TensorCache:
 
     def __init__(self, size: int = 4) -> None:
         self._size = size
-        self._kept: OrderedDict[Hashable, tuple[Hashable, object]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[Hashable, list[Tensor], object]] = OrderedDict()
         self._frozen = False
+        self._lock = threading.RLock()  # several threads may predict with one model
 
     def get(self, key: Hashable, sources: Sequence[Tensor], make: Callable[[], V]) -> V:
         """Return ``make()``, or what it returned before for this key and these sources.
 
-        Nothing is kept where a gradient must flow, under a compiler, or for inference tensors, which have no version
-        counter.
+        Nothing is kept where a gradient must flow, under a compiler, or for tensors without values.
         """
         if self._frozen and key in self._kept:
-            return self._kept[key][1]  # type: ignore[return-value]
+            return self._kept[key][2]  # type: ignore[return-value]
         trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        if trains or torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
+        if trains or torch.compiler.is_compiling() or any(source.is_meta for source in sources):
             return make()
-        steps = _optimizer_steps if any(source.requires_grad for source in sources) else None
-        state = (steps, *((id(s), s._version, s.data_ptr(), s.dtype, s.device) for s in sources))
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] == state:
-            self._kept.move_to_end(key)
-            return kept[1]  # type: ignore[return-value]
-        # A tensor made in inference mode could not be used in a later training step.
-        with torch.inference_mode(False), torch.no_grad():
+        form = tuple((s.dtype, s.device, s.shape) for s in sources)
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            numbers = fingerprint(sources)
+            kept = self._kept.get(key)
+            if kept is not None and kept[0] == form and all(map(torch.equal, kept[1], numbers)):
+                self._kept.move_to_end(key)
+                return kept[2]  # type: ignore[return-value]
+            # Outside of inference mode: a tensor made there could not be used in a later training step.
             value = make()
-        self._kept[key] = (state, value)
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
-        return value
+            self._kept[key] = (form, numbers, value)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+            return value
 
     def freeze(self) -> None:
         """Return kept values from now on without looking at their sources; a compiler takes them for constants."""
@@ -78,4 +72,33 @@ class TensorCache:
         return TensorCache(self._size)  # what was kept belongs to the original's tensors
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_size": self._size, "_kept": OrderedDict(), "_frozen": False}
+        return {"_size": self._size}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(state["_size"])  # type: ignore[misc]
+
+
+def fingerprint(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return numbers that differ as soon as a value in the tensors does, and are cheap to compute.
+
+    Small tensors are taken whole. Of larger ones the bits are added up in blocks, as whole numbers of 64 bits that wrap
+    around: exact where one value changes, however little. Reading the memory once is all that it takes.
+
+    Args:
+        tensors: with values, on any devices.
+
+    Returns:
+        Tensors of bytes and of sums, in an order that follows from the types and devices.
+    """
+    whole: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    sums: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        data = tensor.reshape(-1)
+        if data.nbytes > BLOCK:
+            if data.storage_offset() * data.itemsize % 8:
+                data = data.clone()  # words begin at multiples of their length
+            end = data.nbytes // BLOCK * BLOCK // data.itemsize
+            sums.setdefault(data.device, []).append(data[:end].view(torch.int64).view(-1, ROWS, WORDS).sum(1))
+            data = data[end:]
+        whole.setdefault((data.device, data.dtype), []).append(data)
+    return [torch.cat(parts).view(torch.uint8) for parts in whole.values()] + [torch.cat(x) for x in sums.values()]
