@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from hybrid_encoder.checkpoints.files import CONFIG
-from hybrid_encoder.checkpoints.reading import read_config
+from hybrid_encoder.checkpoints.reading import find_reader, read_config
+from hybrid_encoder.checkpoints.sources import find_local
 from hybrid_encoder.config import PRESETS, DecoderConfig, HybridDepthConfig, HybridEncoderConfig, find_encoder_config
-from hybrid_encoder.errors import AdapterError, ConfigError
+from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 
 EncoderLike = str | Path | HybridEncoderConfig | HybridDepthEncoder
@@ -46,13 +47,16 @@ class EncoderSource:
             )
         if isinstance(encoder, str) and encoder in PRESETS:
             return cls(PRESETS[encoder].encoder)
-        if os.path.exists(encoder):
-            return cls(os.path.abspath(encoder))  # a trainer may change the folder before it builds
-        if "/" not in str(encoder):
+        try:
+            path = find_local(encoder)
+            if path is not None:
+                find_reader(path)  # so that a folder without a checkpoint is told now, not in the trainer
+                return cls(os.path.abspath(path))  # a trainer may change the folder before it builds
+        except CheckpointError as error:
             raise ConfigError(
                 f"encoder is {str(encoder)!r}; give a preset ({', '.join(map(repr, PRESETS))}), a folder, a stage-1 "
-                ".ckpt file, or a Hub id 'org/name'."
-            )
+                f".ckpt file, or a Hub id 'org/name' ({error})"
+            ) from error
         return cls(str(encoder))
 
     @property

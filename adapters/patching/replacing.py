@@ -12,6 +12,7 @@ import functools
 import gc
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -146,6 +147,7 @@ class Patch(ReplacedNames):
 
 
 ACTIVE: dict[ModuleType, Patch] = {}  # by the package that is patched
+_INSTALLING = threading.RLock()  # threads patch one after the other; importing the package may patch, too
 
 
 def install(networks: str | ModuleType, make_builder: Callable[[ModuleType], Builder], *, legacy: bool) -> Patch:
@@ -161,7 +163,7 @@ def install(networks: str | ModuleType, make_builder: Callable[[ModuleType], Bui
             is changed then.
     """
     repository = find_repository(networks)
-    with contextlib.ExitStack() as on_error:
+    with _INSTALLING, contextlib.ExitStack() as on_error:
         shims = None
         if legacy and active_shims(repository.root) is None:
             shims = apply_shims(repository.root)  # before the import, which may need it

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
+from hybrid_encoder.geometry.camera import read_grid
+
 from .proxies import StandsFor
 
 
@@ -24,14 +26,9 @@ def grid_sample(
     padding_mode: str = "zeros",
     align_corners: bool | None = None,
 ) -> torch.Tensor:
-    """Call ``F.grid_sample``, where align_corners left out means True."""
-    return F.grid_sample(
-        input,
-        grid,
-        mode,
-        padding_mode,
-        True if align_corners is None else align_corners,
-    )
+    """Call ``F.grid_sample``, where align_corners left out means True, and a grid that is not finite gives NaN."""
+    corners = True if align_corners is None else align_corners
+    return read_grid(input, grid, mode=mode, padding_mode=padding_mode, align_corners=corners)
 
 
 def affine_grid(theta: torch.Tensor, size: list[int], align_corners: bool | None = None) -> torch.Tensor:

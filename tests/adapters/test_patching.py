@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -206,3 +207,43 @@ def test_patching_after_a_trainer_was_built_is_refused(repo: Repo) -> None:
     del trainer
     gc.collect()
     monodepth2.patch("tiny")
+
+
+def test_threads_that_patch_at_once_share_one_patch(repo: Repo) -> None:
+    before = repo.load() and repo.names()
+    handles: list[Any] = []
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        start.wait()
+        handles.append(monodepth2.patch("tiny"))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(handles) == 4 and len({id(handle) for handle in handles}) == 1
+    handles[0].undo()
+    assert repo.names() == before
+
+
+def test_threads_that_want_different_patches_are_told(repo: Repo) -> None:
+    outcomes: list[Any] = []
+    start = threading.Barrier(4)
+
+    def work(decoder: Any) -> None:
+        start.wait()
+        try:
+            outcomes.append(monodepth2.patch("tiny", decoder=decoder))
+        except AdapterError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=work, args=(decoder,)) for decoder in ("dpt", "monodepth2") * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = [outcome for outcome in outcomes if isinstance(outcome, AdapterError)]
+    assert len(outcomes) == 4 and len(refused) == 2
+    assert all("is patched already with another decoder" in str(error) for error in refused)

@@ -23,6 +23,7 @@ from hybrid_encoder import (
     InputError,
     PromptConfig,
 )
+from hybrid_encoder.config import FORMAT_VERSION
 from hybrid_encoder.geometry import depth_bins
 from hybrid_encoder.models import HybridModel
 
@@ -141,7 +142,7 @@ class TestEveryModel:
         model = build(kind).eval()
         model.save_pretrained(tmp_path, notes="Random numbers.")
         content = json.loads((tmp_path / "config.json").read_text())
-        assert content["class"] == kind.__name__ and content["format_version"] == 1
+        assert content["class"] == kind.__name__ and content["format_version"] == FORMAT_VERSION
         assert f"{kind.__name__}.from_pretrained" in (tmp_path / "README.md").read_text()
         loaded = kind.from_pretrained(tmp_path)
         assert loaded.config == model.config and not loaded.training

@@ -8,7 +8,7 @@ here knows a model class: a model builds itself from the configuration and says 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -109,17 +109,26 @@ def read_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
     Raises:
         CheckpointError: not found, unreadable, or of no known layout.
     """
-    path = find_source(source, **hub)
+    read, place = find_reader(find_source(source, **hub))
+    return read(place)
+
+
+def find_reader(path: Path) -> tuple[Callable[[Path], Checkpoint], Path]:
+    """Return what reads the checkpoint in a file or folder, and the place to be read; nothing is read yet.
+
+    Raises:
+        CheckpointError: a folder of no known layout.
+    """
     if path.is_file():
-        return _read_file(path)
+        return _read_file, path
     if (path / CONFIG).is_file():
-        return _read_ours(path)
+        return _read_ours, path
     for folder in (path, path / "checkpoints"):
         if (folder / "encoder.pth").is_file():
-            return _read_published(folder)
+            return _read_published, folder
     stage1 = path / "stage1_checkpoint" / "stage1.ckpt"
     if stage1.is_file():
-        return _read_stage1(stage1)
+        return _read_stage1, stage1
     _refuse_run(path)
     if (path / WEIGHTS).is_file():
         raise CheckpointError(f"{path} has no {CONFIG}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")

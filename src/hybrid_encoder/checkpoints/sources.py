@@ -30,6 +30,16 @@ def find_source(source: str | Path, **hub: Any) -> Path:
     """
     if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
         raise TypeError(f"there is no option {unknown[0]!r}; those of the Hub are {', '.join(HUB_OPTIONS)}.")
+    path = find_local(source)
+    return _download(str(source), hub) if path is None else path
+
+
+def find_local(source: str | Path) -> Path | None:
+    """Return the local file or folder of a source; None where it can only be a Hub id. The network is not asked.
+
+    Raises:
+        CheckpointError: neither.
+    """
     name = str(source)
     if name == "tiny":
         return SHIPPED / "tiny"
@@ -44,7 +54,7 @@ def find_source(source: str | Path, **hub: Any) -> Path:
             f"{name or 'an empty name'} is neither a file or folder nor a Hub id of the form 'organisation/name'; "
             "check the path."
         )
-    return _download(name, hub)
+    return None
 
 
 def _download(repo: str, hub: Mapping[str, Any]) -> Path:

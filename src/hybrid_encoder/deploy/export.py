@@ -22,6 +22,7 @@ from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.deploy.quantize import quantize_int8
 from hybrid_encoder.deploy.tools import check_packages, quiet_exporters
 from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.models.base import check_working_size
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.towers.base import Tower
 from hybrid_encoder.writing import write_whole
@@ -186,6 +187,7 @@ def _check_model(model: object) -> None:
 
 
 def _check_size(size: tuple[int, int], dynamic_size: bool) -> None:
+    check_working_size(size)
     smallest = DYNAMIC_MIN if dynamic_size else MIN_SIZE
     if min(size) < smallest or (dynamic_size and max(size) > DYNAMIC_MAX):
         rule = f"between {smallest} and {DYNAMIC_MAX} with a dynamic size" if dynamic_size else f"at least {smallest}"
@@ -193,8 +195,10 @@ def _check_size(size: tuple[int, int], dynamic_size: bool) -> None:
 
 
 def _checked(path: str | Path) -> Path:
-    """Return a path to write to; raise InputError unless its folder exists."""
+    """Return a path to write to; raise InputError unless its folder exists and nothing but a file stands there."""
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of a file to write.")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder; make it first, or give another path.")
     return path

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from types import MethodType
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 from typing_extensions import Self
@@ -13,8 +14,12 @@ from typing_extensions import Self
 from hybrid_encoder.checkpoints.filling import fill, no_initialisation
 from hybrid_encoder.checkpoints.hub import HubModel
 from hybrid_encoder.checkpoints.reading import Checkpoint, read_checkpoint
-from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.config import MIN_SIZE
+from hybrid_encoder.config.checking import shown
+from hybrid_encoder.errors import CheckpointError, ConfigError, InputError
 from hybrid_encoder.towers.base import set_frozen_to_eval
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class HybridModel(HubModel):
@@ -191,6 +196,52 @@ class EncoderHolder(HybridModel):
     def text_size(self) -> tuple[tuple[int, ...], int]:
         size: tuple[tuple[int, ...], int] = self.encoder.text_size()
         return size
+
+
+def in_evaluation(module: M) -> M:
+    """Return the module for evaluation mode, and leave its own mode alone: other threads may be using it.
+
+    One that is in evaluation mode throughout is returned itself; of another, a twin with the same parameters, buffers
+    and hooks. Compiled parts run uncompiled in the twin.
+    """
+    if not any(part.training for part in module.modules()):
+        return module
+    made: dict[int, nn.Module] = {}
+
+    def twin(part: nn.Module) -> nn.Module:
+        if "_orig_mod" in part._modules:  # torch.compile's, which calls the module that it was made from
+            return twin(part._modules["_orig_mod"])  # type: ignore[arg-type]
+        if id(part) not in made:
+            made[id(part)] = copied = object.__new__(type(part))
+            vars(copied).update(
+                {name: _rebound(value, part, copied) for name, value in vars(part).items()},
+                _modules={name: child and twin(child) for name, child in part._modules.items()},
+                _compiled_call_impl=None,
+                training=False,
+            )
+        return made[id(part)]
+
+    return twin(module)  # type: ignore[return-value]  # of the same class
+
+
+def _rebound(value: object, old: object, new: object) -> object:
+    """Return a method that was set on an object as one of another object; anything else as it is."""
+    if isinstance(value, MethodType) and value.__self__ is old:
+        return MethodType(value.__func__, new)
+    return value
+
+
+def check_working_size(size: object) -> None:
+    """Raise InputError unless this is a height and a width to work at."""
+    if (
+        not isinstance(size, (tuple, list))
+        or len(size) != 2
+        or not all(type(side) is int and side >= MIN_SIZE for side in size)
+    ):
+        raise InputError(
+            f"size is {shown(size)}; height and width are needed, two whole numbers of at least {MIN_SIZE}, "
+            "for example (192, 640)."
+        )
 
 
 @contextmanager

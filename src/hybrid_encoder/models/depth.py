@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hybrid_encoder.config import HybridDepthConfig
 from hybrid_encoder.geometry.camera import disparity_to_depth
 from hybrid_encoder.language.depth_words import bin_centers, language_depth
-from hybrid_encoder.models.base import EncoderHolder, evaluation_mode
+from hybrid_encoder.models.base import EncoderHolder, check_working_size, in_evaluation
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.encoder import HybridDepthEncoder, check_images
 
@@ -114,24 +114,25 @@ class HybridDepthModel(DepthModel):
 
     @torch.inference_mode()
     def infer(self, images: Tensor, size: tuple[int, int] | None = None) -> DepthPrediction:
-        """Predict in evaluation mode, at the size of the images.
+        """Predict as in evaluation mode, at the size of the images; the model's own mode stays as it is.
 
         Args:
             images: RGB in [0, 1], (3, H, W) or (B, 3, H, W), on any device.
-            size: height and width to work at; the images' own by default.
+            size: height and width to work at, from 32 up; the images' own by default.
 
         Raises:
-            InputError: images of another shape, type or value range.
+            InputError: images of another shape, type or value range; a size that cannot be.
         """
+        if size is not None:
+            check_working_size(size)
         batch = images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
         check_images(batch)
         own = (batch.shape[-2], batch.shape[-1])
         parameter = next(self.parameters())
         batch = batch.to(parameter.device, parameter.dtype)
-        if size is not None and size != own:
+        if size is not None and tuple(size) != own:
             batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
-        with evaluation_mode(self):
-            disparity = self(batch).float()
+        disparity = in_evaluation(self)(batch).float()
         if disparity.shape[-2:] != own:
             disparity = F.interpolate(disparity, own, mode="bilinear", align_corners=False)
         return self._prediction(disparity[0] if images.ndim == 3 else disparity)

@@ -20,7 +20,7 @@ from hybrid_encoder.geometry.plane_sweep import (
     sweep,
 )
 from hybrid_encoder.models._depth_bins import DepthBinsLoader
-from hybrid_encoder.models.base import evaluation_mode
+from hybrid_encoder.models.base import in_evaluation
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.depth import DepthModel, DepthPrediction
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
@@ -312,13 +312,13 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
         min_depth_bin: float | None = None,
         max_depth_bin: float | None = None,
     ) -> DepthPrediction:
-        """Predict in evaluation mode, at the size of the images.
+        """Predict as in evaluation mode, at the size of the images; the model's own mode stays as it is.
 
         Arguments are those of the encoder's ``forward``, on any device.
         """
         parameter = next(self.parameters())
         current_image, lookup_images = (x.to(parameter.device, parameter.dtype) for x in (current_image, lookup_images))
         poses, K, inv_K = (x.to(parameter.device) for x in (poses, K, inv_K))
-        with evaluation_mode(self):
-            disparity = self(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin).float()
+        model = in_evaluation(self)
+        disparity = model(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin).float()
         return self._prediction(disparity)
