@@ -49,10 +49,10 @@ def test_the_multi_frame_model_too() -> None:
     model = HybridMatchingModel("tiny", pretrained=False).train()
     modes, tensors = state(model)
     K = torch.eye(4)[None]
-    K[0, :2, :3] = torch.tensor([[50.0, 0, 48], [0, 50, 32]])
+    K[0, :2, :3] = torch.tensor([[12.0, 0, 12], [0, 12, 8]])
     pose = torch.eye(4)[None, None]
     pose[..., 0, 3] = 0.1
-    model.infer(IMAGES[:1], IMAGES[None, 1:], pose, K, torch.linalg.inv(K))
+    model.infer(IMAGES[:1], IMAGES[None, 1:], pose, K, torch.linalg.inv(K), 0.5, 10.0)
     assert state(model)[0] == modes
     assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
 
