@@ -173,7 +173,7 @@ class TestFingerprint:
                 raw[place] ^= 1 << bit
         assert self.same(before, fingerprint([tensor]))
 
-    @pytest.mark.parametrize("width", [32, 64, 96, 512, 768, 2048])
+    @pytest.mark.parametrize("width", [64, 96, 512, 768, 2048])
     def test_places_count(self, width: int) -> None:
         torch.manual_seed(0)
         rows = torch.randn(2 * BLOCK // width, width)

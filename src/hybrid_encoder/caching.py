@@ -8,14 +8,17 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 V = TypeVar("V")
 
-# Sums are taken over this many rows of words of 8 bytes. Rows of weights are no multiple of a prime number of words, so
-# that values which change places do not meet the same sum again.
-ROWS, WORDS = 128, 251
+# Sums are taken over rows of words of 8 bytes. Rows of weights are no multiple of 251 words, a prime number, so values
+# that change places do not meet the same sum again; nor do an odd number of changed signs cancel.
+ROWS, WORDS = 31, 251
 BLOCK = 8 * ROWS * WORDS  # bytes; smaller tensors are compared by their values
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes: NaN equals NaN
+
+PLAIN = (Tensor, nn.Parameter)
 
 
 class TensorCache:
@@ -38,26 +41,26 @@ class TensorCache:
     def get(self, key: Hashable, sources: Sequence[Tensor], make: Callable[[], V]) -> V:
         """Return ``make()``, or what it returned before for this key and these sources.
 
-        Nothing is kept where a gradient must flow, under a compiler, or for tensors without values.
+        Nothing is kept where a gradient must flow, under a compiler, or for tensors without values of their own.
         """
         if self._frozen and key in self._kept:
             return self._kept[key][2]  # type: ignore[return-value]
         trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        if trains or torch.compiler.is_compiling() or any(source.is_meta for source in sources):
+        if trains or torch.compiler.is_compiling() or any(s.is_meta or type(s) not in PLAIN for s in sources):
             return make()
-        form = tuple((s.dtype, s.device, s.shape) for s in sources)
-        with self._lock, torch.inference_mode(False), torch.no_grad():
-            numbers = fingerprint(sources)
-            kept = self._kept.get(key)
-            if kept is not None and kept[0] == form and all(map(torch.equal, kept[1], numbers)):
-                self._kept.move_to_end(key)
-                return kept[2]  # type: ignore[return-value]
-            # Outside of inference mode: a tensor made there could not be used in a later training step.
-            value = make()
-            self._kept[key] = (form, numbers, value)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
-            return value
+        # Outside of inference mode: a tensor made there could not be used in a later training step.
+        with torch.inference_mode(False), torch.no_grad():
+            form, numbers = tuple((s.dtype, s.device, s.shape) for s in sources), fingerprint(sources)
+            with self._lock:
+                kept = self._kept.get(key)
+                if kept is not None and kept[0] == form and all(map(torch.equal, kept[1], numbers)):
+                    self._kept.move_to_end(key)
+                    return kept[2]  # type: ignore[return-value]
+                value = make()
+                self._kept[key] = (form, numbers, value)
+                while len(self._kept) > self._size:
+                    self._kept.popitem(last=False)
+                return value
 
     def freeze(self) -> None:
         """Return kept values from now on without looking at their sources; a compiler takes them for constants."""
@@ -82,23 +85,24 @@ def fingerprint(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return numbers that differ as soon as a value in the tensors does, and are cheap to compute.
 
     Small tensors are taken whole. Of larger ones the bits are added up in blocks, as whole numbers of 64 bits that wrap
-    around: exact where one value changes, however little. Reading the memory once is all that it takes.
+    around: a single changed value always shows, however little it changed. The memory is read once.
 
     Args:
         tensors: with values, on any devices.
 
     Returns:
-        Tensors of bytes and of sums, in an order that follows from the types and devices.
+        Whole numbers, one tensor for each device and type, in the order in which these come.
     """
-    whole: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    sums: dict[torch.device, list[Tensor]] = {}
+    parts: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         data = tensor.reshape(-1)
+        group = parts.setdefault((data.device, data.dtype), [])
         if data.nbytes > BLOCK:
             if data.storage_offset() * data.itemsize % 8:
                 data = data.clone()  # words begin at multiples of their length
             end = data.nbytes // BLOCK * BLOCK // data.itemsize
-            sums.setdefault(data.device, []).append(data[:end].view(torch.int64).view(-1, ROWS, WORDS).sum(1))
+            sums = data[:end].view(torch.int64).view(-1, ROWS, WORDS).sum(1)
+            group.append(sums.view(-1).view(data.dtype))
             data = data[end:]
-        whole.setdefault((data.device, data.dtype), []).append(data)
-    return [torch.cat(parts).view(torch.uint8) for parts in whole.values()] + [torch.cat(x) for x in sums.values()]
+        group.append(data)
+    return [torch.cat(group).view(INTEGERS[group[0].itemsize]) for group in parts.values()]

@@ -215,7 +215,7 @@ def in_evaluation(module: M) -> M:
             made[id(part)] = copied = object.__new__(type(part))
             vars(copied).update(
                 {name: _rebound(value, part, copied) for name, value in vars(part).items()},
-                _modules={name: child and twin(child) for name, child in part._modules.items()},
+                _modules={name: None if child is None else twin(child) for name, child in part._modules.items()},
                 _compiled_call_impl=None,
                 training=False,
             )
