@@ -54,7 +54,7 @@ class Traps:
 
 @contextmanager
 def closed_network(requests: list[str]) -> Iterator[None]:
-    """Refuse every connection and every name, and note what was asked; sockets between processes of one machine stay."""
+    """Refuse every connection and every name, and note what was asked; sockets of one machine's processes stay."""
     connect, lookup = socket.socket.connect, socket.getaddrinfo
 
     def refuse_connection(self: socket.socket, address: Any) -> None:
