@@ -44,7 +44,7 @@ def foreach(p: nn.Parameter) -> None:
 
 
 def storage(p: nn.Parameter) -> None:
-    torch.frombuffer(memoryview(p.detach().numpy()), dtype=torch.float32).mul_(1.1)
+    torch.frombuffer(memoryview(p.detach().numpy()), dtype=torch.float32).mul_(1.1)  # type: ignore[arg-type]  # a buffer
 
 
 def replace_data(p: nn.Parameter) -> None:
