@@ -23,6 +23,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave campaigns out unless ``-m`` names them: a seeded sample of each is among the other tests."""
+    if "campaign" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("campaign")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("campaign")]
+
+
 @pytest.fixture
 def images() -> torch.Tensor:
     """Two images of a size that is not a multiple of any patch."""

@@ -274,6 +274,6 @@ def test_any_command_line_ends_well(enter: Callable[[], Path], traps: Traps, lig
     _try_many(enter, traps, 100)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_any_of_many_command_lines_ends_well(enter: Callable[[], Path], traps: Traps, light: Any) -> None:
     _try_many(enter, traps, 3000)

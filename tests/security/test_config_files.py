@@ -206,7 +206,7 @@ def test_a_sample_of_single_changes_is_refused_or_predicts(folder: Path) -> None
     assert sum(check_change(folder, at, value) for at, value in sample) > 30
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_every_single_change_is_refused_or_predicts(folder: Path) -> None:
     refused = sum(check_change(folder, at, value) for at, value in CASES)
     for at in fields(VALID):  # left out
@@ -233,7 +233,7 @@ def test_changed_bytes_are_refused_or_predict(folder: Path) -> None:
     assert check_bytes(folder, 0, 40) > 10
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_thousand_changed_bytes_are_refused_or_predict(folder: Path) -> None:
     print(f"1000 changed bytes, {check_bytes(folder, 1, 1000)} refused")
 

@@ -200,7 +200,7 @@ def test_changed_bytes_never_give_more_than_a_sentence(folder: Path) -> None:
     _change_bytes(folder, 200)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.filterwarnings("error")
 def test_many_changed_bytes_never_give_more_than_a_sentence(folder: Path) -> None:
     _change_bytes(folder, 5000)

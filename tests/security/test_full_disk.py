@@ -37,7 +37,7 @@ WRITING: dict[str, Callable[[Path], list[object]]] = {
 
 def every_command(*quick: str) -> pytest.MarkDecorator:
     """Return a mark that tries all of them, those that are not named here as slow ones."""
-    names = [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in WRITING]
+    names = [pytest.param(name, marks=[] if name in quick else [pytest.mark.campaign]) for name in WRITING]
     return pytest.mark.parametrize("name", names)
 
 
@@ -142,7 +142,7 @@ def test_pictures_that_were_finished_stay(tmp_path: Path) -> None:
     assert Image.open("out/a_depth.png").size == (32, 32)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_what_stood_there_stays(tmp_path: Path) -> None:
     Path("x.onnx").write_bytes(b"an older model")
     with small_files(20_000):
@@ -185,7 +185,7 @@ def test_standard_output_that_takes_nothing() -> None:
     assert err.startswith("error: No space left on device")
 
 
-@pytest.mark.parametrize("handles", [5, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("handles", [5, pytest.param(12, marks=pytest.mark.campaign)])
 def test_a_limit_of_open_files_is_named(handles: int) -> None:
     status, err = program("predict", "picture.png", "--size", "64x96", handles=handles)
     assert status in (0, 2), err

@@ -162,7 +162,7 @@ def test_changed_bytes_never_give_more_than_a_sentence(tmp_path: Path, format: s
     _change_bytes(tmp_path, format, 60)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("format", [*READ, "DEPTH", "NPY"])
 def test_many_changed_bytes_never_give_more_than_a_sentence(tmp_path: Path, format: str) -> None:
     _change_bytes(tmp_path, format, 3000)

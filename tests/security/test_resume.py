@@ -184,7 +184,7 @@ def test_every_changed_byte_is_noticed(run: Path) -> None:
     _change_bytes(run, 50, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_thousands_of_changed_bytes_are_noticed(run: Path) -> None:
     _change_bytes(run, 3000, seed=1)
 
@@ -251,7 +251,7 @@ def test_changed_bytes_under_a_new_manifest_are_one_sentence(run: Path) -> None:
     assert ended["resumed"] > 0 and ended["refused"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_many_changed_bytes_under_a_new_manifest_are_one_sentence(run: Path) -> None:
     assert sum(_change_and_reseal(run, 250, seed=1).values()) == 1000
 
@@ -283,7 +283,7 @@ def test_a_state_of_another_run_is_refused(change: Callable[[Any], object], says
         regress(run, 13, resume=True)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_command_line_goes_on_from_a_checkpoint_by_name(tmp_path: Path) -> None:
     def train(folder: Path, *more: str) -> Ended:
         options = "--encoder tiny --no-pretrained --cpu --drives 2 --size 48x96 --batch-size 2 --steps 6 --save-every 2"
@@ -431,7 +431,7 @@ def _kill(kind: str, count: int, seed: int, place: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", ["coarse", "fine", "two"])
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     """HYBRID_ENCODER_KILLS runs of each kind, 1 by default."""

@@ -322,7 +322,7 @@ def test_short_runs_come_to_their_end(steps: int, tmp_path: Path) -> None:
     assert len(losses) == steps and all(map(math.isfinite, losses))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_ten_steps_of_each_small_recipe(tmp_path: Path) -> None:
     drives = [list(SyntheticDrive(seed=n, num_frames=5, height=48, width=96)) for n in range(2)]
     coarse: CoarseRecipe = dataclasses.replace(COARSE["small"], size=SIZE, steps=10, batch_size=2)

@@ -118,7 +118,7 @@ def test_some_changed_bytes(kind: str, good: Path) -> None:
     assert seen["refused"] > 1
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", KINDS)
 def test_3000_changed_bytes(kind: str, good: Path) -> None:
     seen = change_bytes(kind, good, 3000, seed=1)

@@ -161,7 +161,7 @@ def test_a_kill_while_saving_leaves_one_or_the_other(tmp_path: Path) -> None:
     kill_while_saving(tmp_path, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_30_kills_while_saving(tmp_path: Path) -> None:
     kill_while_saving(tmp_path, 30)
 
