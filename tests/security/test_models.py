@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hybrid_encoder import ConfigError, HybridDepthModel, HybridMatchingModel, InputError
+from hybrid_encoder import (
+    ConfigError,
+    HybridDepthEncoder,
+    HybridDepthModel,
+    HybridMatchingEncoder,
+    HybridMatchingModel,
+    InputError,
+)
+from hybrid_encoder.deploy import export_onnx, export_program, save_program
+from hybrid_encoder.geometry import depth_bins
+from hybrid_encoder.language import bin_centers, language_depth, pixel_prompt_logits
 from hybrid_encoder.models.base import in_evaluation
+from hybrid_encoder.models.neck import PyramidNeck
 
 IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -20,6 +36,11 @@ IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(scope="module")
 def tiny() -> HybridDepthModel:
     return HybridDepthModel.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def matching() -> HybridMatchingModel:
+    return HybridMatchingModel("tiny", pretrained=False).eval()
 
 
 def state(model: nn.Module) -> tuple[list[bool], dict[str, Tensor]]:
@@ -89,11 +110,146 @@ def test_sizes_that_cannot_be(tiny: HybridDepthModel, size: Any) -> None:
         (torch.full((3, 64, 96), float("nan")), r"RGB in \[0, 1\]"),
         (torch.full((3, 64, 96), float("inf")), r"RGB in \[0, 1\]"),
         ([[0.0]], "a tensor"),
+        (torch.rand(1, 3, 64, 96).to_sparse(), "dense float32 is needed"),
+        (torch.rand(1, 3, 64, 96).to(torch.float8_e4m3fn), "dense float32 is needed"),
     ],
 )
 def test_images_that_cannot_be(tiny: HybridDepthModel, images: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         tiny.infer(images)
+
+
+NONSENSE: list[Any] = [
+    None, "x", 3, -1, 2.5, float("nan"), True, [1], IMAGES.long(), IMAGES.bool(), IMAGES.to(torch.complex64),
+    IMAGES[:0], IMAGES[..., :0], IMAGES[0, 0, 0], IMAGES[..., None], IMAGES * 255, IMAGES * float("nan"),
+    IMAGES.numpy(),
+]  # fmt: skip
+
+
+def geometry() -> dict[str, Any]:
+    K = torch.eye(4)[None]
+    K[0, :2, :3] = torch.tensor([[20.0, 0, 12], [0, 20, 8]])
+    given = {"current_image": IMAGES[:1], "lookup_images": IMAGES[None, 1:], "poses": torch.eye(4)[None, None]}
+    return {**given, "K": K, "inv_K": torch.linalg.inv(K)}
+
+
+@pytest.mark.parametrize("name", ["current_image", "lookup_images", "poses", "K", "inv_K"])
+def test_every_argument_of_the_multi_frame_model(matching: HybridMatchingModel, name: str) -> None:
+    assert matching.infer(**geometry()).disparity.isfinite().all()
+    for value in NONSENSE:
+        for call in (matching, matching.infer):
+            with pytest.raises(InputError):
+                call(**{**geometry(), name: value})
+
+
+@pytest.mark.parametrize("value", NONSENSE, ids=lambda value: type(value).__name__)
+def test_every_argument_of_the_functions(tiny: HybridDepthModel, value: Any) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: tiny.language_depth(value),
+        lambda: pixel_prompt_logits(value, torch.rand(3, 8)),
+        lambda: pixel_prompt_logits(torch.rand(1, 8, 3, 3), value),
+        lambda: language_depth(value, torch.tensor([1.0, 2.0])),
+        lambda: language_depth(torch.rand(1, 3, 2, 2), value),
+    ]
+    for call in calls:
+        if isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point():
+            continue  # maps that can be
+        with pytest.raises((InputError, ConfigError)):
+            call()
+
+
+@pytest.mark.parametrize("value", [0, 1, -3, 2.5, "x", None, float("nan"), float("inf"), [1], (64, 96, 3), (0, 0)])
+def test_sizes_numbers_and_configurations_that_cannot_be(tiny: HybridDepthModel, value: Any) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: bin_centers(value),
+        lambda: bin_centers(4, value, 0.5),
+        lambda: bin_centers(4, 200.0, value),
+        lambda: depth_bins(value, 0.5, 4),
+        lambda: export_program(tiny, value),
+        lambda: export_program(value, (64, 96)),
+        lambda: tiny.decoder(tiny.encoder(IMAGES), value),
+        lambda: PyramidNeck((8,) * 4)([torch.rand(1, 8, 4, 6)] * 4, value),
+        lambda: copy.copy(tiny.encoder).set_prompts(value),
+        lambda: HybridDepthModel(value, pretrained=False),
+        lambda: HybridDepthEncoder(value, pretrained=False),
+        lambda: HybridMatchingEncoder(value, pretrained=False),
+        lambda: HybridMatchingModel(value, pretrained=False),
+        lambda: tiny.parameter_groups("0.1"),  # type: ignore[arg-type]
+        lambda: tiny.set_trainable(semantic=2.5),
+        lambda: tiny.set_trainable(spatial=-1),
+    ]
+    for call in calls:
+        with pytest.raises((InputError, ConfigError)) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "1", None, True])
+def test_learning_rates_that_cannot_be(tiny: HybridDepthModel, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"lr is .*it must be"):
+        tiny.parameter_groups(value)
+    with pytest.raises(ConfigError, match=r"lr_scale\['spatial'\] is .*it must be"):
+        tiny.parameter_groups(1e-4, lr_scale={"spatial": value})
+
+
+@given(
+    shape=st.lists(st.sampled_from([0, 1, 2, 3, 31, 32, 47]), min_size=0, max_size=5),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64]),
+    scale=st.sampled_from([0.0, 1.0, -1.0, 255.0, float("nan"), float("inf")]),
+    size=st.none() | st.tuples(st.integers(-40, 60), st.integers(-40, 60)) | st.text(max_size=3) | st.floats(),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_infer_gives_finite_depth_or_one_sentence(
+    tiny: HybridDepthModel, shape: list[int], dtype: torch.dtype, scale: float, size: Any
+) -> None:
+    images = torch.rand(shape) * scale
+    if not dtype.is_floating_point:
+        images = images.nan_to_num(0, 0, 0)
+    refusal = None
+    try:
+        found = tiny.infer(images.to(dtype), size=size)
+    except InputError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert "\n" not in refusal
+        return
+    assert found.disparity.shape == (*shape[:-3], 1, *shape[-2:])
+    assert found.relative_depth is not None and found.relative_depth.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (".", "is a folder"),
+        ("nope/x.onnx", "is not a folder"),
+        ("a" * 300, "cannot be written"),
+        ("a\0b", "cannot be written"),
+        ("file/x", "is not a folder"),
+    ],
+)
+@pytest.mark.parametrize("write", [export_onnx, save_program])
+def test_an_export_that_cannot_be_written_is_told_before_the_work(
+    tiny: HybridDepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, name: str, says: str
+) -> None:
+    monkeypatch.setattr("hybrid_encoder.deploy.export.export_program", lambda *_, **__: pytest.fail("it worked first"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=says):
+        write(tiny, tmp_path / name, (64, 96))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_export_onto_a_full_disk_leaves_nothing(
+    tiny: HybridDepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.pt2").write_text("old")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_program(tiny, tmp_path / "model.pt2", (64, 96))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize(

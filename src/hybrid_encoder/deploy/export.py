@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,12 +196,20 @@ def _check_size(size: tuple[int, int], dynamic_size: bool) -> None:
 
 
 def _checked(path: str | Path) -> Path:
-    """Return a path to write to; raise InputError unless its folder exists and nothing but a file stands there."""
+    """Return a path to write to; raise InputError unless a file can stand there, before the work and not after it."""
     path = Path(path)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, a null character
+        raise InputError(f"{str(path)[:100]!r} cannot be written ({error}); give another path.") from None
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of a file to write.")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder; make it first, or give another path.")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path.parent} does not let you write; give another path.")
     return path
 
 

@@ -39,7 +39,10 @@ def depth_bins(min_depth: float, max_depth: float, num_bins: int, spacing: Spaci
         InputError: the range is not positive and finite.
         ConfigError: another spacing, or fewer than 2 bins.
     """
-    low, high = float(min_depth), float(max_depth)
+    try:
+        low, high = float(min_depth), float(max_depth)
+    except (TypeError, ValueError):
+        raise InputError(f"the depth bins go from {min_depth!r} to {max_depth!r}; two numbers are needed.") from None
     if not 0 < low < high < math.inf:
         raise InputError(
             f"the depth bins go from {low:.4g} to {high:.4g}; 0 < min_depth < max_depth is needed: near before far."
@@ -148,6 +151,7 @@ def confidence_mask(missing: Tensor) -> Tensor:
 
 def check_features(current: Tensor, lookup: Tensor, names: tuple[str, str] = ("current", "lookup")) -> None:
     """Raise InputError unless there are one or more lookup maps (B, N, C, h, w) for the maps (B, C, h, w)."""
+    check_tensors(**dict(zip(names, (current, lookup), strict=True)))
     one, many = (tuple(x.shape) for x in (current, lookup))
     if len(one) != 4 or len(many) != 5 or one != (many[0], *many[2:]):
         raise InputError(
@@ -161,6 +165,14 @@ def check_features(current: Tensor, lookup: Tensor, names: tuple[str, str] = ("c
         )
 
 
+def check_tensors(**values: object) -> None:
+    """Raise InputError unless all of these are tensors of real numbers."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or value.is_complex():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{name} is of the type {kind}; a tensor of real numbers is needed.")
+
+
 def check_geometry(
     poses: Tensor, K: Tensor, inv_K: Tensor, depth_bins: Tensor, frames: tuple[int, ...], size: tuple[int, ...]
 ) -> None:
@@ -170,6 +182,7 @@ def check_geometry(
         frames: items and lookup frames, (B, N).
         size: of the feature map, (h, w).
     """
+    check_tensors(poses=poses, K=K, inv_K=inv_K, depth_bins=depth_bins)
     batch, (height, width) = frames[0], size
     for name, value, *shapes in (
         ("poses", poses, (*frames, 4, 4)),

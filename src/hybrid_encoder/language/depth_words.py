@@ -26,7 +26,8 @@ def bin_centers(num_bins: int, near: float = 0.1, far: float = 100.0) -> Tensor:
         >>> bin_centers(4, 1.0, 8.0)
         tensor([1., 2., 4., 8.])
     """
-    if num_bins < 2 or not 0 < near < far < math.inf:
+    numbers = isinstance(num_bins, int) and all(isinstance(depth, (int, float)) for depth in (near, far))
+    if not numbers or num_bins < 2 or not 0 < near < far < math.inf:
         raise ConfigError(
             f"{num_bins} bin centres from {near} to {far}; at least 2 and 0 < near < far are needed: near before far."
         )

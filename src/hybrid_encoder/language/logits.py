@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybrid_encoder.errors import InputError
 from hybrid_encoder.similarity import LOGIT_SCALE, nearest_channels
 
 
@@ -21,7 +22,14 @@ def pixel_prompt_logits(features: Tensor, prompts: Tensor) -> Tensor:
 
     Returns:
         (B, n, h, w), near before far along n.
+
+    Raises:
+        InputError: tensors of other shapes, or not of floats.
     """
+    for name, value, axes in (("features", features, "(B, C, h, w)"), ("prompts", prompts, "(n, D)")):
+        if not isinstance(value, Tensor) or value.ndim != axes.count(",") + 1 or not value.is_floating_point():
+            what = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{name} is {what}; a tensor of floats {axes} is needed.")
     channels, dim = features.shape[1], prompts.shape[1]
     if channels != dim:
         source = nearest_channels(channels, dim, prompts.device)

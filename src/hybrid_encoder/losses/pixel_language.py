@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.errors import InputError
+from hybrid_encoder.geometry.plane_sweep import check_tensors
 from hybrid_encoder.similarity import at_least_float32
 
 
@@ -81,6 +82,7 @@ class PixelLanguageLoss(nn.Module):
 
 def check_logits_and_bins(logits: Tensor, bin_centers: Tensor) -> None:
     """Raise InputError unless there is a rising depth for each of at least two prompts."""
+    check_tensors(logits=logits, bin_centers=bin_centers)
     if logits.ndim != 4 or bin_centers.shape != logits.shape[1:2] or len(bin_centers) < 2:
         raise InputError(
             f"logits is {tuple(logits.shape)} and bin_centers {tuple(bin_centers.shape)}; (B, n, h, w) and (n,) are "

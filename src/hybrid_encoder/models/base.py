@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
+import torch
 from torch import nn
 from typing_extensions import Self
 
@@ -15,11 +16,13 @@ from hybrid_encoder.checkpoints.filling import fill, no_initialisation
 from hybrid_encoder.checkpoints.hub import HubModel
 from hybrid_encoder.checkpoints.reading import Checkpoint, read_checkpoint
 from hybrid_encoder.config import MIN_SIZE
-from hybrid_encoder.config.checking import shown
+from hybrid_encoder.config.checking import Within, check_value, shown
 from hybrid_encoder.errors import CheckpointError, ConfigError, InputError
 from hybrid_encoder.towers.base import set_frozen_to_eval
 
 M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C")
+MAX_AREA = 64_000_000  # pixels to work at; what is larger needs hundreds of gigabytes
 
 
 class HybridModel(HubModel):
@@ -68,9 +71,11 @@ class HybridModel(HubModel):
             options: further entries of every group, for example ``weight_decay``.
 
         Raises:
-            ConfigError: a factor for a part that does not exist.
+            ConfigError: a factor for a part that does not exist; rates or factors that are no numbers from 0 up.
         """
         parts = self.part_parameters()
+        for name, value in {"lr": lr, **{f"lr_scale[{part!r}]": x for part, x in (lr_scale or {}).items()}}.items():
+            check_value(Annotated[float, Within(0, 1e6)], value, name)
         scale = dict(lr_scale or {})
         if unknown := sorted(set(scale) - set(parts)):
             raise ConfigError(f"lr_scale names {unknown[0]!r}; the parts are {', '.join(parts)}.")
@@ -231,17 +236,38 @@ def _rebound(value: object, old: object, new: object) -> object:
     return value
 
 
+def find_config(kind: type[C], config: str | C) -> C:
+    """Return the configuration of a preset's name; one of this kind as it is.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if isinstance(config, str):
+        preset: C = kind.preset(config)  # type: ignore[attr-defined]  # every configuration of a model has presets
+        return preset
+    if not isinstance(config, kind):
+        raise ConfigError(f"config is {shown(config)}; a {kind.__name__} is needed, or the name of a preset.")
+    return config
+
+
 def check_working_size(size: object) -> None:
     """Raise InputError unless this is a height and a width to work at."""
-    if (
-        not isinstance(size, (tuple, list))
-        or len(size) != 2
-        or not all(type(side) is int and side >= MIN_SIZE for side in size)
-    ):
+    if not _is_size(size, MIN_SIZE) or size[0] * size[1] > MAX_AREA:  # type: ignore[index]  # it was looked at
         raise InputError(
             f"size is {shown(size)}; height and width are needed, two whole numbers of at least {MIN_SIZE}, "
-            "for example (192, 640)."
+            f"for example (192, 640), and of {MAX_AREA // 10**6} megapixels at most."
         )
+
+
+def check_image_size(size: object) -> None:
+    """Raise InputError unless this is the height and width of an image. Under a compiler, which has symbols, it is."""
+    if not torch.compiler.is_compiling() and not _is_size(size, 1):
+        raise InputError(f"image_size is {shown(size)}; (H, W) of the images is needed, two whole numbers above 0.")
+
+
+def _is_size(size: object, least: int) -> bool:
+    sides = size if isinstance(size, (tuple, list)) else ()
+    return len(sides) == 2 and all(type(side) in (int, torch.SymInt) and side >= least for side in sides)
 
 
 @contextmanager

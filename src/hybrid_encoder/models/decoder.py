@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder.compiling import same_size
 from hybrid_encoder.config import DecoderConfig
+from hybrid_encoder.models.base import check_image_size
 
 Size = tuple[int, int]
 
@@ -119,7 +120,11 @@ class DPTDecoder(nn.Module):
         Args:
             maps: from fine to coarse meaning, all on one grid.
             image_size: (H, W) of the images.
+
+        Raises:
+            InputError: a size that cannot be.
         """
+        check_image_size(image_size)
         height, width = image_size
         grid = (maps[0].shape[-2], maps[0].shape[-1])
         # Everything below keeps this memory format. Convolutions of many channels are faster channels last, except for

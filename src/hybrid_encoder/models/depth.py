@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.config import HybridDepthConfig
+from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import disparity_to_depth
+from hybrid_encoder.geometry.plane_sweep import check_tensors
 from hybrid_encoder.language.depth_words import bin_centers, language_depth
-from hybrid_encoder.models.base import EncoderHolder, check_working_size, in_evaluation
+from hybrid_encoder.models.base import EncoderHolder, check_working_size, find_config, in_evaluation
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.encoder import HybridDepthEncoder, check_images
 
@@ -57,7 +59,14 @@ class DepthModel(EncoderHolder):
 
         Returns:
             (B, 1, h, w), from ``min_depth`` to ``max_depth``; the prompts stand for depths evenly spaced in log-depth.
+
+        Raises:
+            InputError: no maps.
         """
+        if not isinstance(logits, (list, tuple)) or not logits:
+            raise InputError(f"logits is {type(logits).__name__}; maps (B, n, h, w) are needed, of one size.")
+        for level, x in enumerate(logits):
+            check_tensors(**{f"logits[{level}]": x})
         centers = bin_centers(logits[0].shape[1], self.config.min_depth, self.config.max_depth)
         return language_depth(torch.stack(list(logits)).mean(0), centers.to(logits[0].device))
 
@@ -95,7 +104,7 @@ class HybridDepthModel(DepthModel):
         encoder: HybridDepthEncoder | None = None,
     ) -> None:
         super().__init__()
-        config = HybridDepthConfig.preset(config) if isinstance(config, str) else config
+        config = find_config(HybridDepthConfig, config)
         self.encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained) if encoder is None else encoder
         self.decoder = DPTDecoder.from_config(self.encoder.feature_info.channels(), config.decoder)
         self.config = config.replace(encoder=self.encoder.config)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union
 
 import torch
 from torch import Tensor, nn
 
 from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, PromptConfig
+from hybrid_encoder.config.checking import Within, check_value, shown
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.language.logits import pixel_prompt_logits
 from hybrid_encoder.language.prompts import DepthPrompts
-from hybrid_encoder.models.base import HybridModel
+from hybrid_encoder.models.base import HybridModel, find_config
 from hybrid_encoder.models.fusion import Fusion
 from hybrid_encoder.towers.base import patch_grid
 from hybrid_encoder.towers.semantic import SemanticTower, build_clip
 from hybrid_encoder.towers.spatial import SpatialTower, build_spatial
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+Blocks = Union[bool, Annotated[int, Within(0, 1024)]]  # noqa: UP007  # Annotated has no | in Python 3.10
 
 
 class HybridFeatures(NamedTuple):
@@ -64,7 +68,7 @@ class HybridDepthEncoder(HybridModel):
 
     def __init__(self, config: str | HybridEncoderConfig = "paper", *, pretrained: bool = True) -> None:
         super().__init__()
-        config = HybridEncoderConfig.preset(config) if isinstance(config, str) else config
+        config = find_config(HybridEncoderConfig, config)
         clip = build_clip(config.semantic, pretrained) if config.uses_semantic or config.prompts else None
         self.semantic = SemanticTower(clip.visual, config.semantic) if clip and config.uses_semantic else None
         self.spatial: SpatialTower | None = build_spatial(config.spatial, pretrained) if config.uses_spatial else None
@@ -159,8 +163,10 @@ class HybridDepthEncoder(HybridModel):
         What reads the maps must be built anew: the number of logits among them changes.
 
         Raises:
-            ConfigError: no prompts so far, folded ones, or words that they have not kept.
+            ConfigError: no prompts so far, folded ones, or words that they have not kept; not a ``PromptConfig``.
         """
+        if not isinstance(config, PromptConfig):
+            raise ConfigError(f"the prompts' config is {shown(config)}; a PromptConfig is needed.")
         if self.prompts is None or self.config.prompts is None:
             raise ConfigError("the encoder has no prompts, and no text tower for others; build one with prompts.")
         self.prompts.check_unfolded()
@@ -207,9 +213,14 @@ class HybridDepthEncoder(HybridModel):
             text: CLIP's text tower.
             prompts: the learned depth tokens.
             fusion: the aligning convolutions.
+
+        Raises:
+            ConfigError: neither a truth value nor, for ``spatial``, a number of blocks.
         """
         asked = {"semantic": semantic, "spatial": spatial, "text": text, "prompts": prompts, "fusion": fusion}
         changed = {part: trains for part, trains in asked.items() if trains is not None}
+        for part, trains in changed.items():
+            check_value(Blocks if part == "spatial" else bool, trains, part)
         self._trains |= changed
         released = {id(parameter) for part in changed for parameter in self._released(part)}
         for part in changed:
@@ -270,6 +281,8 @@ def check_images(images: Tensor) -> None:
         raise InputError("images is an empty batch; at least one image is needed.")
     if not images.is_floating_point():
         raise InputError(f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255.")
+    if images.dtype not in FLOATS or images.layout is not torch.strided:
+        raise InputError(f"images are {images.layout} of {images.dtype}; dense float32 is needed: convert them.")
 
 
 def check_value_range(images: Tensor) -> None:

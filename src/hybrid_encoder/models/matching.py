@@ -14,13 +14,14 @@ from hybrid_encoder.geometry.plane_sweep import (
     Spacing,
     check_features,
     check_geometry,
+    check_tensors,
     confidence_mask,
     depth_bins,
     lowest_cost_disparity,
     sweep,
 )
 from hybrid_encoder.models._depth_bins import DepthBinsLoader
-from hybrid_encoder.models.base import in_evaluation
+from hybrid_encoder.models.base import find_config, in_evaluation
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.depth import DepthModel, DepthPrediction
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
@@ -103,12 +104,10 @@ class HybridMatchingEncoder(DepthBinsLoader):
             "adaptive_bins": adaptive_bins,
             "match": match,
         }
-        if isinstance(encoder, str):
-            encoder = HybridMatchingConfig.preset(encoder)
-        if isinstance(encoder, HybridMatchingConfig):
-            config = encoder
-        else:
+        if isinstance(encoder, (HybridDepthEncoder, HybridEncoderConfig)):
             config = HybridMatchingConfig(encoder.config if isinstance(encoder, HybridDepthEncoder) else encoder)
+        else:
+            config = find_config(HybridMatchingConfig, encoder)
         config = config.replace(**{name: value for name, value in settings.items() if value is not None})
         if not isinstance(encoder, HybridDepthEncoder):
             encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained)
@@ -267,7 +266,7 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
         encoder: HybridMatchingEncoder | None = None,
     ) -> None:
         super().__init__()
-        config = HybridMatchingDepthConfig.preset(config) if isinstance(config, str) else config
+        config = find_config(HybridMatchingDepthConfig, config)
         self.encoder = HybridMatchingEncoder(config.encoder, pretrained=pretrained) if encoder is None else encoder
         self.decoder = DPTDecoder.from_config(self.encoder.feature_info.channels(), config.decoder)
         self.config = config.replace(encoder=self.encoder.config)
@@ -316,6 +315,8 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
 
         Arguments are those of the encoder's ``forward``, on any device.
         """
+        check_features(current_image, lookup_images, ("current_image", "lookup_images"))
+        check_tensors(poses=poses, K=K, inv_K=inv_K)
         parameter = next(self.parameters())
         current_image, lookup_images = (x.to(parameter.device, parameter.dtype) for x in (current_image, lookup_images))
         poses, K, inv_K = (x.to(parameter.device) for x in (poses, K, inv_K))

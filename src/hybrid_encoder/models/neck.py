@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.models.base import check_image_size
 
 Size = tuple[int, int]
 RESNET_CHANNELS = {2: 64, 4: 64, 8: 128, 16: 256, 32: 512}  # of a ResNet-18, by stride
@@ -54,6 +55,7 @@ class PyramidNeck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> list[Tensor]:
         """Take four maps (B, C_i, h, w) to a pyramid, (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))."""
+        check_image_size(image_size)
         outputs = []
         for stride, sources, project, smooth in zip(self.strides, self.sources, self.project, self.smooth, strict=True):
             size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
