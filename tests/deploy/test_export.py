@@ -167,7 +167,7 @@ def test_rotary_positions_tie_the_graph_to_a_size() -> None:
 def test_what_cannot_be_exported_is_named(
     tiny_model: HybridDepthModel, tiny: HybridDepthEncoder, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="the size is 20 x 96; height and width must be at least 32"):
+    with pytest.raises(InputError, match=r"size is .20, 96.; .* two whole numbers of at least 32"):
         export_program(tiny_model, (20, 96))
     with pytest.raises(InputError, match=r"the size is 40 x 96; .* between 64 and"):
         export_program(tiny_model, (40, 96), dynamic_size=True)
@@ -225,7 +225,11 @@ def test_the_command_writes_a_file_and_compares_it(  # type: ignore[no-untyped-d
     run, model: HybridDepthModel, command: tuple[Path, str], tmp_path: Path
 ) -> None:
     path, out = command
-    assert "disparity differs" in out and str(path) in out.replace("\n", "") and list(path.parent.iterdir()) == [path]
+    assert (
+        "disparity differs" in " ".join(out.split())
+        and str(path) in out.replace("\n", "")
+        and list(path.parent.iterdir()) == [path]
+    )
     code, out, _ = run("tiny", tmp_path / "a.pt2", "--size", "64x96", "--format", "pt2")
     assert code == 0 and "disparity differs" in out
     assert program_difference(model, tmp_path / "a.pt2", rendered(2, 64, 96))[0] < 1e-5

@@ -22,6 +22,7 @@ from hybrid_encoder.config.serialization import MAX_BYTES
 from hybrid_encoder.errors import ConfigError, HybridEncoderError
 from hybrid_encoder.towers.spatial import build_spatial
 
+from helpers.memory import peak, start_peak
 from helpers.traps import Traps
 
 Steps = tuple[str | int, ...]
@@ -113,7 +114,8 @@ def test_settings_beyond_the_architecture_are_refused(traps: Traps, folder: Path
     overrides = json.loads(json.dumps(more).replace("TRAP", str(trap)))
     write(folder, with_overrides("semantic", overrides=overrides))
     says = refusal(folder)
-    assert says is not None and "unknown setting" in says and "semantic.overrides" in says
+    assert says is not None and "semantic.overrides" in says
+    assert "unknown setting" in says or "timm_model_name is" in says
 
 
 @pytest.mark.parametrize("tower", ["semantic", "spatial"])
@@ -288,10 +290,9 @@ def test_a_working_size_takes_no_more_memory_than_pictures_do(folder: Path) -> N
 
 def test_the_largest_sizes_are_compared_with_the_file_in_little_time(folder: Path) -> None:
     """A stated size within its range, far beyond the file's: refused by its first key, before memory is taken."""
-    import resource
     import time
 
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, start = start_peak(), time.monotonic()
     for tower, overrides in (
         ("spatial", {"depth": 256, "embed_dim": 16384, "num_heads": 256, "img_size": 4096}),
         ("semantic", {"text_cfg": {"layers": 256, "width": 16384, "heads": 256, "vocab_size": 49408}}),
@@ -299,7 +300,7 @@ def test_the_largest_sizes_are_compared_with_the_file_in_little_time(folder: Pat
     ):
         says = refusal(write(folder, with_overrides(tower, overrides=overrides)))
         assert says is not None
-    assert time.monotonic() - start < 30 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 * 2**20
+    assert time.monotonic() - start < 30 and peak() - before < 2**31
 
 
 # -- what is right stays right ----------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from hybrid_encoder import CheckpointError, HybridDepthEncoder, HybridDepthModel
 from hybrid_encoder.config import PromptConfig
 
 from helpers.hostile_weights import OURS, PUBLISHED, STAGE1, Calls, Case
+from helpers.memory import peak, start_peak
 from helpers.published_layout import small_config, stage1_config, write_published, write_stage1
 from helpers.traps import Traps
 
@@ -48,10 +48,10 @@ def good(kept: Path, tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def within_limits(seconds: float = 10, megabytes: float = 1000) -> Iterator[None]:
-    start, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, before = time.monotonic(), start_peak()
     yield
     assert time.monotonic() - start < seconds
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < megabytes * 1000
+    assert peak() - before < megabytes * 2**20
 
 
 def refused(load: Callable[[], Any], says: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from hybrid_encoder import CheckpointError, HybridDepthEncoder, HybridDepthModel
 from hybrid_encoder.checkpoints import Checkpoint, fill, read_checkpoint
 from hybrid_encoder.config import PromptConfig
 
+from helpers.memory import peak, start_peak
 from helpers.published_layout import small_config, stage1_config, write_published, write_stage1
 
 DESCRIPTION = 60_000  # bytes at either end of a file, where most of what is no tensor's value stands
@@ -80,7 +80,7 @@ def change_bytes(kind: str, good: Path, count: int, seed: int = 0) -> dict[str, 
     loader = Loader(good / source, model)
     draw = random.Random(f"{kind} {seed}")
     seen = {"loaded": 0, "refused": 0}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = start_peak()
     for number in range(count):
         near = draw.randrange(min(DESCRIPTION, len(whole)))
         place = (near, len(whole) - 1 - near, draw.randrange(len(whole)), near)[number % 4]
@@ -108,7 +108,7 @@ def change_bytes(kind: str, good: Path, count: int, seed: int = 0) -> dict[str, 
             with open(path, "r+b") as file:
                 file.seek(place)
                 file.write(whole[place : place + 1])
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1_000_000
+    assert peak() - before < 2**30
     return seen
 
 

@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 
 from hybrid_encoder import CheckpointError, HybridDepthModel
 
+from helpers.memory import peak, start_peak
+
 FILES = ["README.md", "config.json", "model.safetensors"]
 
 
@@ -225,8 +227,8 @@ def test_a_configuration_larger_than_its_file(field: str, value: Any, saved: tup
     assert last in place or "overrides" in path
     place[last] = value
     (folder / "config.json").write_text(json.dumps(content))
-    start, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, before = time.monotonic(), start_peak()
     with pytest.raises(CheckpointError):
         HybridDepthModel.from_pretrained(folder)
     assert time.monotonic() - start < 10
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 500_000
+    assert peak() - before < 500 * 2**20

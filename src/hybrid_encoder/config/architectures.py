@@ -42,6 +42,8 @@ OPEN_CLIP: Table = {
         "final_ln_after_pool": bool,
         "pool_type": PoolType,
         "qk_norm": bool,
+        "timm_model_name": ModelName | None,
+        "timm_model_pretrained": Literal[False],
         "timm_drop": Share,
         "timm_drop_path": Share | None,
     },
