@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.caching import BLOCK, TensorCache, fingerprint
+from hybrid_encoder.caching import MAX_WHOLE, TensorCache, fingerprint
 
 IMAGES = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -159,7 +159,7 @@ def test_a_compiled_model_sees_it_too(model: HybridDepthModel) -> None:
 
 
 class TestFingerprint:
-    @pytest.mark.parametrize("size", [1, 7, BLOCK // 4, BLOCK // 4 + 1, BLOCK + 5])
+    @pytest.mark.parametrize("size", [1, 7, MAX_WHOLE // 4, MAX_WHOLE // 4 + 1, MAX_WHOLE + 5])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64])
     def test_every_single_bit_counts(self, size: int, dtype: torch.dtype) -> None:
         torch.manual_seed(0)
@@ -176,7 +176,7 @@ class TestFingerprint:
     @pytest.mark.parametrize("width", [64, 96, 512, 768, 2048])
     def test_places_count(self, width: int) -> None:
         torch.manual_seed(0)
-        rows = torch.randn(2 * BLOCK // width, width)
+        rows = torch.randn(2 * MAX_WHOLE // width, width)
         before = fingerprint([rows])
         for one, other in [(0, 1), (3, 5), (0, len(rows) // 2), *torch.randint(len(rows), (40, 2)).tolist()]:
             if one != other:
@@ -187,9 +187,9 @@ class TestFingerprint:
         assert not self.same(before, fingerprint([rows]))
 
     def test_any_layout(self) -> None:
-        flat = torch.randn(2 * BLOCK + 1)
+        flat = torch.randn(2 * MAX_WHOLE + 1)
         odd = flat[1:]  # does not begin at a multiple of 8 bytes
-        turned = flat[:-1].view(BLOCK, 2).T
+        turned = flat[:-1].view(MAX_WHOLE, 2).T
         for tensor in (odd, turned):
             before = fingerprint([tensor])
             assert self.same(before, fingerprint([tensor.clone()]))

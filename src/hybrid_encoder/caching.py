@@ -15,7 +15,8 @@ V = TypeVar("V")
 # Sums are taken over rows of words of 8 bytes. Rows of weights are no multiple of 251 words, a prime number, so values
 # that change places do not meet the same sum again; nor do an odd number of changed signs cancel.
 ROWS, WORDS = 31, 251
-BLOCK = 8 * ROWS * WORDS  # bytes; smaller tensors are compared by their values
+BLOCK = 8 * ROWS * WORDS  # bytes
+MAX_WHOLE = 4 * BLOCK  # bytes: smaller tensors are compared by their values, which takes fewer operations
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes: NaN equals NaN
 
 PLAIN = (Tensor, nn.Parameter)
@@ -34,7 +35,9 @@ class TensorCache:
 
     def __init__(self, size: int = 4) -> None:
         self._size = size
-        self._kept: OrderedDict[Hashable, tuple[Hashable, list[Tensor], object]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[list[tuple[torch.dtype, torch.Size]], list[Tensor], object]] = (
+            OrderedDict()
+        )
         self._frozen = False
         self._lock = threading.RLock()  # several threads may predict with one model
 
@@ -48,19 +51,19 @@ class TensorCache:
         trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
         if trains or torch.compiler.is_compiling() or any(s.is_meta or type(s) not in PLAIN for s in sources):
             return make()
-        # Outside of inference mode: a tensor made there could not be used in a later training step.
-        with torch.inference_mode(False), torch.no_grad():
-            form, numbers = tuple((s.dtype, s.device, s.shape) for s in sources), fingerprint(sources)
-            with self._lock:
-                kept = self._kept.get(key)
-                if kept is not None and kept[0] == form and all(map(torch.equal, kept[1], numbers)):
-                    self._kept.move_to_end(key)
-                    return kept[2]  # type: ignore[return-value]
+        form, numbers = [(s.dtype, s.shape) for s in sources], fingerprint(sources)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept[0] == form and _same(kept[1], numbers):
+                self._kept.move_to_end(key)
+                return kept[2]  # type: ignore[return-value]
+            # Outside of inference mode: a tensor made there could not be used in a later training step.
+            with torch.inference_mode(False), torch.no_grad():
                 value = make()
-                self._kept[key] = (form, numbers, value)
-                while len(self._kept) > self._size:
-                    self._kept.popitem(last=False)
-                return value
+            self._kept[key] = (form, numbers, value)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+            return value
 
     def freeze(self) -> None:
         """Return kept values from now on without looking at their sources; a compiler takes them for constants."""
@@ -81,6 +84,10 @@ class TensorCache:
         self.__init__(state["_size"])  # type: ignore[misc]
 
 
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(x.device == y.device and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
 def fingerprint(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return numbers that differ as soon as a value in the tensors does, and are cheap to compute.
 
@@ -97,7 +104,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> list[Tensor]:
     for tensor in tensors:
         data = tensor.reshape(-1)
         group = parts.setdefault((data.device, data.dtype), [])
-        if data.nbytes > BLOCK:
+        if data.nbytes > MAX_WHOLE:
             if data.storage_offset() * data.itemsize % 8:
                 data = data.clone()  # words begin at multiples of their length
             end = data.nbytes // BLOCK * BLOCK // data.itemsize
@@ -105,4 +112,5 @@ def fingerprint(tensors: Sequence[Tensor]) -> list[Tensor]:
             group.append(sums.view(-1).view(data.dtype))
             data = data[end:]
         group.append(data)
-    return [torch.cat(group).view(INTEGERS[group[0].itemsize]) for group in parts.values()]
+    numbers = [torch.cat(group) for group in parts.values()]
+    return [x.view(torch.int64 if x.nbytes % 8 == 0 else INTEGERS[x.itemsize]) for x in numbers]

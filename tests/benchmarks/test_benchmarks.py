@@ -1,4 +1,4 @@
-"""The benchmark of learning runs from end to end; its numbers are not checked."""
+"""The benchmarks of learning and of kept values run from end to end; their numbers are not checked."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def test_learning_compares_every_way(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert all(f"{way}, seed 0: abs_rel" in said for way in learning.WAYS)
     rows = [line for line in said.splitlines() if line.startswith("│")]
     assert [row.split("│")[1].strip() for row in rows] == list(learning.WAYS)
+
+
+def test_kept_values_are_timed_inside_of_the_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import kept_values
+    from hybrid_encoder.caching import TensorCache
+
+    get = TensorCache.get
+    monkeypatch.setattr(kept_values, "CASES", [("tiny", (64, 96))])
+    assert kept_values.table(2).row_count == 1
+    assert all(0 < part < whole for part, whole in kept_values.shares("tiny", (64, 96), 2))
+    assert TensorCache.get is get
