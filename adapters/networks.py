@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder.config import DecoderConfig
-from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
 from hybrid_encoder.models.base import HybridModel
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.encoder import HybridDepthEncoder
@@ -18,8 +18,10 @@ from hybrid_encoder.models.matching import HybridMatchingEncoder
 from hybrid_encoder.models.neck import PyramidNeck
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead
 
+from .patching.proxies import PassesFor
 
-class StrictLoading(nn.Module):
+
+class StrictLoading(PassesFor, nn.Module):
     """Refuses weights that miss names, even where a trainer fills the gaps with the module's own.
 
     Monodepth2's trainer drops the names that it does not know, lays the rest over ``state_dict()`` and loads
@@ -63,15 +65,37 @@ class Features(StrictLoading):
     Args:
         channels: of the four maps.
         neck: brings them to a pyramid.
-    """
 
-    num_ch_enc: np.ndarray[Any, np.dtype[np.int_]]
+    Attributes:
+        num_ch_enc: channels of the features, fine to coarse. Some trainers assign those that the codebase's own encoder
+            has: a pyramid must agree; the four maps keep theirs, and ``assigned_channels`` remembers what was assigned.
+    """
 
     def __init__(self, channels: Sequence[int], neck: PyramidNeck | None) -> None:
         super().__init__()
         self.neck = neck
         self._frozen_by_hand: set[str] = set()
-        self.num_ch_enc = np.array(neck.num_ch_enc if neck is not None else (0, *channels))
+        self._num_ch_enc = tuple(int(c) for c in (neck.num_ch_enc if neck is not None else (0, *channels)))
+        self.assigned_channels: tuple[int, ...] | None = None
+
+    @property
+    def num_ch_enc(self) -> np.ndarray[Any, np.dtype[np.int_]]:
+        return np.array(self._num_ch_enc)
+
+    @num_ch_enc.setter
+    def num_ch_enc(self, channels: Sequence[int]) -> None:
+        assigned = tuple(int(c) for c in channels)
+        if self.neck is not None and assigned != self._num_ch_enc:
+            raise AdapterError(
+                f"num_ch_enc is assigned {assigned}, and the hybrid encoder's pyramid has {self._num_ch_enc}: give "
+                f"recipe=CodebaseRecipe(..., channels={assigned}), so that the decoder gets what it reads."
+            )
+        self.assigned_channels = assigned
+
+    def has_channels(self, channels: Sequence[int]) -> bool:
+        """Return whether channels that a decoder was handed are this network's: its own, or the assigned ones."""
+        handed = tuple(int(c) for c in channels)
+        return handed in (self._num_ch_enc, self.assigned_channels)
 
     @property
     def model(self) -> HybridModel:
@@ -208,7 +232,7 @@ class PoseEncoder(StrictLoading):
         return iter(())
 
 
-class PoseDecoder(nn.Module):
+class PoseDecoder(PassesFor, nn.Module):
     """One linear layer on two class tokens behind the interface of ``networks.PoseDecoder``.
 
     Args:

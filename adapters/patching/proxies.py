@@ -52,3 +52,23 @@ class StandsFor(type):
     def __subclasscheck__(cls, subclass: type) -> bool:
         real = vars(cls).get("stands_for")
         return issubclass(subclass, real) if real else super().__subclasscheck__(subclass)
+
+
+class PassesFor:
+    """Mixin of a module that takes the place of another class's instance: ``isinstance`` sees both classes.
+
+    ``stands_for`` in the instance names the other class; without it an instance is what it is.
+    """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        stands_for: type | None = vars(self).get("stands_for")
+        return type(self) if stands_for is None else stands_for
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # The default compares __class__ with the type; and a copy is an instance of the type alone.
+        state = {name: value for name, value in vars(self).items() if name != "stands_for"}
+        return object.__new__, (type(self),), state
+
+    def _get_name(self) -> str:
+        return type(self).__name__
