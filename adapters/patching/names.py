@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping, MutableSequence
+from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -11,6 +12,25 @@ from typing_extensions import Self
 
 from .hook import HOOK
 from .repository import Repository
+
+_Holder = MutableMapping[Any, Any] | MutableSequence[Any]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an object was replaced: ``held[key]`` was ``real`` and is ``new``."""
+
+    name: str
+    held: _Holder
+    key: Any
+    real: Any
+    new: Any
+
+    def put_back(self) -> None:
+        """Put the real object back, unless the place was given another one in the meantime."""
+        with contextlib.suppress(LookupError):
+            if self.held[self.key] is self.new:
+                self.held[self.key] = self.real
 
 
 class ReplacedNames:
@@ -22,17 +42,19 @@ class ReplacedNames:
     Args:
         title: begins the text that ``str()`` gives.
         repository: whose modules are served.
+        registries: also replace what the dicts and lists of a module hold.
     """
 
-    def __init__(self, title: str, repository: Repository) -> None:
+    def __init__(self, title: str, repository: Repository, *, registries: bool = False) -> None:
         self.title = title
         self.repository = repository
+        self.registries = registries
         self.active = False
         # By id, as not every object has a hash: (real object, its stand-in), and a stand-in's real object.
         self._stand_ins: dict[int, tuple[Any, Any]] = {}
         self._originals: dict[int, Any] = {}
         self._modules: dict[int, ModuleType] = {}
-        self._replaced: dict[tuple[int, str], tuple[ModuleType, Any, Any]] = {}
+        self._replaced: dict[tuple[int, Any], _Place] = {}
 
     def replace(self, real: Any, stand_in: Any) -> None:
         """Note that ``stand_in`` takes the place of ``real``."""
@@ -49,15 +71,13 @@ class ReplacedNames:
     @property
     def replaced(self) -> list[str]:
         """Every replaced name, as ``module.name``."""
-        return [f"{module.__name__}.{name}" for (_, name), (module, _, _) in self._replaced.items()]
+        return [place.name for place in self._replaced.values()]
 
     def undo(self) -> None:
         """Put every replaced name back and stop watching imports; a second call does nothing."""
         HOOK.remove(self)
-        for (_, name), (module, old, new) in self._replaced.items():
-            # A name that its module bound anew in the meantime is the module's own again.
-            if vars(module).get(name) is new:
-                vars(module)[name] = old
+        for place in self._replaced.values():
+            place.put_back()
         self._replaced.clear()
         self.active = False
 
@@ -68,26 +88,34 @@ class ReplacedNames:
         self._modules[id(module)] = module
         # All of them again: the running script goes on importing after it was served first.
         for known in self._modules.values():
-            for name, value in list(vars(known).items()):
-                if id(value) in self._stand_ins:
-                    real, new = self._stand_ins[id(value)]
-                elif id(value) in self._originals:
-                    # Copied from a module that was served before (``from layers import *``).
-                    real, new = self._originals[id(value)], value
-                else:
-                    continue
-                if self.reaches(known, real):
-                    self._replaced[id(known), name] = (known, real, new)
-                    vars(known)[name] = new
+            self._serve_held(vars(known), known.__name__ + ".{}", depth=2 if self.registries else 0)
+
+    def _serve_held(self, held: _Holder, title: str, depth: int) -> None:
+        """Replace what a module, dict or list holds.
+
+        Args:
+            held: by name, key or position.
+            title: of one of them, with a place for its name.
+            depth: how many dicts and lists within each other are looked into.
+        """
+        items = held.items() if isinstance(held, MutableMapping) else enumerate(held)
+        for key, value in list(items):
+            if id(value) in self._stand_ins:
+                real, new = self._stand_ins[id(value)]
+            elif id(value) in self._originals:
+                # Copied from a module that was served before (``from layers import *``).
+                real, new = self._originals[id(value)], value
+            else:
+                if depth and type(value) in (dict, list):
+                    self._serve_held(value, f"{title.format(key)}[{{!r}}]", depth - 1)
+                continue
+            self._replaced[id(held), key] = _Place(title.format(key), held, key, real, new)
+            held[key] = new
 
     @contextlib.contextmanager
     def importing(self) -> Iterator[None]:
         """Surround the execution of a module of the repository."""
         yield
-
-    def reaches(self, module: ModuleType, real: Any) -> bool:
-        """Return whether an object is replaced in a module; here always."""
-        return True
 
     def __enter__(self) -> Self:
         return self

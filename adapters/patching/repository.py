@@ -42,36 +42,59 @@ class Repository:
 
 
 def find_repository(networks: str | ModuleType) -> Repository:
-    """Find the code around a ``networks`` package without running it: the folder that holds the package.
+    """Find the code around a module that holds networks, without running any of it.
+
+    It is the folder on ``sys.path`` that holds the module, or the package that it is in; of an installed package, the
+    package's own folder.
 
     Args:
-        networks: the package, or its dotted name.
+        networks: the module, or its dotted name.
 
     Raises:
-        AdapterError: there is no such package, or it has no file.
+        AdapterError: there is no such module, or it has no file.
     """
-    name = networks if isinstance(networks, str) else networks.__name__
     module = sys.modules.get(networks) if isinstance(networks, str) else networks
-    file = _find_file(name) if module is None else getattr(module, "__file__", None)
+    name = networks if isinstance(networks, str) else networks.__name__
+    place = _find_place(name) if module is None else _place_of(module)
+    if place is None:
+        raise AdapterError(f"{name} has no file; give a module of the codebase's checkout.")
+    top = Path(place)
+    for _ in name.split("."):
+        top = top.parent
+    return Repository(top if top.name not in _INSTALLED else top / name.partition(".")[0])
+
+
+def _place_of(module: ModuleType) -> str | None:
+    """Return where an imported module lies: its file without the suffix, or its folder."""
+    file = vars(module).get("__file__")
     if not file:
-        raise AdapterError(f"{name} has no file; give the package of a Monodepth2 checkout.")
+        folders = list(vars(module).get("__path__", ()))  # a folder without __init__.py
+        return os.path.realpath(folders[0]) if folders else None
     path = Path(os.path.realpath(file))
-    return Repository(path.parents[1] if path.name == "__init__.py" else path.parent)
+    return str(path.parent if path.name == "__init__.py" else path.with_suffix(""))
 
 
-def _find_file(name: str) -> str | None:
-    """Return where a module that is not imported yet would come from."""
+def _find_place(name: str) -> str | None:
+    """Return where a module that is not imported yet would come from: its file without the suffix, or its folder."""
     if not name or name.startswith("."):
-        raise AdapterError(f"{name!r} is not the full name of a package; name it as in an import, with networks=.")
+        raise AdapterError(f"{name!r} is not the full name of a module; name it as in an import, with networks=.")
+    top, _, rest = name.partition(".")
     try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError as error:
-        if error.name != name and not name.startswith(f"{error.name}."):
-            raise  # the package is there, and something that it needs is missing
-        spec = None
-    if spec is None:
+        # Of the top-level package alone: to look for a module inside it, Python would run it.
+        spec = importlib.util.find_spec(top)
+    except ValueError:
+        spec = None  # a module that was made by hand
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    if spec is None or (rest and not any(_holds(folder, rest) for folder in folders)):
         raise AdapterError(
-            f"there is no module {name!r}; run the script from a Monodepth2 checkout, put the checkout's "
-            "folder on sys.path, or name its package with networks=."
+            f"there is no module {name!r}; run the script from a checkout, put the checkout's "
+            "folder on sys.path, or name the module that holds its networks with networks=."
         )
-    return spec.origin
+    place = folders[0] if folders else spec.origin and os.path.splitext(spec.origin)[0]
+    return os.path.join(os.path.realpath(place), *rest.split(".")) if place and rest else place
+
+
+def _holds(folder: str, module: str) -> bool:
+    """Return whether a package's folder holds a module of a dotted name."""
+    path = os.path.join(folder, *module.split("."))
+    return os.path.isdir(path) or os.path.isfile(f"{path}.py")
