@@ -275,7 +275,8 @@ class TestHub:
         with (
             mock.patch("huggingface_hub.HfApi.model_info", hang),
             pytest.raises(
-                CheckpointError, match=r"'org/name' could not be reached.*from_pretrained\('path/to/folder'\)"
+                CheckpointError,
+                match=r"'org/name' on .* cannot be downloaded.*no answer within 9.*from_pretrained\('path/to/folder'\)",
             ),
         ):
             HybridDepthModel.from_pretrained("org/name", cache_dir=tmp_path)
@@ -306,7 +307,7 @@ class TestHub:
         listing = mock.Mock(siblings=[mock.Mock(rfilename="README.md")])
         with (
             mock.patch("huggingface_hub.HfApi.model_info", return_value=listing),
-            pytest.raises(CheckpointError, match="'org/name' on the Hugging Face Hub holds neither"),
+            pytest.raises(CheckpointError, match="'org/name' on the Hugging Face Hub .* holds neither"),
         ):
             read_checkpoint("org/name")
 

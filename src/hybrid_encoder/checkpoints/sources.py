@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hybrid_encoder.checkpoints.files import CONFIG, FILES, WEIGHTS
+from hybrid_encoder.downloading import Alternative, hub_folder
 from hybrid_encoder.errors import CheckpointError
 
 SHIPPED = Path(__file__).parents[1] / "weights"
-HUB_SECONDS = 9.0
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+LAYOUTS: tuple[Alternative, ...] = (
+    (WEIGHTS, (CONFIG, WEIGHTS)),
+    ("checkpoints/encoder.pth", ("checkpoints/encoder.pth", "checkpoints/depth.pth")),
+    ("encoder.pth", ("encoder.pth", "depth.pth")),
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
@@ -58,42 +62,5 @@ def find_local(source: str | Path) -> Path | None:
 
 
 def _download(repo: str, hub: Mapping[str, Any]) -> Path:
-    """Download the weights of one repository; the first answer must come within ``HUB_SECONDS``."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    options = {k: v for k, v in hub.items() if v is not None}
-    answer: dict[str, Any] = {}
-
-    def ask() -> None:
-        try:
-            info = HfApi(token=options.get("token")).model_info(
-                repo, revision=options.get("revision"), timeout=HUB_SECONDS / 2
-            )
-            answer["files"] = {sibling.rfilename for sibling in info.siblings or ()}
-        except Exception as error:  # reported below, whatever the network library raised
-            answer["error"] = error
-
-    if not options.get("local_files_only"):
-        # Name resolution has no time limit of its own, so the request runs in a thread that can be left behind.
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(HUB_SECONDS)
-    files = answer.get("files")
-    if files is None:
-        try:
-            return Path(snapshot_download(repo, **{**options, "local_files_only": True}))
-        except Exception as error:
-            cause = answer.get("error", "no answer in time" if not options.get("local_files_only") else error)
-            raise CheckpointError(
-                f"{repo!r} could not be reached on the Hugging Face Hub and is not in its cache "
-                f"({type(cause).__name__ if isinstance(cause, Exception) else cause}); check the name and the "
-                "connection, or download the repository and name its folder: from_pretrained('path/to/folder')."
-            ) from (cause if isinstance(cause, Exception) else None)
-    for needed, patterns in (
-        (WEIGHTS, [CONFIG, WEIGHTS]),
-        ("checkpoints/encoder.pth", ["checkpoints/encoder.pth", "checkpoints/depth.pth"]),
-        ("encoder.pth", ["encoder.pth", "depth.pth"]),
-    ):
-        if needed in files:
-            return Path(snapshot_download(repo, allow_patterns=patterns, **options))
-    raise CheckpointError(f"{repo!r} on the Hugging Face Hub holds neither {WEIGHTS} nor encoder.pth; check the name.")
+    fix = "or download the repository and name its folder: from_pretrained('path/to/folder')"
+    return hub_folder(repo, LAYOUTS, fix=fix, cached_first=False, **hub)[0]

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD
+from hybrid_encoder.downloading import downloads, timm_weights
 from hybrid_encoder.errors import ConfigError
 
+NO_POSE_WEIGHTS = "or start the pose network from random weights with pretrained=False"
 SCALE = 0.01  # keeps the first predicted motions small, as Monodepth2's pose network does
 
 
@@ -26,6 +28,7 @@ class PoseNetwork(nn.Module):
 
     Raises:
         ConfigError: a backbone that timm does not know.
+        CheckpointError: weights that are not in the cache, and cannot be downloaded.
     """
 
     mean: Tensor
@@ -41,7 +44,10 @@ class PoseNetwork(nn.Module):
             raise ConfigError(
                 f"pose is {backbone!r}, which timm does not know; give 'resnet18', say, or 'class_token'."
             )
-        made: Any = timm.create_model(backbone, pretrained=pretrained, features_only=True, in_chans=6, **options)
+        weights = f"the pose network's weights {backbone}"
+        start = timm_weights(backbone, pretrained, weights, NO_POSE_WEIGHTS)
+        with downloads(weights, NO_POSE_WEIGHTS):
+            made: Any = timm.create_model(backbone, features_only=True, in_chans=6, **start, **options)
         self.backbone = made
         last = made.feature_info.channels()[-1]
         self.head = nn.Sequential(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from hybrid_encoder.compiling import known
 from hybrid_encoder.config import SemanticConfig
 from hybrid_encoder.config.checking import shown
+from hybrid_encoder.downloading import downloads, hub_folder
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.quiet import quiet
 from hybrid_encoder.towers.base import Tower, evenly_spread_blocks, fit_to_patches, to_map
@@ -111,7 +113,8 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
         pretrained: load the weights that the configuration names; False draws random ones.
 
     Raises:
-        ConfigError: an architecture that open_clip does not know.
+        ConfigError: an architecture or weights that open_clip does not know.
+        CheckpointError: weights that are not in the cache, and cannot be downloaded.
     """
     import open_clip
 
@@ -126,17 +129,19 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"semantic.name is {config.name!r}, whose text tower open_clip takes from the Hub and which does not read "
             "CLIP's tokens; choose an open_clip model with OpenAI's text tower (RN50, ViT-B-16, convnext_base, ...)."
         )
+    weights = None
     if pretrained and config.pretrained:
         check_activation(config, base)
+        weights = find_weights(config.name, config.pretrained)
     options = {
         name: {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
         for name, value in copy.deepcopy(config.overrides).items()
     }
     try:
         # open_clip reports on the root logger, and warns when no weights are asked for.
-        with quiet("open_clip"):
+        with quiet("open_clip"), downloads(f"CLIP's weights {config.pretrained!r} of {config.name}"):
             return open_clip.create_model(  # type: ignore[no-any-return]
-                config.name, pretrained=config.pretrained if pretrained else None, precision="fp32", **options
+                config.name, pretrained=weights, precision="fp32", **options
             )
     except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
         if not config.overrides:
@@ -145,6 +150,38 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"semantic.overrides is {shown(config.overrides)}, of which open_clip cannot build a {config.name} "
             f"({type(error).__name__}: {error}); change the sizes."
         ) from error
+
+
+def find_weights(name: str, pretrained: str) -> str:
+    """Return the file of weights that a tag of open_clip stands for, downloaded where it is not in the cache.
+
+    Args:
+        name: of the architecture.
+        pretrained: a tag, or a file of the user's own, which is returned as it is.
+
+    Raises:
+        ConfigError: neither.
+        CheckpointError: the file is not in the cache, and cannot be downloaded.
+    """
+    import open_clip
+
+    stated = open_clip.get_pretrained_cfg(name, pretrained)
+    if not stated:
+        if os.path.isfile(pretrained):
+            return pretrained
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ConfigError(
+            f"semantic.pretrained is {pretrained!r}, which is neither a file nor weights of {name} that open_clip "
+            f"knows; it knows {tags}."
+        )
+    if not stated.get("hf_hub"):
+        return pretrained  # open_clip finds these
+    repo, _, named = stated["hf_hub"].rpartition("/")
+    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    if named:
+        names = [named] if named.endswith(".safetensors") else [f"{os.path.splitext(named)[0]}.safetensors", named]
+    folder, found = hub_folder(repo, [(n, [n]) for n in names], f"CLIP's weights {pretrained!r} of {name}")
+    return str(folder / found)
 
 
 def check_activation(config: SemanticConfig, base: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from hybrid_encoder.caching import TensorCache
 from hybrid_encoder.config import SpatialConfig
 from hybrid_encoder.config.architectures import TRANSFORMERS, dino_settings
 from hybrid_encoder.config.checking import shown
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.downloading import downloads, hub_folder, timm_weights
+from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.towers.base import Grid, Tower, evenly_spread_blocks, fit_to_patches, to_map
 from hybrid_encoder.towers.positions import resample_positions
 
@@ -100,9 +102,14 @@ class TimmTower(SpatialTower):
         if not timm.is_model(config.name):
             near = ", ".join(timm.list_models("*dinov2*")[:4])
             raise ConfigError(f"spatial.name is {config.name!r}, which timm does not know; some it knows: {near} ...")
+        weights = f"DINO's weights {config.name}"
+        start = timm_weights(config.name, pretrained, weights)
         options = {"num_classes": 0, "dynamic_img_size": True, **config.overrides}
         try:
-            model: Any = timm.create_model(config.name, pretrained=pretrained, **options)
+            with downloads(weights):
+                model: Any = timm.create_model(config.name, **start, **options)
+        except CheckpointError:
+            raise
         except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ConfigError(
                 f"spatial.name is {config.name!r} with overrides {shown(config.overrides)}, which is not a vision "
@@ -185,6 +192,8 @@ class TransformersTower(SpatialTower):
 
         source = config.name.removeprefix(TRANSFORMERS)
         stored = config.overrides.get("config")
+        if not os.path.isdir(source) and (pretrained or stored is None):
+            source = download_transformers(source, pretrained)
         try:
             if stored is None:
                 read = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -238,6 +247,18 @@ class TransformersTower(SpatialTower):
         states = self.model(pixel_values=images, output_hidden_states=True).hidden_states
         norm = getattr(self.model, self.norm_name)
         return [norm(states[tap + 1]) for tap in self.taps], self.prefix
+
+
+def download_transformers(repo: str, with_weights: bool) -> str:
+    """Return a folder with a Hub model's configuration and, where they are asked for, its weights.
+
+    Raises:
+        CheckpointError: they are not in the cache, and cannot be downloaded.
+    """
+    config, index = "config.json", "model.safetensors.index.json"
+    files = [("model.safetensors", [config, "model.safetensors"]), (index, [config, index, "model-*.safetensors"])]
+    folder, _ = hub_folder(repo, files if with_weights else [(config, [config])], "DINO's weights")
+    return str(folder)
 
 
 class _KeptPositions:
