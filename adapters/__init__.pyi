@@ -1,3 +1,3 @@
-from . import manydepth, monodepth2, patching, recipes, runner
+from . import codebases, generic, manydepth, monodepth2, patching, recipes, runner
 
-__all__ = ["manydepth", "monodepth2", "patching", "recipes", "runner"]
+__all__ = ["codebases", "generic", "manydepth", "monodepth2", "patching", "recipes", "runner"]

@@ -10,7 +10,7 @@ adapters.manydepth.patch()  # before Trainer(opts)
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
@@ -23,23 +23,31 @@ from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.matching import HybridMatchingEncoder, Match
 from hybrid_encoder.models.neck import PyramidNeck
 
+from .codebases import MULTI_FRAME, find_recipes, recipes_named
+from .decoders import DecoderChoice, Readers
 from .encoders import EncoderLike, EncoderSource, Handover
 from .networks import DepthDecoder, DepthEncoder, MatchingEncoder
+from .patching.construction import Answer, Call
 from .patching.methods import ExtendedMethod
-from .patching.replacing import Call, Patch, Replacement, install
+from .patching.replacing import Patch, Replacement, install
+from .patching.repository import search_folders
+from .patching.seams import Interface
+from .recipes import MatchingRecipe
 
+STUDENT_INPUTS = ("current_image", "lookup_images", "poses", "K", "invK")
 BINS = ("adaptive_bins", "min_depth_bin", "max_depth_bin", "depth_binning", "num_depth_bins")
 
 
 def patch(
     encoder: EncoderLike | None = None,
     *,
-    decoder: Literal["dpt", "manydepth"] = "dpt",
+    decoder: DecoderChoice = "dpt",
     decoder_config: DecoderConfig | None = None,
-    networks: str | ModuleType | None = None,
+    networks: str | ModuleType | Sequence[str | ModuleType] | None = None,
     teacher: Literal["hybrid", "repository"] = "hybrid",
     share_frozen: bool = False,
     match: Match = "semantic",
+    recipe: str | MatchingRecipe | None = None,
     legacy: bool = True,
 ) -> Patch:
     """Put the hybrid encoder into a ManyDepth checkout. Call it before ``Trainer(opts)``.
@@ -51,13 +59,15 @@ def patch(
     Args:
         encoder: a preset (None is ``"paper"``), whose multi-frame configuration the student gets; or a configuration,
             Hub id, folder or encoder as in :func:`hybrid_encoder.adapters.monodepth2.patch`, for both.
-        decoder: ``"dpt"``, sigmoid disparity from a DPT decoder, or ``"manydepth"``, the repository's own decoder on
+        decoder: ``"dpt"``, sigmoid disparity from a DPT decoder, or ``"repository"``, the codebase's own decoder on
             a pyramid made of our maps; for the student and a hybrid teacher.
         decoder_config: widths of the DPT decoder; None takes the preset's.
-        networks: the package that holds the networks, or its name; None is ``"manydepth.networks"``.
+        networks: the modules that hold the networks, or their names; None takes the recipe's.
         teacher: ``"hybrid"``, or ``"repository"``, which leaves the teacher a ResNet.
         share_frozen: hold one copy of what is frozen in student and hybrid teacher alike.
         match: in which tower's first map lookup frames are matched: ``"semantic"``, ``"spatial"`` or ``"both"``.
+        recipe: what the codebase calls its networks: a name from ``codebases.MULTI_FRAME``, or your own for another
+            fork; None finds out from the files of the checkout.
         legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.patching.legacy` to that repository.
 
     Returns:
@@ -68,16 +78,20 @@ def patch(
         ConfigError: a setting that does not exist.
     """
     for name, value, choices in (
-        ("decoder", decoder, ("dpt", "manydepth")),
+        ("decoder", decoder, ("dpt", "repository")),
         ("teacher", teacher, ("hybrid", "repository")),
         ("match", match, ("semantic", "spatial", "both")),
     ):
         if value not in choices:
             raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.")
     source = EncoderSource.resolve(encoder)
-    settings = Settings(source, decoder, decoder_config or source.decoder_config, teacher, share_frozen, match)
-    where = "manydepth.networks" if networks is None else networks
-    return install(where, lambda module: ManyDepthBuilder(settings), legacy=legacy)
+    modules: Sequence[str | ModuleType] | None = [networks] if isinstance(networks, str | ModuleType) else networks
+    if isinstance(recipe, str):
+        recipe = recipes_named(recipe, MULTI_FRAME)[0]
+    found = recipe or find_recipes(search_folders(modules, "manydepth"), MULTI_FRAME)[0]
+    widths = decoder_config or source.decoder_config
+    settings = Settings(source, decoder, widths, teacher, share_frozen, match, found)
+    return install(modules or found.networks, ManyDepthBuilder(settings), legacy=legacy)
 
 
 @dataclass(frozen=True)
@@ -85,11 +99,12 @@ class Settings:
     """What is built: the arguments of :func:`patch`, with the defaults filled in."""
 
     encoder: EncoderSource
-    decoder: str
+    decoder: DecoderChoice
     decoder_config: DecoderConfig
     teacher: str
     share_frozen: bool
     match: Match
+    recipe: MatchingRecipe
 
 
 class ManyDepthBuilder:
@@ -98,14 +113,29 @@ class ManyDepthBuilder:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._handover = Handover()  # between student and teacher, which share what is frozen
+        others = settings.teacher == "repository"
+        self._readers = Readers(settings.decoder, settings.decoder_config, others=others)
+
+    @property
+    def required(self) -> Mapping[type[nn.Module], str]:
+        needed: dict[type[nn.Module], str] = {MatchingEncoder: "multi-frame encoder (the student)"}
+        return needed | ({DepthDecoder: "depth decoder"} if self.settings.decoder == "dpt" else {})
 
     def replacements(self) -> Sequence[Replacement]:
-        read_by_decoder = ("num_ch_enc", "scales", "num_output_channels")
+        recipe = self.settings.recipe
+        student = Interface(("pretrained", *BINS), STUDENT_INPUTS)
+        teacher = Interface(("pretrained", "num_input_images"), ("images",))
         return [
-            Replacement("DepthDecoder", self.build_decoder, read_by_decoder, (DepthDecoder,)),
-            Replacement("ResnetEncoder", self.build_teacher, ("pretrained", "num_input_images"), (DepthEncoder,)),
-            Replacement("ResnetEncoderMatching", self.build_student, ("pretrained", *BINS), (MatchingEncoder,)),
+            *self._readers.replacements(recipe.decoders, num_optional=len(recipe.decoders) - 1),
+            Replacement(recipe.teacher, self.build_teacher, teacher),
+            *(
+                Replacement(name, self.build_student, student, optional=name != recipe.students[0])
+                for name in recipe.students
+            ),
         ]
+
+    def guard(self, cls: type[nn.Module]) -> Answer | None:
+        return self._readers.guard(cls)
 
     def extensions(self) -> Sequence[ExtendedMethod]:
         return []
@@ -116,8 +146,9 @@ class ManyDepthBuilder:
         encoder = student_source(self.settings.encoder).build(pretrained)
         matching = HybridMatchingEncoder(encoder, match=self.settings.match, **{name: call[name] for name in BINS})
         student = MatchingEncoder(matching, self._neck(encoder))
+        self._readers.add(call.owner(student))
         if self.settings.share_frozen and self.settings.teacher == "hybrid":
-            teacher = self._meet("student", "teacher", encoder, pretrained, student)
+            teacher = self._meet("student", "teacher", encoder, pretrained, call.owner(student))
             if teacher is not None:
                 share_frozen(encoder, teacher)
         return student
@@ -132,8 +163,9 @@ class ManyDepthBuilder:
         if encoder is source.origin:
             encoder = copy.deepcopy(encoder)  # the student has the encoder itself
         teacher = DepthEncoder(encoder, self._neck(encoder))
+        self._readers.add(call.owner(teacher))
         if self.settings.share_frozen:
-            student = self._meet("teacher", "student", encoder, pretrained, teacher)
+            student = self._meet("teacher", "student", encoder, pretrained, call.owner(teacher))
             if student is not None:
                 share_frozen(student, encoder)
         return teacher
@@ -146,13 +178,6 @@ class ManyDepthBuilder:
         if found is None:
             self._handover.leave(other, encoder, pretrained, network)
         return found
-
-    def build_decoder(self, call: Call) -> nn.Module:
-        """Build the DPT decoder on our features; a pyramid, ours or the repository's, goes to its own decoder."""
-        channels = list(call["num_ch_enc"])
-        if channels[0] != 0:  # features for the DPT decoder begin with an empty map
-            return call.build_own()
-        return DepthDecoder(channels, call["scales"], call["num_output_channels"], self.settings.decoder_config)
 
     def _neck(self, encoder: HybridDepthEncoder) -> PyramidNeck | None:
         return None if self.settings.decoder == "dpt" else PyramidNeck(encoder.feature_info.channels())

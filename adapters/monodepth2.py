@@ -6,15 +6,17 @@ from hybrid_encoder import adapters
 adapters.monodepth2.patch()  # before Trainer(opts)
 ```
 
-Codebases that grew out of Monodepth2 work the same way: :mod:`~hybrid_encoder.adapters.recipes` says what they call
-their networks.
+Codebases that grew out of Monodepth2 work the same way: :mod:`~hybrid_encoder.adapters.codebases` says what they call
+their networks, and recognises their checkouts.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
@@ -26,22 +28,27 @@ from hybrid_encoder.errors import AdapterError, ConfigError
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.neck import PyramidNeck
 
+from .codebases import SINGLE_FRAME, find_recipes, recipes_named
+from .decoders import OWN_DECODER, DecoderChoice, Readers
 from .encoders import EncoderLike, EncoderSource, Handover
 from .language_loss import extend_compute_losses
 from .networks import DepthDecoder, DepthEncoder, PoseDecoder, PoseEncoder
+from .patching.construction import Answer, Call
 from .patching.methods import ExtendedMethod
-from .patching.replacing import Call, Patch, Replacement, install
-from .recipes import CodebaseRecipe, find_recipe, recipe_named
+from .patching.replacing import Patch, Replacement, install
+from .patching.repository import search_folders
+from .patching.seams import Interface
+from .recipes import CodebaseRecipe
 
 
 def patch(
     encoder: EncoderLike | None = None,
     *,
-    decoder: Literal["dpt", "monodepth2"] = "dpt",
+    decoder: DecoderChoice | None = None,
     decoder_config: DecoderConfig | None = None,
-    networks: str | ModuleType | None = None,
+    networks: str | ModuleType | Sequence[str | ModuleType] | None = None,
     pose: Literal["repository", "class_token"] = "repository",
-    recipe: str | CodebaseRecipe | None = None,
+    recipe: str | CodebaseRecipe | Sequence[CodebaseRecipe] | None = None,
     language_loss: float = 0.0,
     legacy: bool = True,
 ) -> Patch:
@@ -52,20 +59,21 @@ def patch(
     start from their public weights, ``--scales`` which disparities come out; ``--num_layers`` means the pose
     encoder alone.
 
+    A training that goes on without the hybrid encoder is an AdapterError at the first step of its optimizer.
+
     Args:
         encoder: a preset (None is ``"paper"``) or a configuration, built anew for every training; a Hub id,
             folder or stage-1 ``.ckpt`` file, loaded by ``HybridDepthEncoder.from_pretrained``; or an encoder, used
             itself.
-        decoder: ``"dpt"``, sigmoid disparity from a DPT decoder, or ``"monodepth2"``, the repository's own
-            decoder on a pyramid made of our maps.
+        decoder: ``"dpt"``, sigmoid disparity from a DPT decoder, or ``"repository"``, the codebase's own
+            decoder on a pyramid made of our maps. None is ``"dpt"`` wherever that can take the place of its decoder.
         decoder_config: widths of the DPT decoder; the repository sets its scales and activation.
             None takes the preset's, and the paper's where the encoder is not a preset.
-        networks: the package that holds ``ResnetEncoder`` and ``DepthDecoder``, or its name; None is
-            ``"networks"``.
+        networks: the modules that hold the classes of the recipe, or their names; None takes the recipe's.
         pose: ``"repository"`` leaves the pose network alone; ``"class_token"`` puts one linear layer on the DINO
             class tokens of the two frames in its place (with ``--pose_model_type separate_resnet``).
-        recipe: what the codebase calls its networks: a name from ``recipes.RECIPES``, or your own for another fork;
-            None finds out.
+        recipe: what the codebase calls its networks: a name from ``codebases.SINGLE_FRAME``, or your own for another
+            fork; None finds out from the files of the checkout.
         language_loss: weight of the pixel-language alignment loss (:func:`hybrid_encoder.losses.pixel_language_loss`)
             in the trainer's ``loss``, with the trainer's own depth as the target; it is logged under this name. Prompts
             stand for depths from ``--min_depth`` to ``--max_depth``, even in log-depth.
@@ -80,25 +88,41 @@ def patch(
     """
     _check(decoder, pose, language_loss)
     source = EncoderSource.resolve(encoder)
-    widths = decoder_config or source.decoder_config
-    chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    modules: Sequence[str | ModuleType] | None = [networks] if isinstance(networks, str | ModuleType) else networks
+    recipes = _resolve(recipe, modules)
+    if decoder is None:
+        decoder = "repository" if any(each.own_decoder for each in recipes) and not language_loss else "dpt"
+    for each in recipes:
+        if decoder == "dpt" and each.own_decoder is not None:
+            raise AdapterError(
+                f"{each.name}'s decoder cannot be replaced by the DPT decoder, as {each.own_decoder}: {OWN_DECODER}"
+            )
+    if language_loss and decoder != "dpt":
+        raise ConfigError(f"language_loss needs decoder='dpt', which hands the logits on; decoder is {decoder!r}.")
+    settings = Settings(source, decoder, decoder_config or source.decoder_config, pose, recipes, language_loss)
+    return install(modules or recipes[0].networks, Monodepth2Builder(settings), legacy=legacy)
 
-    def make_builder(module: ModuleType) -> Monodepth2Builder:
-        found = chosen or find_recipe(module)
-        return Monodepth2Builder(Settings(source, decoder, widths, pose, found, language_loss))
 
-    return install("networks" if networks is None else networks, make_builder, legacy=legacy)
+def _resolve(
+    recipe: str | CodebaseRecipe | Sequence[CodebaseRecipe] | None, modules: Sequence[str | ModuleType] | None
+) -> tuple[CodebaseRecipe, ...]:
+    """Return the recipes that were asked for, or those of the checkout."""
+    if isinstance(recipe, str):
+        return recipes_named(recipe, SINGLE_FRAME)
+    if isinstance(recipe, CodebaseRecipe):
+        return (recipe,)
+    if recipe:
+        return tuple(recipe)
+    return find_recipes(search_folders(modules, "networks"), SINGLE_FRAME)
 
 
-def _check(decoder: str, pose: str, language_loss: float) -> None:
-    if decoder not in ("dpt", "monodepth2"):
-        raise ConfigError(f"decoder is {decoder!r}; it must be 'dpt' or 'monodepth2'.")
+def _check(decoder: str | None, pose: str, language_loss: float) -> None:
+    if decoder not in (None, "dpt", "repository"):
+        raise ConfigError(f"decoder is {decoder!r}; it must be 'dpt' or 'repository'.")
     if pose not in ("repository", "class_token"):
         raise ConfigError(f"pose is {pose!r}; it must be 'repository' or 'class_token'.")
     if not 0 <= language_loss < math.inf:
         raise ConfigError(f"language_loss is {language_loss}; it is a weight, 0 or more.")
-    if language_loss and decoder != "dpt":
-        raise ConfigError(f"language_loss needs decoder='dpt', which hands the logits on; decoder is {decoder!r}.")
 
 
 @dataclass(frozen=True)
@@ -106,10 +130,10 @@ class Settings:
     """What is built: the arguments of :func:`patch`, with the defaults filled in."""
 
     encoder: EncoderSource
-    decoder: str
+    decoder: DecoderChoice
     decoder_config: DecoderConfig
     pose: str
-    recipe: CodebaseRecipe
+    recipes: tuple[CodebaseRecipe, ...]
     language_loss: float
 
 
@@ -122,31 +146,49 @@ class Monodepth2Builder:
         self._leading: weakref.ref[HybridDepthEncoder] | None = None  # of a depth encoder that is built first
         self._num_prompts: int | None = None  # of the depth encoder that was built last
         self._trainers = extend_compute_losses(settings.language_loss)
+        self._readers = Readers(settings.decoder, settings.decoder_config)
+
+    @property
+    def required(self) -> Mapping[type[nn.Module], str]:
+        needed: dict[type[nn.Module], str] = {DepthEncoder: "depth encoder"}
+        return needed | ({DepthDecoder: "depth decoder"} if self.settings.decoder == "dpt" else {})
 
     def replacements(self) -> Sequence[Replacement]:
-        recipe = self.settings.recipe
-        read_by_encoder = tuple(name for name in (recipe.pretrained, recipe.frames) if name is not None)
-        read_by_decoder = ("num_ch_enc", "scales", "num_output_channels")
-        if self.settings.decoder == "dpt":
-            found = [Replacement(x, self.build_decoder, read_by_decoder, (DepthDecoder,)) for x in recipe.decoders]
-        else:
-            found = [Replacement(x, self.build_own_decoder, read_by_decoder) for x in recipe.decoders]
-        found.append(Replacement(recipe.encoder, self.build_encoder, read_by_encoder, (DepthEncoder, PoseEncoder)))
+        encoders: list[Replacement] = []
+        decoders: list[Replacement] = []
+        for recipe in self.settings.recipes:
+            decoders += self._decoders(recipe)
+            read = tuple(name for name in (recipe.pretrained, recipe.frames) if name is not None)
+            build = functools.partial(self.build_encoder, recipe)
+            encoders.append(Replacement(recipe.encoder, build, Interface(read, ("images",))))
+        others: list[Replacement] = []
         if self.settings.pose == "class_token":
-            if recipe.encoder != "ResnetEncoder":  # otherwise the same name builds the pose encoder, too
-                found.append(Replacement("ResnetEncoder", self.build_resnet, ("num_input_images",), (PoseEncoder,)))
-            found.append(Replacement("PoseDecoder", build_pose_decoder, ("num_ch_enc",), (PoseDecoder,)))
-            found.append(Replacement("PoseCNN", refuse_pose_cnn))
-        return found
+            if all(recipe.encoder != "ResnetEncoder" for recipe in self.settings.recipes):
+                # Otherwise the same name builds the pose encoder, too.
+                others.append(Replacement("ResnetEncoder", self.build_resnet, Interface(("num_input_images",))))
+            others.append(Replacement("PoseDecoder", build_pose_decoder, Interface(("num_ch_enc",))))
+            others.append(Replacement("PoseCNN", refuse_pose_cnn, optional=True))
+        return decoders + encoders + others
+
+    def _decoders(self, recipe: CodebaseRecipe) -> list[Replacement]:
+        if self.settings.decoder == "dpt":
+            found = self._readers.replacements(recipe.decoders)
+            return [dataclasses.replace(each, build=self.build_decoder) for each in found]
+        build = functools.partial(self.build_own_decoder, recipe)
+        return [Replacement(name, build, optional=True) for name in recipe.decoders]
+
+    def guard(self, cls: type[nn.Module]) -> Answer | None:
+        return self._readers.guard(cls)
 
     def extensions(self) -> Sequence[ExtendedMethod]:
         return [self._trainers] if self.settings.language_loss else []
 
     # -- encoders ----------------------------------------------------------------------------------------
 
-    def build_encoder(self, call: Call) -> nn.Module:
+    def build_encoder(self, recipe: CodebaseRecipe, call: Call) -> nn.Module:
         """Build the depth encoder for one image; more images go to the pose encoder."""
-        recipe = self.settings.recipe
+        if any(call.arguments.get(name) == value for name, value in recipe.left_alone):
+            return call.build_own()
         num_frames = 1 if recipe.frames is None else call[recipe.frames]
         pretrained = None if recipe.pretrained is None else bool(call[recipe.pretrained])
         if num_frames != 1:
@@ -156,7 +198,9 @@ class Monodepth2Builder:
         neck = None
         if self.settings.decoder != "dpt":
             neck = PyramidNeck(encoder.feature_info.channels(), recipe.channels, recipe.strides)
-        return DepthEncoder(encoder, neck, recipe.mean, recipe.std)
+        network = DepthEncoder(encoder, neck, recipe.mean, recipe.std)
+        self._readers.add(call.owner(network))
+        return network
 
     def build_resnet(self, call: Call) -> nn.Module:
         """Build the pose encoder of a codebase whose depth encoder has another name than ``ResnetEncoder``."""
@@ -187,7 +231,7 @@ class Monodepth2Builder:
         # It comes first; or alone, for evaluation, and gets the weights of its own file.
         encoder = self.settings.encoder.build(pretrained is not False)
         network = PoseEncoder(encoder)
-        self._handover.leave("depth", encoder, pretrained is not False, network)
+        self._handover.leave("depth", encoder, pretrained is not False, call.owner(network))
         return network
 
     def _depth_encoder(self, pretrained: bool | None) -> HybridDepthEncoder:
@@ -207,20 +251,18 @@ class Monodepth2Builder:
 
     def build_decoder(self, call: Call) -> nn.Module:
         """Build the DPT decoder on our features; those of another encoder go to the repository's decoder."""
-        channels = list(call["num_ch_enc"])
-        if channels[0] != 0:  # ours begin with an empty map
-            return call.build_own()
-        outputs = call["num_output_channels"]
         # A decoder with more outputs, as for predictive masks, gives no disparity: the loss needs one alone.
-        num_prompts = self._count_prompts() if self.settings.language_loss and outputs == 1 else 0
-        return DepthDecoder(channels, call["scales"], outputs, self.settings.decoder_config, num_prompts)
+        disparity = call.arguments.get("num_output_channels", 1) == 1
+        ours = self._readers.encoder_of(call["num_ch_enc"]) is not None
+        return self._readers.build(
+            call, self._count_prompts() if self.settings.language_loss and disparity and ours else 0
+        )
 
-    def build_own_decoder(self, call: Call) -> nn.Module:
+    def build_own_decoder(self, recipe: CodebaseRecipe, call: Call) -> nn.Module:
         """Build the repository's decoder on our pyramid."""
         try:
             return call.build_own()
         except IndexError as error:
-            recipe = self.settings.recipe
             raise AdapterError(
                 f"{call.real.__name__} reads more than the {len(recipe.strides)} levels of recipe {recipe.name!r}, "
                 f"strides {recipe.strides}: give a recipe= with all that the decoder reads."

@@ -1,20 +1,18 @@
-"""What the codebases that grew out of Monodepth2 call their networks, and what they expect of them."""
+"""What a codebase calls its networks, and what it expects of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
-
-from hybrid_encoder.errors import AdapterError, ConfigError
+from typing import Any
 
 
 @dataclass(frozen=True)
 class CodebaseRecipe:
-    """Where the depth networks of a codebase stand in its ``networks`` package, and what goes in and out.
+    """Where a depth network of a codebase stands, and what goes in and out.
 
     Args:
         name: of the codebase.
-        encoder: class or function that builds the depth encoder.
+        encoder: class or function that builds the depth encoder; ``"module.Name"`` is looked for inside ``networks``.
         decoders: those that read its features; the first gives the disparity.
         pretrained: the encoder's argument that asks for public weights; None where it has none, and the encoder
             comes with the public weights that its configuration names.
@@ -23,6 +21,11 @@ class CodebaseRecipe:
         channels: of these maps; None takes those of a ResNet.
         mean: subtracted from RGB in [0, 1] by the caller, by channel.
         std: by which the caller then divides.
+        networks: modules that hold them all.
+        own_decoder: why only the codebase's own decoder can read the features; None where the DPT decoder can take its
+            place.
+        left_alone: ``(argument, value)`` of calls of the encoder that stay the codebase's own, as of a teacher with
+            weights of its own.
     """
 
     name: str
@@ -34,60 +37,25 @@ class CodebaseRecipe:
     channels: tuple[int, ...] | None = None
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    networks: tuple[str, ...] = ("networks",)
+    own_decoder: str | None = None
+    left_alone: tuple[tuple[str, Any], ...] = ()
 
 
-RECIPES: dict[str, CodebaseRecipe] = {
-    "monodepth2": CodebaseRecipe("Monodepth2"),
-    "ra-depth": CodebaseRecipe(
-        "RA-Depth",
-        encoder="hrnet18",
-        decoders=("DepthDecoder_MSF", "DepthDecoder"),
-        frames=None,
-        channels=(64, 18, 36, 72, 144),
-    ),
-    "lite-mono": CodebaseRecipe(
-        "Lite-Mono",
-        encoder="LiteMono",
-        pretrained=None,
-        frames=None,
-        strides=(4, 8, 16),
-        channels=(48, 80, 128),
-    ),
-}
+@dataclass(frozen=True)
+class MatchingRecipe:
+    """Where the networks of a codebase with a multi-frame student and a single-frame teacher stand.
 
-REFUSED: dict[str, str] = {
-    "Depth_Decoder_QueryTr": "SQLdepth and SPIdepth predict depth, by their own query decoder, under the key 'disp': "
-    "a disparity there would be read as metres. Train in a Monodepth2 checkout instead.",
-    "DeepNet": "MonoViT builds encoder and decoder as one network of fixed widths, and its trainer is a fragment for "
-    "Monodepth2: patch the Monodepth2 checkout itself (docs/monodepth2.md says how to keep its optimizer).",
-}
-"""Why no recipe can serve some codebases, by a name that only they hold."""
-
-
-def recipe_named(name: str) -> CodebaseRecipe:
-    """Return the recipe of a name in ``RECIPES``.
-
-    Raises:
-        ConfigError: another name.
+    Args:
+        name: of the codebase.
+        students: classes of the multi-frame encoder, of which a training builds one; the first must be there.
+        teacher: class of the single-frame encoder, and of the pose encoder.
+        decoders: those that read the features of either; the first must be there.
+        networks: modules that hold them all.
     """
-    if name not in RECIPES:
-        raise ConfigError(
-            f"recipe is {name!r}; give one of {', '.join(RECIPES)}, or a CodebaseRecipe for another codebase."
-        )
-    return RECIPES[name]
 
-
-def find_recipe(networks: ModuleType) -> CodebaseRecipe:
-    """Return the recipe for a ``networks`` package: by the names that only one codebase holds, else Monodepth2's.
-
-    Raises:
-        AdapterError: no recipe can serve the codebase.
-    """
-    for name, reason in REFUSED.items():
-        if hasattr(networks, name):
-            raise AdapterError(f"{networks.__name__} ({networks.__file__}) holds {name!r}: {reason}")
-    for recipe in RECIPES.values():
-        names = (recipe.encoder, *recipe.decoders)
-        if recipe.encoder != "ResnetEncoder" and all(hasattr(networks, name) for name in names):
-            return recipe
-    return RECIPES["monodepth2"]
+    name: str
+    students: tuple[str, ...] = ("ResnetEncoderMatching",)
+    teacher: str = "ResnetEncoder"
+    decoders: tuple[str, ...] = ("DepthDecoder",)
+    networks: tuple[str, ...] = ("manydepth.networks",)

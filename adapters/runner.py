@@ -34,6 +34,7 @@ def run_script(command: Sequence[str], patch: Callable[[], Patch], *, show: bool
 
     Raises:
         InputError: no such script or module.
+        AdapterError: the program built or trained networks, and none of ours.
     """
     as_module = command[0] == "-m"
     file, package = _enter_module(command) if as_module else _enter_script(command[0])
@@ -47,7 +48,14 @@ def run_script(command: Sequence[str], patch: Callable[[], Patch], *, show: bool
     if show:
         applied.undo()
         return applied
-    exec(code, vars(main))
+    try:
+        exec(code, vars(main))
+    except SystemExit as end:
+        if end.code:
+            raise
+        applied.watch.check_used()  # a program that ends by itself has still to be told
+        raise
+    applied.watch.check_used()
     return applied
 
 

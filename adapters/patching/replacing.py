@@ -198,14 +198,12 @@ ACTIVE: list[Patch] = []  # the patches at work
 _INSTALLING = threading.RLock()  # threads patch one after the other; importing the package may patch, too
 
 
-def install(
-    networks: Sequence[str | ModuleType], make_builder: Callable[[Repository], Builder], *, legacy: bool
-) -> Patch:
+def install(networks: Sequence[str | ModuleType], builder: Builder, *, legacy: bool) -> Patch:
     """Import the modules that hold networks, check them, and patch them; or return the patch that is at work.
 
     Args:
         networks: the modules, or their names; the code around the first is the repository.
-        make_builder: takes the repository to the builder for it, before anything of it runs.
+        builder: builds what takes their place.
         legacy: apply the shims to the repository, too.
 
     Raises:
@@ -213,7 +211,6 @@ def install(
             is changed then.
     """
     repository = find_repository(networks[0])
-    builder = make_builder(repository)
     with _INSTALLING, contextlib.ExitStack() as on_error:
         shims = None
         if legacy and active_shims(repository.root) is None:

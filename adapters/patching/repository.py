@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -62,6 +63,20 @@ def find_repository(networks: str | ModuleType) -> Repository:
     for _ in name.split("."):
         top = top.parent
     return Repository(top if top.name not in _INSTALLED else top / name.partition(".")[0])
+
+
+def search_folders(networks: Sequence[str | ModuleType] | None, usual: str) -> list[str]:
+    """Return the folders in which a checkout is looked for, first come first.
+
+    Args:
+        networks: modules that were named; the folder of their code is the only one then.
+        usual: name of the module that is meant where none was named; where it is imported already, it says the folder.
+    """
+    if networks:
+        return [find_repository(networks[0]).root]
+    if usual in sys.modules:
+        return [find_repository(usual).root]
+    return [os.path.realpath(folder or os.getcwd()) for folder in sys.path]
 
 
 def _place_of(module: ModuleType) -> str | None:

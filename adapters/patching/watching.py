@@ -199,3 +199,9 @@ def _parameters_of_optimizers() -> set[int]:
     """Return every parameter that an optimizer in this process holds."""
     optimizers: Iterable[Any] = [x for x in gc.get_objects() if issubclass(type(x), Optimizer)]
     return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+
+
+def holders_of(attribute: str, value: Any) -> list[str]:
+    """Return the classes of modules that hold an object under an attribute."""
+    kinds = {type(x) for x in gc.get_objects() if issubclass(type(x), nn.Module) and vars(x).get(attribute) is value}
+    return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)

@@ -18,7 +18,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
     monkeypatch.syspath_prepend(str(root))
     repo = Repo(root)
     yield repo
-    for handle in list(replacing.ACTIVE.values()):
+    for handle in list(replacing.ACTIVE):
         handle.undo()
     assert HOOK not in sys.meta_path and not HOOK.listeners
     assert legacy.active_shims(root) is None

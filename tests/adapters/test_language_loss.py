@@ -90,7 +90,7 @@ def test_a_language_loss_that_cannot_be_is_named(repo: Repo) -> None:
         with pytest.raises(ConfigError, match=r"language_loss is .*; it is a weight, 0 or more"):
             monodepth2.patch("tiny", language_loss=weight)
     with pytest.raises(ConfigError, match="language_loss needs decoder='dpt'"):
-        monodepth2.patch("tiny", language_loss=0.1, decoder="monodepth2")
+        monodepth2.patch("tiny", language_loss=0.1, decoder="repository")
     with (
         monodepth2.patch(TINY.replace(prompts=None), language_loss=0.1),
         pytest.raises(ConfigError, match="the encoder has no prompts"),

@@ -86,7 +86,7 @@ def _inputs(batch: int = 2, frames: int = 1, height: int = 64, width: int = 96) 
     }
 
 
-@pytest.mark.parametrize("decoder", ["dpt", "manydepth"])
+@pytest.mark.parametrize("decoder", ["dpt", "repository"])
 @pytest.mark.parametrize("teacher", ["hybrid", "repository"])
 def test_student_teacher_and_pose(module: ModuleType, decoder: Any, teacher: Any) -> None:
     with manydepth.patch("tiny", decoder=decoder, teacher=teacher) as handle:

@@ -93,7 +93,7 @@ def test_sizes_may_change_between_calls(repo: Repo) -> None:
 
 
 def test_the_repositorys_decoder_gets_a_pyramid(repo: Repo) -> None:
-    monodepth2.patch("tiny", decoder="monodepth2")
+    monodepth2.patch("tiny", decoder="repository")
     trainer = repo.load().Trainer()
     assert type(trainer.depth) is sys.modules["networks.depth_decoder"].DepthDecoder
     features = trainer.encoder(_images())
@@ -242,7 +242,7 @@ def test_optimizers_get_no_frozen_parameter(repo: Repo) -> None:
     assert {p.dtype for _, p in trainer.encoder.named_parameters()} == {torch.float64}
 
 
-@pytest.mark.parametrize("decoder", ["dpt", "monodepth2"])
+@pytest.mark.parametrize("decoder", ["dpt", "repository"])
 def test_weights_are_loaded_back_with_the_trainers_extra_keys(repo: Repo, decoder: Any) -> None:
     monodepth2.patch("tiny", decoder=decoder)
     make = repo.load().Trainer

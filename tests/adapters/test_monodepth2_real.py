@@ -58,7 +58,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(CHECKOUT, tmp_path / "checkout")
 
 
-@pytest.mark.parametrize("decoder", ["dpt", "monodepth2"])
+@pytest.mark.parametrize("decoder", ["dpt", "repository"])
 def test_training_and_prediction_with_two_lines_added(checkout: Checkout, tmp_path: Path, decoder: str) -> None:
     lines = _lines(decoder)
     _insert(checkout.folder / "train.py", PLACES[decoder], lines)

@@ -35,7 +35,7 @@ del sys.argv[1:3]
 starts: dict[str, Callable[[], Any]] = {
     "resume": lambda: monodepth2.patch("tiny"),
     "scratch": lambda: monodepth2.patch("tiny"),
-    "pyramid": lambda: monodepth2.patch("tiny", decoder="monodepth2"),
+    "pyramid": lambda: monodepth2.patch("tiny", decoder="repository"),
     "shipped": lambda: monodepth2.patch(HybridDepthEncoder.from_pretrained("tiny")),
     "repository": lambda: legacy.apply_shims(os.getcwd()),
 }

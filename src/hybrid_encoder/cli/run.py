@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -25,8 +27,12 @@ def run_command(
     command: Annotated[list[str], typer.Argument(help="After --: train.py ARGS, or -m package.module ARGS.")],
     encoder: Annotated[str, typer.Option(help="A preset, a checkpoint folder, or a Hub id.")] = "paper",
     decoder: Annotated[
-        Decoder, typer.Option(help="dpt: this library's decoder. repository: its own decoder on our feature pyramid.")
-    ] = "dpt",
+        Decoder | None,
+        typer.Option(
+            help="dpt: this library's decoder. repository: its own decoder on our feature pyramid. "
+            "By default dpt, wherever that can take the place of its decoder."
+        ),
+    ] = None,
     pose: Annotated[
         Pose | None, typer.Option(help="monodepth2: camera motion from its own network, or from DINO class tokens.")
     ] = None,
@@ -62,7 +68,8 @@ def run_command(
         manydepth={"teacher": teacher, "share_frozen": share_frozen},
     )
     options |= {"encoder": encoder, "networks": networks, "legacy": legacy}
-    options["decoder"] = repository if decoder == "repository" else decoder
+    if decoder is not None:
+        options["decoder"] = decoder
     shown: list[str] = []
     read = False
 
@@ -73,7 +80,7 @@ def run_command(
         shown.append(str(patched))
         return patched
 
-    with cuda_means_cpu() if cpu else contextlib.nullcontext():
+    with cuda_means_cpu() if cpu else contextlib.nullcontext(), _told("hybrid_encoder.adapters"):
         try:
             runner.run_script(command, patch, show=show)
         except HybridEncoderError:
@@ -87,6 +94,27 @@ def run_command(
             raise SystemExit(1) from None
     if show:
         console.print(shown[0])
+
+
+class _Telling(logging.Handler):
+    """Prints what a patch tells: what it replaced, which networks it built, and that they train."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(f"hybrid-encoder: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Print what a logger tells, from INFO on, while this lasts."""
+    logger, handler = logging.getLogger(name), _Telling()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _options_of(repository: str, **given: dict[str, Any]) -> dict[str, Any]:

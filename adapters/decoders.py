@@ -1,0 +1,105 @@
+"""Who reads the features of our encoders: the DPT decoder, or the codebase's own on a pyramid."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from hybrid_encoder.config import DecoderConfig
+from hybrid_encoder.errors import AdapterError
+
+from .networks import DepthDecoder, Features
+from .patching.construction import Answer, Call
+from .patching.replacing import Replacement
+from .patching.seams import Interface
+from .patching.watching import holders_of
+
+DecoderChoice = Literal["dpt", "repository"]
+OWN_DECODER = "decoder='repository' (--decoder repository) keeps the codebase's own decoder, on a pyramid of our maps."
+
+
+class Readers:
+    """Decides for every decoder that a codebase builds, by the channels that it is handed.
+
+    Args:
+        choice: ``"dpt"``, or ``"repository"``.
+        config: widths of the DPT decoder.
+        others: whether encoders of the codebase's own may be there before any of ours.
+    """
+
+    def __init__(self, choice: DecoderChoice, config: DecoderConfig, *, others: bool = False) -> None:
+        self.choice = choice
+        self.config = config
+        self.others = others
+        self._encoders: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+    def add(self, encoder: nn.Module) -> None:
+        """Take note of an encoder of ours, or of the object that becomes it."""
+        self._encoders.add(encoder)
+
+    def replacements(self, names: Sequence[str], *, num_optional: int = 0) -> list[Replacement]:
+        """Return what replaces the decoders of a codebase; the last ones may be missing."""
+        if self.choice != "dpt":
+            return [Replacement(name, _build_own, optional=True) for name in names]
+        interface = Interface(("num_ch_enc", "scales"), ("features",), "disp")
+        needed = len(names) - num_optional
+        return [
+            Replacement(name, self.build, interface, OWN_DECODER, optional=index >= needed)
+            for index, name in enumerate(names)
+        ]
+
+    def build(self, call: Call, num_prompts: int = 0) -> nn.Module:
+        """Build the DPT decoder on our features; those of another encoder go to the codebase's decoder.
+
+        Args:
+            call: of the codebase's decoder.
+            num_prompts: see :class:`~hybrid_encoder.adapters.networks.DepthDecoder`.
+
+        Raises:
+            AdapterError: another encoder's features, and there is no encoder of ours at all.
+        """
+        channels = call["num_ch_enc"]
+        encoder = self.encoder_of(channels)
+        if encoder is not None:
+            outputs = call.arguments.get("num_output_channels", 1)
+            return DepthDecoder(encoder.num_ch_enc.tolist(), call["scales"], outputs, self.config, num_prompts)
+        if self._encoders or self.others:
+            return call.build_own()
+        names = ", ".join(holders_of("num_ch_enc", channels)) or f"a network with channels {list(channels)}"
+        raise AdapterError(
+            f"{call.real.__name__} is to read the features of {names}, and no depth encoder of ours was built: "
+            "name what builds it with recipe=CodebaseRecipe(..., encoder=...) (docs/your_codebase.md)."
+        )
+
+    def encoder_of(self, channels: Sequence[int]) -> Features | None:
+        """Return an encoder of ours that has these channels."""
+        return next((x for x in self._encoders if isinstance(x, Features) and x.has_channels(channels)), None)
+
+    def guard(self, cls: type[nn.Module]) -> Answer | None:
+        """Return what refuses our features to a decoder that is not replaced; None for other classes."""
+        if self.choice != "dpt" or "pose" in cls.__name__.lower():
+            return None  # pose decoders read the last map alone
+        if "num_ch_enc" not in inspect.signature(cls.__init__).parameters:
+            return None
+        return self.refuse
+
+    def refuse(self, call: Call) -> nn.Module:
+        """Build a decoder that is not replaced.
+
+        Raises:
+            AdapterError: it is to read our features.
+        """
+        if self.encoder_of(call["num_ch_enc"]) is None:
+            return call.build_own()
+        raise AdapterError(
+            f"{call.real.__module__}.{call.real.__qualname__} is to read the hybrid encoder's features, which only the "
+            f"DPT decoder can: {OWN_DECODER}"
+        )
+
+
+def _build_own(call: Call) -> nn.Module:
+    return call.build_own()
