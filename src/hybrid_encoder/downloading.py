@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import re
 import ssl
@@ -21,6 +22,7 @@ START_RANDOM = (
     "start from random weights with pretrained=False (--no-pretrained on the command line, --weights_init scratch in "
     "Monodepth2 and ManyDepth), or load a trained model with from_pretrained('path/to/folder')"
 )
+NAME = "check the name"
 AGAIN = "check the connection and try again"
 
 # Libraries of the network raise classes of their own, which change with their versions.
@@ -32,13 +34,12 @@ Alternative = tuple[str, Sequence[str]]
 
 
 @contextlib.contextmanager
-def downloads(weights: str, fix: str = START_RANDOM, repo: str | None = None) -> Iterator[None]:
+def downloads(weights: str, fix: str = START_RANDOM) -> Iterator[None]:
     """Turn what libraries raise where a download fails into one sentence; other errors pass.
 
     Args:
         weights: what is downloaded; begins the sentence.
         fix: what helps where the weights cannot be had.
-        repo: the Hub id, where that is where they come from.
 
     Raises:
         CheckpointError: the download failed.
@@ -48,9 +49,9 @@ def downloads(weights: str, fix: str = START_RANDOM, repo: str | None = None) ->
     except CheckpointError:
         raise
     except Exception as error:
-        if not (said := _reason(error, repo)):
+        if not (reason := _reason(error, "")):
             raise
-        raise _not_had(weights, said, fix, repo) from None  # the sentence says what a long traceback would
+        raise _not_had(weights, reason, fix) from None  # the sentence says what a long traceback would
 
 
 def hub_folder(
@@ -82,35 +83,33 @@ def hub_folder(
     from huggingface_hub import HfApi, snapshot_download
 
     options = {k: v for k, v in options.items() if v is not None}
-    force = options.get("force_download", False)
-    if cached_first and not force and (found := _cached(repo, alternatives, options)):
-        return found
-    if options.get("local_files_only"):
-        if found := _cached(repo, alternatives, options):
-            return found
-        said = "only the cache may be asked, which does not have it", "leave local_files_only out"
-        raise _not_had(weights, said, fix, repo)
+    refusal = functools.partial(_not_had, weights, fix=fix, repo=repo, cache=options.get("cache_dir"))
+    cached = None if options.get("force_download") else _cached(repo, alternatives, options)
+    if options.get("local_files_only") and not cached:
+        reason = "only the cache may be asked, and it is not there", "leave out local_files_only"
+        raise refusal(reason)
+    if cached and (cached_first or options.get("local_files_only")):
+        return cached
     api = HfApi(token=options.get("token"))
     try:
         info = ask(lambda: api.model_info(repo, revision=options.get("revision"), timeout=SECONDS / 2))
     except Exception as error:  # whatever the network's library raised
-        if not force and (found := _cached(repo, alternatives, options)):
-            return found
-        said = _reason(error, repo) or (_named(error), AGAIN)
-        raise _not_had(weights, said, fix, repo) from None
-    files = {sibling.rfilename for sibling in info.siblings or ()}
-    for needed, patterns in alternatives:
-        if needed in files:
-            try:
-                return Path(snapshot_download(repo, allow_patterns=list(patterns), **options)), needed
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
-                    raise  # the disk's
-                said = _reason(error, repo) or (_named(error), AGAIN)
-                raise _not_had(weights, said, fix, repo) from None
-    names = " nor ".join(needed for needed, _ in alternatives)
-    said = f"it holds {'neither ' if len(alternatives) > 1 else 'no '}{names}"
-    raise _not_had(weights, (said, "check the name"), fix, repo)
+        if cached:
+            return cached
+        raise refusal(_reason(error, repo) or (_named(error), AGAIN)) from None
+    held = {sibling.rfilename for sibling in info.siblings or ()}
+    chosen = next((row for row in alternatives if row[0] in held), None)
+    if chosen is None:
+        names = " nor ".join(needed for needed, _ in alternatives)
+        reason = f"it holds {'neither' if len(alternatives) > 1 else 'no'} {names}", NAME
+        raise refusal(reason)
+    needed, patterns = chosen
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(patterns), **options)), needed
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
+            raise  # the disk's
+        raise refusal(_reason(error, repo) or (_named(error), AGAIN)) from None
 
 
 def timm_weights(name: str, pretrained: bool, weights: str, fix: str = START_RANDOM) -> dict[str, Any]:
@@ -140,11 +139,11 @@ def timm_weights(name: str, pretrained: bool, weights: str, fix: str = START_RAN
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(folder / found)}}
 
 
-def ask(question: Callable[[], T], seconds: float = SECONDS) -> T:
+def ask(question: Callable[[], T]) -> T:
     """Return the answer to a question to the network, or raise what it raised.
 
     Raises:
-        TimeoutError: no answer in time.
+        TimeoutError: no answer within ``SECONDS``.
     """
     answer: list[T] = []
     errors: list[Exception] = []
@@ -158,11 +157,11 @@ def ask(question: Callable[[], T], seconds: float = SECONDS) -> T:
     # Name resolution has no time limit of its own, so the question is asked in a thread that can be left behind.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(SECONDS)
     if errors:
         raise errors[0]
     if not answer:
-        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
+        raise TimeoutError(f"no answer within {SECONDS:g} seconds")
     return answer[0]
 
 
@@ -181,19 +180,22 @@ def _cached(repo: str, alternatives: Sequence[Alternative], options: dict[str, A
     return None
 
 
-def _not_had(weights: str, said: tuple[str, str], fix: str, repo: str | None) -> CheckpointError:
+def _not_had(
+    weights: str, reason: tuple[str, str], fix: str, repo: str = "", cache: str | Path | None = None
+) -> CheckpointError:
+    """Return the sentence: what is missing, why, what helps first, and what else helps."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    reason, first = said
+    why, first = reason
+    copied = ""
     if repo:
         weights = f"{weights} ({repo} on the Hugging Face Hub)" if weights else f"{repo!r} on the Hugging Face Hub"
-    copied = ""
-    if repo and first != "check the name":
-        copied = f", copy the folder models--{repo.replace('/', '--')} into {HF_HUB_CACHE} from a machine that has it"
-    return CheckpointError(f"{weights} cannot be downloaded: {reason}; {first}{copied}, {fix}.")
+        folder = f"models--{repo.replace('/', '--')}"
+        copied = f", copy the folder {folder} into {cache or HF_HUB_CACHE} from a machine that has it"
+    return CheckpointError(f"{weights} cannot be downloaded: {why}; {first}{copied if first != NAME else ''}, {fix}.")
 
 
-def _reason(error: BaseException, repo: str | None) -> tuple[str, str] | None:
+def _reason(error: BaseException, repo: str) -> tuple[str, str] | None:
     """Return why a download failed and what helps first; None for an error that is not about the network."""
     from huggingface_hub import errors as hub
 
@@ -207,16 +209,16 @@ def _reason(error: BaseException, repo: str | None) -> tuple[str, str] | None:
                 f"ask at https://huggingface.co/{repo} and run 'hf auth login'",
             )
         if isinstance(link, hub.RepositoryNotFoundError):
-            return f"the Hub has no model {repo!r} that you may see", "check the name"
+            return f"the Hub has no model {repo!r} that you may see", NAME
         if isinstance(link, hub.RevisionNotFoundError):
-            return f"{repo!r} on the Hub has no such revision", "check the name"
+            return f"{repo!r} on the Hub has no such revision", NAME
         if isinstance(link, hub.EntryNotFoundError) and not isinstance(link, hub.LocalEntryNotFoundError):
-            return "there is no such file", "check the name"
+            return "there is no such file", NAME
         if isinstance(link, hub.HFValidationError):
-            return f"{repo!r} cannot be a name on the Hub", "check the name"
+            return f"{repo!r} cannot be a name on the Hub", NAME
         status = getattr(link, "code", None) or getattr(getattr(link, "response", None), "status_code", None)
         if isinstance(status, int) and _of_network(link):
-            return f"the server answered {status}", "check the name" if status in (404, 410) else AGAIN
+            return f"the server answered {status}", NAME if status in (404, 410) else AGAIN
     if any(map(_of_network, chain)):
         return _named(next(filter(_of_network, reversed(chain)))), AGAIN
     if isinstance(error, RuntimeError) and re.search(WORDINGS, str(error)):

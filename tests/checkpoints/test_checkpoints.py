@@ -273,14 +273,15 @@ class TestHub:
 
         start = time.monotonic()
         with (
+            mock.patch("hybrid_encoder.downloading.SECONDS", 0.5),
             mock.patch("huggingface_hub.HfApi.model_info", hang),
             pytest.raises(
                 CheckpointError,
-                match=r"'org/name' on .* cannot be downloaded.*no answer within 9.*from_pretrained\('path/to/folder'\)",
+                match=r"'org/name' on .* cannot be downloaded.*no answer within.*from_pretrained\('path/to/folder'\)",
             ),
         ):
             HybridDepthModel.from_pretrained("org/name", cache_dir=tmp_path)
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 5
 
     @pytest.mark.parametrize("layout", ["ours", "published"])
     def test_a_repository_of_either_layout(
@@ -307,7 +308,7 @@ class TestHub:
         listing = mock.Mock(siblings=[mock.Mock(rfilename="README.md")])
         with (
             mock.patch("huggingface_hub.HfApi.model_info", return_value=listing),
-            pytest.raises(CheckpointError, match="'org/name' on the Hugging Face Hub .* holds neither"),
+            pytest.raises(CheckpointError, match=r"'org/name' on the Hugging Face Hub .* holds neither"),
         ):
             read_checkpoint("org/name")
 
