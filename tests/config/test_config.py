@@ -118,8 +118,23 @@ class TestVersions:
             assert moved["format_version"] == FORMAT_VERSION
             assert json.dumps(config) == before, "what was read stays as it is"
             found: Any = moved["config"].get("encoder", moved["config"])
-            assert found["prompts"] == {"num_tokens": 5, "decoder_input": "logits", "template": "{}"}
+            expected = {"num_tokens": 5, "decoder_input": "logits", "template": "{}", "train_text": False}
+            assert found["prompts"] == expected
         assert migrate({"config": {"prompts": None}})["config"] == {"prompts": None}
+
+    def test_before_version_3_a_text_tower_was_frozen_where_a_file_does_not_say(self) -> None:
+        for said, trains in ({}, False), ({"train_text": True}, True), ({"train_text": False}, False):
+            for nested in range(3):
+                config: Any = {"prompts": said}
+                for _ in range(nested):
+                    config = {"encoder": config}
+                moved = migrate({"format_version": 2, "class": "X", "config": config})["config"]
+                for _ in range(nested):
+                    moved = moved["encoder"]
+                assert moved == {"prompts": {"train_text": trains}}
+        new = {"format_version": 3, "config": {"prompts": {}}}
+        assert migrate(new) == new
+        assert HybridEncoderConfig.from_dict(new["config"]).prompts == PromptConfig(train_text="all_but_blocks")
 
     def test_this_version_passes_unchanged(self) -> None:
         content = {"format_version": FORMAT_VERSION, "class": "X", "config": {"prompts": {"count": 5}}}

@@ -193,12 +193,13 @@ def test_frozen_parts_stay_as_they_are_through_train(tiny: HybridDepthEncoder, i
 
 
 def test_the_published_trainable_set() -> None:
-    """CLIP's image tower, DINO's last block, prompts and fusion train; the text tower does not."""
+    """Of CLIP the text tower's twelve blocks are frozen, of DINO all but the last one; prompts and fusion train."""
     config = HybridEncoderConfig.preset("paper")
-    small = HybridEncoderConfig.preset("tiny")
+    small = HybridEncoderConfig.preset("tiny").semantic.overrides
+    twelve_blocks = {**small, "text_cfg": {**small["text_cfg"], "layers": 12}}
     encoder = HybridDepthEncoder(
         config.replace(
-            semantic=replace(config.semantic, pretrained=None, overrides=small.semantic.overrides),
+            semantic=replace(config.semantic, pretrained=None, overrides=twelve_blocks),
             spatial=replace(config.spatial, pretrained=False, overrides={"embed_dim": 48, "num_heads": 3}),
         )
     )
@@ -206,8 +207,29 @@ def test_the_published_trainable_set() -> None:
     assert {n for n in trains if n.startswith("spatial.")} == {
         n for n, _ in encoder.named_parameters() if n.startswith("spatial.model.blocks.11.")
     }
-    assert {n for n in trains if n.startswith("prompts.")} == {"prompts.tokens"}
-    assert "semantic.visual.conv1.weight" in trains
+    text = ("token_embedding", "positional_embedding", "ln_final.weight", "ln_final.bias", "text_projection")
+    assert {n for n in trains if n.startswith("prompts.")} == {f"prompts.{name}" for name in ("tokens", *text)}
+    frozen = {name for name, parameter in encoder.named_parameters() if not parameter.requires_grad}
+    blocks = {name.split(".")[3] for name in frozen if name.startswith("prompts.transformer.resblocks.")}
+    assert blocks == {str(index) for index in range(12)}
+    assert all(name.startswith(("prompts.transformer.", "spatial.")) for name in frozen)
+    assert set(encoder.frozen_parameters()) == {parameter for _, parameter in encoder.named_parameters()} - {
+        parameter for group in encoder.parameter_groups(1e-4) for parameter in group["params"]
+    }
+
+
+def test_around_frozen_blocks_the_text_tower_trains(tiny: HybridDepthEncoder, images: torch.Tensor) -> None:
+    tiny.set_trainable(text="all_but_blocks")
+    tiny.train()
+    before = copy.deepcopy(tiny.state_dict())
+    optimizer = torch.optim.SGD(tiny.parameter_groups(0.1))
+    torch.stack([x.square().mean() for x in tiny(images)]).sum().backward()
+    optimizer.step()
+    after = {name: value for name, value in tiny.state_dict().items() if name.startswith("prompts.")}
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert same == {name for name in after if name.startswith("prompts.transformer.")} and same
+    with pytest.raises(ConfigError, match="text is 'blocks'; it must be true or false or 'all_but_blocks'"):
+        tiny.set_trainable(text="blocks")  # type: ignore[arg-type]
 
 
 def test_parameter_groups_hold_each_trainable_parameter_once(tiny: HybridDepthEncoder) -> None:

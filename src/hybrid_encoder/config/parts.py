@@ -10,6 +10,7 @@ from hybrid_encoder.config.checking import Count, Text, Within, check_fields, ch
 from hybrid_encoder.errors import ConfigError
 
 MAX_PROMPTS = 16384
+NECK_STRIDES = (2, 4, 8, 16, 32)
 MIN_SIZE = 32  # pixels: the least height and width that an encoder takes
 
 Triple = tuple[float, float, float]
@@ -18,6 +19,7 @@ _StdValue = Annotated[float, Within(1e-3, 1000)]
 Mean = tuple[_MeanValue, _MeanValue, _MeanValue]
 Std = tuple[_StdValue, _StdValue, _StdValue]
 Block = Annotated[int, Within(0, 255)]
+TrainText = bool | Literal["all_but_blocks"]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -124,7 +126,8 @@ class PromptConfig:
         words: fixed phrases instead of learned tokens.
         init: learned tokens start from noise (std 0.02) or from ``DEPTH_WORDS``, interpolated.
         decoder_input: what the decoder reads: ``"concat"``, [logits, map], or the ``"logits"`` alone.
-        train_text: whether the text tower itself trains.
+        train_text: whether the text tower trains: whole, not at all, or ``"all_but_blocks"``, its embeddings, last norm
+            and projection around frozen blocks, as published for one frame.
     """
 
     template: Text = "This patch appears to be {}"
@@ -132,7 +135,7 @@ class PromptConfig:
     words: tuple[Text, ...] | None = None
     init: Literal["random", "words"] = "random"
     decoder_input: Literal["concat", "logits"] = "concat"
-    train_text: bool = False
+    train_text: TrainText = "all_but_blocks"
 
     def __post_init__(self) -> None:
         check_fields(self, "prompts.")
@@ -173,3 +176,28 @@ class DecoderConfig:
         check_fields(self, "decoder.")
         if not 1 <= len(self.scales) <= 4 or not set(self.scales) <= {0, 1, 2, 3}:
             raise ConfigError(f"decoder.scales is {shown(self.scales)}; give one or more of 0, 1, 2, 3.")
+
+
+@dataclass(frozen=True)
+class NeckConfig:
+    """The pyramid that another codebase's decoder reads in place of the encoder's four maps.
+
+    Args:
+        channels: of its levels, fine to coarse.
+        strides: of its levels, each a power of two from 2 to 32.
+    """
+
+    channels: tuple[Count, ...] = (64, 64, 128, 256, 512)
+    strides: tuple[int, ...] = NECK_STRIDES
+
+    def __post_init__(self) -> None:
+        check_fields(self, "neck.")
+        if not self.strides or not set(self.strides) <= set(NECK_STRIDES):
+            raise ConfigError(
+                f"neck.strides is {shown(self.strides)}; each must be one of {', '.join(map(str, NECK_STRIDES))}."
+            )
+        if len(self.channels) != len(self.strides) or len(self.strides) > 8:
+            raise ConfigError(
+                f"neck.channels is {shown(self.channels)}; as many are needed as strides, {len(self.strides)}, and 8 "
+                "at most."
+            )

@@ -16,7 +16,7 @@ from hybrid_encoder.config.checking import field_hints, shown
 from hybrid_encoder.errors import ConfigError
 
 MAX_BYTES = 2**20  # of a config.json; those of transformers are the longest, and have some thousand
-FORMAT_VERSION = 2  # of config.json; a file without one is of version 0
+FORMAT_VERSION = 3  # of config.json; a file without one is of version 0
 
 T = TypeVar("T")
 Content = dict[str, Any]
@@ -151,13 +151,8 @@ def _from_version_0(content: Content) -> Content:
 
 def _from_version_1(content: Content) -> Content:
     """Keep of a model of transformers what describes its architecture; all that transformers writes was kept before."""
-    config: Any = content.get("config")
-    holders: list[Content] = []
-    while isinstance(config, dict) and len(holders) < 3:  # encoder, multi-frame encoder, whole model
-        holders.append(config)
-        config = config.get("encoder")
     try:
-        overrides = holders[-1]["spatial"]["overrides"]
+        overrides = _holders(content)[-1]["spatial"]["overrides"]
         if isinstance(overrides["config"], dict):
             overrides["config"] = dino_settings(overrides["config"])
     except (IndexError, KeyError, TypeError):
@@ -165,5 +160,23 @@ def _from_version_1(content: Content) -> Content:
     return content
 
 
-MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_from_version_0, _from_version_1)
+def _from_version_2(content: Content) -> Content:
+    """Write out that the text tower is frozen where a file leaves ``train_text`` out: that was the default."""
+    for holder in _holders(content):
+        if isinstance(holder.get("prompts"), dict):
+            holder["prompts"] = {"train_text": False, **holder["prompts"]}
+    return content
+
+
+def _holders(content: Content) -> list[Content]:
+    """Return the configurations in a file, from the whole model to its encoder, which may be inside another one."""
+    config: Any = content.get("config")
+    found: list[Content] = []
+    while isinstance(config, dict) and len(found) < 3:  # whole model, multi-frame encoder, encoder
+        found.append(config)
+        config = config.get("encoder")
+    return found
+
+
+MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_from_version_0, _from_version_1, _from_version_2)
 """The step at index n takes a file of version n to version n + 1."""

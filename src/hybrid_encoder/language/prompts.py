@@ -139,9 +139,10 @@ class DepthPrompts(nn.Module):
             delattr(self, name)
         self.tokens = None
 
-    def text_parameters(self) -> list[nn.Parameter]:
-        """Return the text tower's parameters: all but the learned tokens."""
-        return [parameter for name, parameter in self.named_parameters() if name != "tokens"]
+    def text_parameters(self, blocks: bool = True) -> list[nn.Parameter]:
+        """Return the text tower's parameters, with or without its transformer's; not the learned tokens."""
+        left_out = "tokens" if blocks else ("tokens", "transformer.")
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith(left_out)]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._kept.clear()  # a move to another dtype or device and back changes values, not versions

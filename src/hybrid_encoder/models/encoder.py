@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.config.checking import Within, check_value, shown
+from hybrid_encoder.config.parts import TrainText
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.language.logits import pixel_prompt_logits
 from hybrid_encoder.language.prompts import DepthPrompts
@@ -82,11 +83,11 @@ class HybridDepthEncoder(HybridModel):
             config = config.replace(spatial=self.spatial.config)
         self.config = config
         self.check_values = True
-        self._trains: dict[str, bool | int] = {}
+        self._trains: dict[str, Any] = {}
         self.set_trainable(
             semantic=config.semantic.trainable,
             spatial=True if config.spatial.trainable_blocks == "all" else config.spatial.trainable_blocks,
-            text=bool(config.prompts and config.prompts.train_text),
+            text=config.prompts.train_text if config.prompts else False,
             prompts=True,
             fusion=True,
         )
@@ -160,7 +161,8 @@ class HybridDepthEncoder(HybridModel):
     def set_prompts(self, config: PromptConfig) -> None:
         """Replace the prompts, on the same text tower: learned tokens after a coarse stage's words, say.
 
-        What reads the maps must be built anew: the number of logits among them changes.
+        What reads the maps must be built anew: the number of logits among them changes. What trains of the text tower
+        stays as it is, unless the configuration says that all of it does.
 
         Raises:
             ConfigError: no prompts so far, folded ones, or words that they have not kept; not a ``PromptConfig``.
@@ -170,11 +172,10 @@ class HybridDepthEncoder(HybridModel):
         if self.prompts is None or self.config.prompts is None:
             raise ConfigError("the encoder has no prompts, and no text tower for others; build one with prompts.")
         self.prompts.check_unfolded()
-        trains = any(parameter.requires_grad for parameter in self.prompts.text_parameters())
         device = self.prompts.token_embedding.device
         self.prompts = DepthPrompts(self.prompts, config).to(device)
         self.config = self.config.replace(prompts=config)
-        self.set_trainable(text=trains or config.train_text, prompts=True)
+        self.set_trainable(text=config.train_text is True or self._trains["text"], prompts=True)
 
     def fold_prompts(self) -> None:
         if self.prompts is not None:
@@ -201,7 +202,7 @@ class HybridDepthEncoder(HybridModel):
         *,
         semantic: bool | None = None,
         spatial: bool | int | None = None,
-        text: bool | None = None,
+        text: TrainText | None = None,
         prompts: bool | None = None,
         fusion: bool | None = None,
     ) -> None:
@@ -210,17 +211,17 @@ class HybridDepthEncoder(HybridModel):
         Args:
             semantic: CLIP's image tower.
             spatial: DINO; a number releases only that many of the last blocks.
-            text: CLIP's text tower.
+            text: CLIP's text tower; ``"all_but_blocks"`` releases what is around its blocks, and them not.
             prompts: the learned depth tokens.
             fusion: the aligning convolutions.
 
         Raises:
-            ConfigError: neither a truth value nor, for ``spatial``, a number of blocks.
+            ConfigError: neither a truth value nor, for ``spatial``, a number of blocks, nor, for ``text``, its word.
         """
         asked = {"semantic": semantic, "spatial": spatial, "text": text, "prompts": prompts, "fusion": fusion}
         changed = {part: trains for part, trains in asked.items() if trains is not None}
         for part, trains in changed.items():
-            check_value(Blocks if part == "spatial" else bool, trains, part)
+            check_value({"spatial": Blocks, "text": TrainText}.get(part, bool), trains, part)
         self._trains |= changed
         released = {id(parameter) for part in changed for parameter in self._released(part)}
         for part in changed:
@@ -231,6 +232,8 @@ class HybridDepthEncoder(HybridModel):
     def _released(self, part: str) -> list[nn.Parameter]:
         """Return the parameters of a part that are meant to train."""
         trains = self._trains[part]
+        if isinstance(trains, str):
+            return [] if self.prompts is None else self.prompts.text_parameters(blocks=False)
         if part == "spatial" and self.spatial is not None and not isinstance(trains, bool):
             blocks = list(self.spatial.blocks)
             return [parameter for block in blocks[max(0, len(blocks) - trains) :] for parameter in block.parameters()]
