@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hybrid_encoder.checkpoints.described import Description
 from hybrid_encoder.config import DecoderConfig
-from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
+from hybrid_encoder.errors import AdapterError, ConfigError
 from hybrid_encoder.models.base import HybridModel
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.models.encoder import HybridDepthEncoder
@@ -18,35 +20,8 @@ from hybrid_encoder.models.matching import HybridMatchingEncoder
 from hybrid_encoder.models.neck import PyramidNeck
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead
 
+from .loading import StrictLoading
 from .patching.proxies import PassesFor
-
-
-class StrictLoading(PassesFor, nn.Module):
-    """Refuses weights that miss names, even where a trainer fills the gaps with the module's own.
-
-    Monodepth2's trainer drops the names that it does not know, lays the rest over ``state_dict()`` and loads
-    that: a checkpoint of another model would be loaded without a word. What was filled in shares its memory with the
-    module's own weights, which gives it away.
-    """
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights as any module does.
-
-        Raises:
-            CheckpointError: some of the weights are this module's own.
-        """
-        own = self.state_dict()
-        filled = [
-            name
-            for name, value in state_dict.items()
-            if name in own and value.numel() and value.data_ptr() == own[name].data_ptr()
-        ]
-        if filled:
-            raise CheckpointError(
-                f"the weights hold nothing for {filled[0]!r} ({len(filled)} of {len(own)} names): they are another "
-                "model's, the unpatched repository's perhaps; load them without patch(), or train under it first."
-            )
-        return super().load_state_dict(state_dict, strict, assign)
 
 
 class Features(StrictLoading):
@@ -101,6 +76,10 @@ class Features(StrictLoading):
     def model(self) -> HybridModel:
         """The model that gives the maps."""
         raise NotImplementedError
+
+    def describe(self) -> Description:
+        neck = None if self.neck is None else self.neck.config
+        return Description(type(self).__name__, self.model.config, neck)
 
     def features(self, images: Tensor, maps: list[Tensor]) -> list[Tensor]:
         """Return the features of images (B, 3, H, W) and their maps, (B, num_ch_enc[i], h_i, w_i) each."""
@@ -221,6 +200,10 @@ class PoseEncoder(StrictLoading):
         encoder.spatial.check_class_token()
         self.spatial = encoder.spatial
         self.num_ch_enc = np.array([2 * encoder.spatial.channels[-1]])
+        self._config = encoder.config
+
+    def describe(self) -> Description:
+        return Description("PoseEncoder", self._config)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Take two frames in temporal order, RGB in [0, 1], (B, 6, H, W), to one feature (B, 2 C, 1, 1)."""
@@ -272,13 +255,13 @@ class DepthDecoder(StrictLoading):
     ) -> None:
         super().__init__()
         self.num_prompts = num_prompts
-        self.dpt = DPTDecoder.from_config(
-            [int(channels) for channels in num_ch_enc[1:]],
-            config,
-            scales=tuple(scales),
-            out_channels=num_output_channels,
-            activation="sigmoid",
-        )
+        self.num_output_channels = num_output_channels
+        self.config = dataclasses.replace(config, scales=tuple(scales), activation="sigmoid")
+        in_channels = [int(channels) for channels in num_ch_enc[1:]]
+        self.dpt = DPTDecoder.from_config(in_channels, self.config, out_channels=num_output_channels)
+
+    def describe(self) -> Description:
+        return Description("DepthDecoder", self.config, num_outputs=self.num_output_channels)
 
     def forward(self, features: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
         """Return ``{("disp", s): (B, num_output_channels, H // 2**s, W // 2**s)}``, in [0, 1].

@@ -29,6 +29,7 @@ from hybrid_encoder.config.parts import (
     SpatialConfig,
     Triple,
 )
+from hybrid_encoder.config.pyramids import NeckConfig
 from hybrid_encoder.config.serialization import FORMAT_VERSION, migrate
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "HybridEncoderConfig",
     "HybridMatchingConfig",
     "HybridMatchingDepthConfig",
+    "NeckConfig",
     "PromptConfig",
     "SemanticConfig",
     "SpatialConfig",

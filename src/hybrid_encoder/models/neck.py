@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybrid_encoder.config import NeckConfig
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.models.base import check_image_size
 
@@ -52,6 +53,11 @@ class PyramidNeck(nn.Module):
             for sources, out in zip(self.sources, self.num_ch_enc, strict=True)
         )
         self.smooth = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for out in self.num_ch_enc)
+
+    @property
+    def config(self) -> NeckConfig:
+        """What the neck is, as data."""
+        return NeckConfig(tuple(int(channels) for channels in self.num_ch_enc), tuple(self.strides))
 
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> list[Tensor]:
         """Take four maps (B, C_i, h, w) to a pyramid, (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))."""
