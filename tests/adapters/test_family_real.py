@@ -1,0 +1,62 @@
+"""Two steps of every codebase derived from Monodepth2 and ManyDepth, with our network inside.
+
+The checkouts are the user's own, one folder for each repository's name in the folder that HYBRID_ENCODER_FAMILY names;
+a folder ``site`` beside them may hold packages that they import. ``helpers/family.py`` lists the cases.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers.checkouts import DATA
+from helpers.family import CASES, FAMILY, STEPS, Case, run
+
+pytestmark = [
+    pytest.mark.family,
+    pytest.mark.real_data,
+    pytest.mark.slow,
+    pytest.mark.skipif(not FAMILY.name, reason="HYBRID_ENCODER_FAMILY names no folder of checkouts"),
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no KITTI frames at {DATA} (HYBRID_ENCODER_DATA)"),
+]
+
+
+def _skip_without_checkout(case: Case) -> None:
+    if not (FAMILY / case.name).is_dir():
+        pytest.skip(f"HYBRID_ENCODER_FAMILY holds no checkout {case.name} (github.com/{case.repository})")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.refused], ids=lambda case: case.title)
+def test_our_network_trains(case: Case, tmp_path: Path) -> None:
+    _skip_without_checkout(case)
+    found = run(case, tmp_path)
+    told = json.dumps(found, indent=1)
+    assert found["end"] in ("enough", "the script ended"), f"{found.get('trace')}\n{told}"
+    assert found["steps"] >= STEPS and found["networks"], told
+    for network in found["networks"]:
+        assert network["called"] and network["finite"], told
+        assert network["in optimizer"] == network["trained"] > 0, told
+        assert network["changed"] == network["with gradient"] > network["trained"] / 2, told
+        assert network["frozen in optimizer"] == network["frozen changed"] == 0, told
+    encoders = [network for network in found["networks"] if network["kind"] != "DepthDecoder"]
+    assert encoders and all(network["frozen"] > 0 for network in encoders), told
+    # Frames of the road in daylight: from almost black to almost white, which a normalised image is not.
+    assert -1e-5 <= found["lowest"] < 0.1 and 0.8 < found["highest"] <= 1 + 1e-5, told
+
+    saved = found["saved"]
+    assert saved["found"] and saved["compared"] == len(found["networks"]), told
+    assert saved["different"] == 0 < saved["fresh"], told
+    assert found["undo"] == found["left behind"] == [], told
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.refused], ids=lambda case: case.title)
+def test_the_reason_is_told(case: Case, tmp_path: Path) -> None:
+    _skip_without_checkout(case)
+    found = run(case, tmp_path)
+    told = json.dumps(found, indent=1)
+    assert found["end"] == "AdapterError", told
+    assert found["steps"] == found["others"] == 0, told
+    for words in case.refused:
+        assert words in found["error"], told
