@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybrid_encoder.config import DepthScale, HybridEncoderConfig, HybridMatchingConfig, find_encoder_config
+from hybrid_encoder.config import (
+    DepthScale,
+    HybridEncoderConfig,
+    HybridMatchingConfig,
+    UNetDecoderConfig,
+    find_encoder_config,
+)
 
 PAPER = "https://arxiv.org/abs/2510.09320"
 
@@ -41,7 +47,12 @@ def config_rows(config: Any) -> list[tuple[str, str]]:
         )
     if isinstance(config, DepthScale):
         decoder = config.decoder  # type: ignore[attr-defined]
-        rows.append(("decoder", f"DPT, {decoder.features} features, scales {decoder.scales}, {decoder.activation}"))
+        kind = (
+            f"Monodepth2's, {decoder.widths} channels on a pyramid of {decoder.neck.channels}"
+            if isinstance(decoder, UNetDecoderConfig)
+            else f"DPT, {decoder.features} features"
+        )
+        rows.append(("decoder", f"{kind}, scales {decoder.scales}, {decoder.activation}"))
         rows.append(("disparity", f"1 is {config.min_depth:g} and 0 is {config.max_depth:g}"))
         rows.append(("scale of depth", "metres" if config.metric else "unknown (relative)"))
         rows.append(("fitted at", "unknown size" if config.size is None else f"{config.size[0]} x {config.size[1]}"))

@@ -55,7 +55,7 @@ def read_weights(path: Path) -> WeightFile:
         CheckpointError: the file is missing, damaged, or holds no state dict.
     """
     try:
-        with open(path, "rb", opener=_open_file) as file:
+        with open(path, "rb", opener=open_file) as file:
             size = os.fstat(file.fileno()).st_size
             content, spans = read_content(file, size, path.suffix == ".safetensors")
             entries, under = _state_dict(content)
@@ -71,7 +71,7 @@ def read_weights(path: Path) -> WeightFile:
     return WeightFile(path, tensors, settings, under)
 
 
-def _open_file(path: str, flags: int) -> int:
+def open_file(path: str, flags: int) -> int:
     """Open a regular file alone: a pipe would wait for a writer for ever, and a device has no end."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -1,8 +1,9 @@
 """Checkpoints: found, read, and handed to a model as a configuration and a state dict.
 
 Ours is a folder with ``config.json``, ``model.safetensors`` and a model card. The published layout is a folder with
-``encoder.pth`` and ``depth.pth`` (or one that holds it as ``checkpoints/``), or a stage-1 Lightning ``.ckpt``. Nothing
-here knows a model class: a model builds itself from the configuration and says what it needs of the tensors.
+``encoder.pth`` and ``depth.pth`` (or one that holds it as ``checkpoints/``), or a stage-1 Lightning ``.ckpt``. The
+trainers of Monodepth2 and ManyDepth write files of these two names, too, with our networks in them. Nothing here
+knows a model class: a model builds itself from the configuration and says what it needs of the tensors.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from hybrid_encoder.checkpoints import published, published_state
+from hybrid_encoder.checkpoints import published, published_state, trained
+from hybrid_encoder.checkpoints.described import stored_config
 from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, WeightFile, read_tensors, read_weights
 from hybrid_encoder.checkpoints.sources import find_source
 from hybrid_encoder.config import MODEL_CONFIGS, DepthScale, find_encoder_config
@@ -37,7 +39,7 @@ DESCRIBED = {
     "HybridMatchingEncoder": "a multi-frame encoder without a decoder",
     "HybridMatchingModel": "a multi-frame model",
 }
-Layout = Literal["ours", "published", "stage1"]
+Layout = Literal["ours", "published", "stage1", "trained"]
 Tensors = Mapping[str, Tensor]
 C_ = TypeVar("C_", bound=Serializable)
 
@@ -48,10 +50,12 @@ class Checkpoint:
 
     Attributes:
         path: the file or folder.
-        layout: ``"ours"``, ``"published"`` (encoder.pth and depth.pth) or ``"stage1"`` (a Lightning file).
+        layout: ``"ours"``, ``"published"`` (encoder.pth and depth.pth), ``"stage1"`` (a Lightning file) or
+            ``"trained"`` (files of another codebase's trainer, with networks of ours).
         config: of the model that it holds, one of :data:`hybrid_encoder.config.MODEL_CONFIGS`.
-        tensors: ours under our names, the others as published.
+        tensors: under our names, or as published.
         decoder_tensors: the published decoder's.
+        left_out: why a folder's decoder was not read, as a sentence; empty where it was, or where there is none.
     """
 
     path: Path
@@ -59,6 +63,7 @@ class Checkpoint:
     config: Any
     tensors: Tensors
     decoder_tensors: Tensors = field(default_factory=dict)
+    left_out: str = ""
 
     @property
     def holds(self) -> str:
@@ -78,6 +83,11 @@ class Checkpoint:
         if isinstance(self.config, DepthScale) and isinstance(inner := getattr(self.config, "encoder", None), kind):
             return inner, "encoder."
         wanted = next(name for name, config in MODEL_CONFIGS.items() if config is kind)
+        if self.left_out and issubclass(kind, DepthScale):
+            raise CheckpointError(
+                f"{self.path} cannot be loaded as a {wanted}: {self.left_out}; {self.holds}.from_pretrained reads the "
+                "encoder."
+            )
         raise CheckpointError(
             f"{self.path} holds {DESCRIBED[self.holds]}, which cannot be loaded as a {wanted}; load it with "
             f"{self.holds}.from_pretrained."
@@ -93,7 +103,7 @@ class Checkpoint:
                 checkpoint holds all of CLIP's.
         """
         tensors: Tensors = self.tensors
-        if self.layout != "ours":
+        if self.layout in ("published", "stage1"):
             decoder = {} if prefix else self.decoder_tensors
             tensors = published_state.whole_state(self.config, config, self.tensors, decoder, word_ids, num_positions)
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -125,7 +135,7 @@ def find_reader(path: Path) -> tuple[Callable[[Path], Checkpoint], Path]:
         return _read_ours, path
     for folder in (path, path / "checkpoints"):
         if (folder / "encoder.pth").is_file():
-            return _read_published, folder
+            return _read_pair, folder / "encoder.pth"
     stage1 = path / "stage1_checkpoint" / "stage1.ckpt"
     if stage1.is_file():
         return _read_stage1, stage1
@@ -171,8 +181,9 @@ def _read_file(path: Path) -> Checkpoint:
     """Read a single file: a stage-1 checkpoint, or one that stands for the folder that it is part of."""
     if path.name in (WEIGHTS, CONFIG) and (path.parent / CONFIG).is_file():
         return _read_ours(path.parent)
-    if path.name in ("encoder.pth", "depth.pth") and (path.parent / "encoder.pth").is_file():
-        return _read_published(path.parent)
+    for name, decoder in trained.FILES.items():
+        if path.name in (name, decoder) and (path.parent / name).is_file():
+            return _read_pair(path.parent / name)
     if path.suffix == ".safetensors":
         _refuse_run(path.parent)
     return _read_stage1(path)
@@ -196,16 +207,36 @@ def _read_ours(folder: Path) -> Checkpoint:
     return Checkpoint(folder, "ours", config, read_tensors(folder / WEIGHTS))
 
 
-def _read_published(folder: Path) -> Checkpoint:
-    encoder = read_weights(folder / "encoder.pth")
-    decoder = read_tensors(folder / "depth.pth") if (folder / "depth.pth").is_file() else {}
+def _read_pair(path: Path) -> Checkpoint:
+    """Read an encoder's file and its decoder's: ours, written by another codebase's trainer, or the published ones."""
+    encoder = read_weights(path)
     settings, tensors = _settings(encoder)
+    try:
+        description = stored_config(tensors)
+        if description is None:
+            return _read_published(path, settings, tensors)
+        found = trained.read_trained(path, tensors, description, settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{path.parent} describes a model that cannot be: {error}") from error
+    return Checkpoint(path.parent, "trained", found.config, found.tensors, left_out=found.left_out)
+
+
+def _read_published(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
+    if trained.is_undescribed(tensors):
+        raise CheckpointError(
+            f"{path} was written by an adapter of an earlier version, which kept no configuration; load it under "
+            "patch(), with the encoder that it was trained with, and save it again."
+        )
+    folder = path.parent
+    decoder = read_tensors(folder / "depth.pth") if (folder / "depth.pth").is_file() else {}
     size = (settings["height"], settings["width"]) if {"height", "width"} <= set(settings) else None
     bins = {name: float(settings[name]) for name in BIN_RANGE if name in settings}
     try:
         config = published.read_model_config(tensors, decoder, size, bins)
     except ConfigError as error:
-        raise CheckpointError(f"{folder} is not a published Hybrid-depth checkpoint: {error}") from error
+        raise CheckpointError(
+            f"{folder} is neither a published Hybrid-depth checkpoint nor one that was trained under patch(): {error}"
+        ) from error
     return Checkpoint(folder, "published", config, tensors, decoder)
 
 

@@ -29,4 +29,5 @@ def convert_command(
     model = getattr(models, checkpoint.holds).from_checkpoint(checkpoint)
     make_folder(output)
     model.save_pretrained(output, notes=notes or f"Converted from a checkpoint of the {checkpoint.layout} layout.")
-    console.print(f"{checkpoint.holds} -> {output}")
+    left_out = f"; the decoder was not read: {checkpoint.left_out}" if checkpoint.left_out else ""
+    console.print(f"{checkpoint.holds} -> {output}{left_out}")

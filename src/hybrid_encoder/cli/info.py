@@ -10,7 +10,12 @@ from hybrid_encoder.errors import visible
 if TYPE_CHECKING:
     from hybrid_encoder.checkpoints.reading import Checkpoint
 
-LAYOUTS = {"ours": "hybrid-encoder", "published": "Hybrid-depth stage 2", "stage1": "Hybrid-depth stage 1"}
+LAYOUTS = {
+    "ours": "hybrid-encoder",
+    "published": "Hybrid-depth stage 2",
+    "stage1": "Hybrid-depth stage 1",
+    "trained": "Monodepth2 or ManyDepth, trained under patch()",
+}
 
 
 def info_command(source: Source) -> None:
@@ -33,5 +38,6 @@ def _describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("layout", LAYOUTS[checkpoint.layout]),
         ("holds", checkpoint.holds),
         *config_rows(checkpoint.config),
+        *([("decoder", f"not read: {checkpoint.left_out}")] if checkpoint.left_out else []),
         ("tensors", f"{len(tensors)} with {num_values / 1e6:.1f} million values"),
     ]

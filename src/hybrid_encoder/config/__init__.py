@@ -29,7 +29,7 @@ from hybrid_encoder.config.parts import (
     SpatialConfig,
     Triple,
 )
-from hybrid_encoder.config.pyramids import NeckConfig
+from hybrid_encoder.config.pyramids import NeckConfig, UNetDecoderConfig
 from hybrid_encoder.config.serialization import FORMAT_VERSION, migrate
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "SemanticConfig",
     "SpatialConfig",
     "Triple",
+    "UNetDecoderConfig",
     "find_encoder_config",
     "migrate",
 ]

@@ -17,11 +17,13 @@ from hybrid_encoder.config.parts import (
     SemanticConfig,
     SpatialConfig,
 )
+from hybrid_encoder.config.pyramids import UNetDecoderConfig
 from hybrid_encoder.config.serialization import Serializable
 from hybrid_encoder.errors import ConfigError
 
 Depth = Annotated[float, Within(1e-6, 1e9)]
 Side = Annotated[int, Within(MIN_SIZE, 65536)]
+AnyDecoderConfig = DecoderConfig | UNetDecoderConfig
 MAX_PIXELS = 2**22  # of a working size: a file that states one decides how much memory a prediction takes
 MULTI_FRAME_PROMPTS = 128  # as published for several frames; the single-frame model has 256
 
@@ -98,7 +100,7 @@ class HybridDepthConfig(DepthScale):
     """Encoder and decoder, with the depth range that disparity stands for (:class:`DepthScale`)."""
 
     encoder: HybridEncoderConfig = field(default_factory=HybridEncoderConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder: AnyDecoderConfig = field(default_factory=DecoderConfig)
 
     @classmethod
     def preset(cls, name: str) -> HybridDepthConfig:
@@ -174,7 +176,7 @@ class HybridMatchingDepthConfig(DepthScale):
     """Multi-frame encoder and decoder, with the depth range that disparity stands for (:class:`DepthScale`)."""
 
     encoder: HybridMatchingConfig = field(default_factory=HybridMatchingConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder: AnyDecoderConfig = field(default_factory=DecoderConfig)
 
     @classmethod
     def preset(cls, name: str) -> HybridMatchingDepthConfig:

@@ -10,7 +10,6 @@ from hybrid_encoder.config.checking import Count, Text, Within, check_fields, ch
 from hybrid_encoder.errors import ConfigError
 
 MAX_PROMPTS = 16384
-NECK_STRIDES = (2, 4, 8, 16, 32)
 MIN_SIZE = 32  # pixels: the least height and width that an encoder takes
 
 Triple = tuple[float, float, float]
@@ -176,28 +175,3 @@ class DecoderConfig:
         check_fields(self, "decoder.")
         if not 1 <= len(self.scales) <= 4 or not set(self.scales) <= {0, 1, 2, 3}:
             raise ConfigError(f"decoder.scales is {shown(self.scales)}; give one or more of 0, 1, 2, 3.")
-
-
-@dataclass(frozen=True)
-class NeckConfig:
-    """The pyramid that another codebase's decoder reads in place of the encoder's four maps.
-
-    Args:
-        channels: of its levels, fine to coarse.
-        strides: of its levels, each a power of two from 2 to 32.
-    """
-
-    channels: tuple[Count, ...] = (64, 64, 128, 256, 512)
-    strides: tuple[int, ...] = NECK_STRIDES
-
-    def __post_init__(self) -> None:
-        check_fields(self, "neck.")
-        if not self.strides or not set(self.strides) <= set(NECK_STRIDES):
-            raise ConfigError(
-                f"neck.strides is {shown(self.strides)}; each must be one of {', '.join(map(str, NECK_STRIDES))}."
-            )
-        if len(self.channels) != len(self.strides) or len(self.strides) > 8:
-            raise ConfigError(
-                f"neck.channels is {shown(self.channels)}; as many are needed as strides, {len(self.strides)}, and 8 "
-                "at most."
-            )

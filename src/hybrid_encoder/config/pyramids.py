@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from hybrid_encoder.config.checking import Count, check_fields, shown
 from hybrid_encoder.errors import ConfigError
@@ -33,3 +34,30 @@ class NeckConfig:
                 f"neck.channels is {shown(self.channels)}; as many are needed as strides, {len(self.strides)}, and 8 "
                 "at most."
             )
+
+
+@dataclass(frozen=True)
+class UNetDecoderConfig:
+    """The decoder of Monodepth2 and ManyDepth on a pyramid of the encoder's maps; its disparity is a sigmoid's.
+
+    Args:
+        neck: the pyramid, of the strides 2, 4, 8, 16 and 32.
+        widths: channels of the five levels, fine to coarse.
+        scales: output scales; scale s is 1 / 2**s of the image size (0 to 3).
+    """
+
+    neck: NeckConfig = field(default_factory=NeckConfig)
+    widths: tuple[Count, Count, Count, Count, Count] = (16, 32, 64, 128, 256)
+    scales: tuple[int, ...] = (0, 1, 2, 3)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "decoder.")
+        if self.neck.strides != NECK_STRIDES:
+            raise ConfigError(f"decoder.neck.strides is {shown(self.neck.strides)}; this decoder reads {NECK_STRIDES}.")
+        if not 1 <= len(self.scales) <= 4 or not set(self.scales) <= {0, 1, 2, 3}:
+            raise ConfigError(f"decoder.scales is {shown(self.scales)}; give one or more of 0, 1, 2, 3.")
+
+    @property
+    def activation(self) -> Literal["sigmoid"]:
+        """What disparity is made with."""
+        return "sigmoid"

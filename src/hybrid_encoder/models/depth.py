@@ -15,7 +15,7 @@ from hybrid_encoder.geometry.camera import disparity_to_depth
 from hybrid_encoder.geometry.plane_sweep import check_tensors
 from hybrid_encoder.language.depth_words import bin_centers, language_depth
 from hybrid_encoder.models.base import EncoderHolder, check_working_size, find_config, in_evaluation
-from hybrid_encoder.models.decoder import DPTDecoder
+from hybrid_encoder.models.decoders import Decoder, build_decoder
 from hybrid_encoder.models.encoder import HybridDepthEncoder, check_images
 
 
@@ -34,14 +34,14 @@ class DepthPrediction(NamedTuple):
 
 
 class DepthModel(EncoderHolder):
-    """An encoder with a DPT decoder: what the single-frame and the multi-frame model share.
+    """An encoder with a decoder: what the single-frame and the multi-frame model share.
 
     Attributes:
         decoder: reads the encoder's maps.
     """
 
     config: Any  # a DepthScale, as each subclass says
-    decoder: DPTDecoder
+    decoder: Decoder
     own_part = "decoder"
 
     def own_parameters(self) -> list[nn.Parameter]:
@@ -83,7 +83,7 @@ class DepthModel(EncoderHolder):
 
 
 class HybridDepthModel(DepthModel):
-    """The hybrid encoder with a DPT decoder.
+    """The hybrid encoder with a decoder, DPT's or Monodepth2's.
 
     Args:
         config: a preset name (``"paper"``, ``"tiny"``) or a configuration.
@@ -106,7 +106,7 @@ class HybridDepthModel(DepthModel):
         super().__init__()
         config = find_config(HybridDepthConfig, config)
         self.encoder = HybridDepthEncoder(config.encoder, pretrained=pretrained) if encoder is None else encoder
-        self.decoder = DPTDecoder.from_config(self.encoder.feature_info.channels(), config.decoder)
+        self.decoder = build_decoder(self.encoder.feature_info.channels(), config.decoder)
         self.config = config.replace(encoder=self.encoder.config)
 
     def forward(self, images: Tensor) -> Tensor:

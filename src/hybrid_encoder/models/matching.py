@@ -22,7 +22,7 @@ from hybrid_encoder.geometry.plane_sweep import (
 )
 from hybrid_encoder.models._depth_bins import DepthBinsLoader
 from hybrid_encoder.models.base import find_config, in_evaluation
-from hybrid_encoder.models.decoder import DPTDecoder
+from hybrid_encoder.models.decoders import build_decoder
 from hybrid_encoder.models.depth import DepthModel, DepthPrediction
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
 
@@ -245,7 +245,7 @@ class HybridMatchingEncoder(DepthBinsLoader):
 
 
 class HybridMatchingModel(DepthBinsLoader, DepthModel):
-    """The multi-frame encoder with a DPT decoder.
+    """The multi-frame encoder with a decoder, DPT's or ManyDepth's.
 
     Args:
         config: a preset name (``"paper"``, ``"tiny"``) or a configuration.
@@ -268,7 +268,7 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
         super().__init__()
         config = find_config(HybridMatchingDepthConfig, config)
         self.encoder = HybridMatchingEncoder(config.encoder, pretrained=pretrained) if encoder is None else encoder
-        self.decoder = DPTDecoder.from_config(self.encoder.feature_info.channels(), config.decoder)
+        self.decoder = build_decoder(self.encoder.feature_info.channels(), config.decoder)
         self.config = config.replace(encoder=self.encoder.config)
 
     def forward(
