@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.data.depth_maps import check_same_view, read_depth
 from hybrid_encoder.data.opening import expanded, is_file
+from hybrid_encoder.data.transforms import Size, check_size, item_size, jitter_colours, resize_images
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,18 @@ class PatchBatch(NamedTuple):
 
 
 def collate(items: Sequence[OrderedPatches]) -> PatchBatch:
-    """Join items into one batch, for ``DataLoader(..., collate_fn=collate)``; an item may have no lanes."""
+    """Join items into one batch, for ``DataLoader(..., collate_fn=collate)``; an item may have no lanes.
+
+    Raises:
+        InputError: images of different sizes.
+    """
+    sizes = {tuple(item.image.shape[-2:]): item.name for item in items}
+    if len(sizes) > 1:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        raise InputError(
+            f"{first} is {one[0]} x {one[1]} and {second} {other[0]} x {other[1]}, which do not make a batch; give "
+            "(H, W) as the size, or train on images of one aspect."
+        )
     counts = torch.tensor([len(item.points) for item in items])
     return PatchBatch(
         torch.stack([item.image for item in items]),
@@ -175,11 +186,12 @@ class OrderedDepth(Dataset[OrderedPatches]):
         images: image files, or functions that return RGB in [0, 1], (3, H, W).
         depths: for each image, a ``.npy`` file, a 16-bit PNG file (value / 256, as in KITTI), or a function that
             returns an array; (h, w) or (1, h, w), 0 where unknown.
-        size: (H, W) of the items.
+        size: (H, W) of the items; or the least that their shorter side may have, at the aspect of each image.
         points, lanes, ratio: as for ``ordered_points_from_depth``.
         inverse: depths hold disparity, or another number that is larger the nearer a pixel is.
         flip: mirror half of the items.
         seed: return the same points whenever an item is read; by default draw new ones from torch's own generator.
+        jitter: change the colours of all items, as :func:`hybrid_encoder.data.transforms.jitter_colours` does.
 
     Raises:
         InputError: an option out of its range, another number of depths than of images, a file that does not exist;
@@ -191,15 +203,16 @@ class OrderedDepth(Dataset[OrderedPatches]):
         self,
         images: Sequence[ArraySource],
         depths: Sequence[ArraySource],
-        size: tuple[int, int] = (224, 224),
+        size: Size = (224, 224),
         points: int = 7,
         lanes: int = 4,
         ratio: float = 1.1,
         inverse: bool = False,
         flip: bool = False,
         seed: int | None = None,
+        jitter: bool = False,
     ) -> None:
-        check_size(size)
+        check_size(size, shorter=True)
         check_group(points, lanes, ratio)
         if len(images) != len(depths):
             raise InputError(f"there are {len(images)} images and {len(depths)} depths; give each image its depth.")
@@ -208,7 +221,7 @@ class OrderedDepth(Dataset[OrderedPatches]):
                 raise InputError(f"{source} does not exist; check the path.")
         self.images, self.depths = list(images), list(depths)
         self.size, self.points, self.lanes, self.ratio = size, points, lanes, ratio
-        self.inverse, self.flip, self.seed = inverse, flip, seed
+        self.inverse, self.flip, self.seed, self.jitter = inverse, flip, seed, jitter
 
     def __len__(self) -> int:
         return len(self.images)
@@ -233,7 +246,7 @@ class OrderedDepth(Dataset[OrderedPatches]):
             source = f"depth {index}" if callable(depth_source) else str(depth_source)
             check_same_view(size, source, (image.shape[-2], image.shape[-1]), name)
         flip = self.flip and bool(torch.rand((), generator=generator) < 0.5)
-        return resize_item(image, points, size, self.size, flip, name)
+        return resize_item(image, points, size, self.size, flip, name, self.jitter)
 
 
 def depth_files(images: str | Path, depths: str | Path, ending: str = ".npy") -> tuple[list[Path], list[Path]]:
@@ -269,30 +282,27 @@ def lidar_frames(drive: KittiDrive, frames: Sequence[int] | None = None) -> tupl
 
 
 def resize_item(
-    image: Tensor, points: Tensor, frame: tuple[int, int], size: tuple[int, int], flip: bool, name: str
+    image: Tensor, points: Tensor, frame: tuple[int, int], size: Size, flip: bool, name: str, jitter: bool = False
 ) -> OrderedPatches:
-    """Bring an image and its points to one size, mirrored or not.
+    """Bring an image and its points to one size, mirrored or not, with other colours or its own.
 
     Args:
         image: RGB in [0, 1], (3, h, w).
         points: (x, y) in pixels of the same view at the size ``frame``, (L, P, 2).
         frame: (H, W) that the points are in; it may differ from the image's.
-        size: (H, W) of the item.
+        size: of the item, as :func:`hybrid_encoder.data.transforms.item_size` takes it.
         flip: mirror image and points.
         name: of the item.
+        jitter: change the image's colours at random.
     """
-    image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False, antialias=True)[0]
+    size = item_size(size, (image.shape[-2], image.shape[-1]))
+    images = resize_images(image[None], size)
+    image = (jitter_colours(images) if jitter else images)[0]
     points = (points + 0.5) * points.new_tensor([size[1] / frame[1], size[0] / frame[0]]) - 0.5
     if flip:
         image = image.flip(-1)
         points = torch.stack([size[1] - 1 - points[..., 0], points[..., 1]], dim=-1)
-    return OrderedPatches(image.clamp(0, 1), points, name)
-
-
-def check_size(size: tuple[int, int]) -> None:
-    """Raise InputError unless a model takes images of this size."""
-    if len(size) != 2 or min(size) < MIN_SIZE:
-        raise InputError(f"size is {size}; it must be (H, W) with at least {MIN_SIZE} pixels each: raise it.")
+    return OrderedPatches(image, points, name)
 
 
 def check_group(points: int, lanes: int = 1, ratio: float = 1.1) -> None:

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import ColorJitter
 
 from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.opening import expanded, is_file, is_folder
-from hybrid_encoder.data.ordered import check_size
+from hybrid_encoder.data.transforms import Jitter, Resample, check_choice, check_size, jitter_colours, resize_images
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import resized_intrinsics
 
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
 Augment = bool | Literal["flip"]
 CAMERAS = {"l": 2, "r": 3}  # the sides in the lines of a split
-# Draws once for all images of a call, so that a frame and its neighbours change alike.
-COLOUR_JITTER = ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
 
 
 class Frames(NamedTuple):
@@ -56,7 +52,10 @@ class KittiSequences(Dataset[Frames]):
         cameras: 2 (left), 3 (right) or both; frames of other cameras are left out, also of a split.
         augment: change items at random, by torch's own generator. With probability 1/2 each, images and ``K`` are
             mirrored, and the colours of ``augmented`` are changed: brightness, contrast and saturation times 0.8 to
-            1.2, hue turned by up to 0.1 of the circle. All frames of an item change alike. ``"flip"`` mirrors only.
+            1.2, hue turned by up to 0.1 of the circle. ``"flip"`` mirrors only.
+        jitter: whose colours change alike: ``"per_item"`` draws once for a frame and its neighbours, as Monodepth2
+            does; ``"per_frame"`` for each of them, as the published Hybrid-depth does.
+        resample: ``"bilinear"`` with antialias, or ``"lanczos"``, as both of them resize.
 
     Raises:
         InputError: an option out of its range, no drive, no frame with all its neighbours, a calibration file that does
@@ -72,9 +71,14 @@ class KittiSequences(Dataset[Frames]):
         split: str | Path | None = None,
         cameras: Sequence[int] = (2, 3),
         augment: Augment = False,
+        jitter: Jitter = "per_item",
+        resample: Resample = "bilinear",
     ) -> None:
         check_size(size)
+        check_choice("jitter", jitter, ("per_item", "per_frame"))
+        check_choice("resample", resample, ("bilinear", "lanczos"))
         self.size, self.offsets, self.augment = size, check_offsets(offsets), augment
+        self.jitter, self.resample = jitter, resample
         if sorted(cameras) not in ([2], [3], [2, 3]):
             raise InputError(f"cameras is {cameras}; give 2 (left), 3 (right) or both, each once.")
         self.items: list[tuple[KittiDrive, int]] = []  # drive, target frame
@@ -110,8 +114,8 @@ class KittiSequences(Dataset[Frames]):
         images = []
         for number in (frame, *self._sources(frame)):
             image = torch.from_numpy(drive.image(number))[None]
-            images.append(F.interpolate(image, self.size, mode="bilinear", align_corners=False, antialias=True))
-        return make_frames(torch.cat(images).clamp(0, 1), self.K[drive], frame_name(drive, frame), self.augment)
+            images.append(resize_images(image, self.size, self.resample))
+        return make_frames(torch.cat(images), self.K[drive], frame_name(drive, frame), self.augment, self.jitter)
 
     def _sources(self, frame: int) -> list[int]:
         return [frame + offset for offset in self.offsets]
@@ -123,16 +127,21 @@ class SyntheticSequences(Dataset[Frames]):
     Args:
         drives: sequences of frames; a ``SyntheticDrive`` renders them on demand, a list holds them.
         offsets: of the sources from the target, in frames; not 0.
-        augment: as in ``KittiSequences``.
+        augment, jitter: as in ``KittiSequences``.
 
     Raises:
         InputError: offsets out of their range, or no frame with all its neighbours.
     """
 
     def __init__(
-        self, drives: Sequence[RenderedDrive], offsets: Sequence[int] = (-1, 1), augment: Augment = False
+        self,
+        drives: Sequence[RenderedDrive],
+        offsets: Sequence[int] = (-1, 1),
+        augment: Augment = False,
+        jitter: Jitter = "per_item",
     ) -> None:
-        self.drives, self.offsets, self.augment = drives, check_offsets(offsets), augment
+        check_choice("jitter", jitter, ("per_item", "per_frame"))
+        self.drives, self.offsets, self.augment, self.jitter = drives, check_offsets(offsets), augment, jitter
         before, after = max(0, -min(self.offsets)), max(0, *self.offsets)
         lengths = [len(drive) for drive in drives]
         self.items = [(d, frame) for d, length in enumerate(lengths) for frame in range(before, length - after)]
@@ -149,7 +158,8 @@ class SyntheticSequences(Dataset[Frames]):
         drive, number = self.items[index]
         frames = [self.drives[drive][number + offset] for offset in (0, *self.offsets)]
         images = torch.from_numpy(np.stack([frame.image for frame in frames]))
-        return make_frames(images, torch.from_numpy(frames[0].K), f"drive {drive}, frame {number}", self.augment)
+        name = f"drive {drive}, frame {number}"
+        return make_frames(images, torch.from_numpy(frames[0].K), name, self.augment, self.jitter)
 
 
 def find_drives(root: str | Path) -> list[Path]:
@@ -212,14 +222,14 @@ def frame_name(drive: KittiDrive, frame: int) -> str:
     return f"{drive.folder.parent.name}/{drive.folder.name} {frame} {side}"
 
 
-def make_frames(images: Tensor, K: Tensor, name: str, augment: Augment) -> Frames:
+def make_frames(images: Tensor, K: Tensor, name: str, augment: Augment, jitter: Jitter = "per_item") -> Frames:
     """Make an item from images (1 + N, 3, H, W), augmented as ``KittiSequences`` says."""
     K = K.clone()
     if augment and torch.rand(()) < 0.5:
         images = images.flip(-1)
         K[0, 2] = images.shape[-1] - 1 - K[0, 2]
-    jitter = augment is True and bool(torch.rand(()) < 0.5)
-    return Frames(images, COLOUR_JITTER(images) if jitter else images, K, name)
+    changes = augment is True and bool(torch.rand(()) < 0.5)
+    return Frames(images, jitter_colours(images, jitter) if changes else images, K, name)
 
 
 def check_offsets(offsets: Sequence[int]) -> tuple[int, ...]:

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hybrid_encoder.data.opening import expanded, is_file, listed
-from hybrid_encoder.data.ordered import OrderedPatches, check_group, check_size, resize_item
+from hybrid_encoder.data.ordered import OrderedPatches, check_group, resize_item
+from hybrid_encoder.data.transforms import Size, check_size
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
 
     Args:
         root: folder with the label files.
-        size: (H, W) of the items.
+        size: (H, W) of the items; or the least that their shorter side may have, at the aspect of each image.
         points: P, number of points in a lane.
         flip: mirror half of the items, drawn by torch's own generator.
         labels: pattern of the label files' names.
+        jitter: change the colours of all items, as :func:`hybrid_encoder.data.transforms.jitter_colours` does.
 
     Raises:
         InputError: an option out of its range, no label file, a line that is not a label, an image that does not
@@ -53,15 +55,16 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
     def __init__(
         self,
         root: str | Path,
-        size: tuple[int, int] = (224, 224),
+        size: Size = (224, 224),
         points: int = 7,
         flip: bool = False,
         labels: str = "label_data_*.json",
+        jitter: bool = False,
     ) -> None:
-        check_size(size)
+        check_size(size, shorter=True)
         check_group(points)
         self.root, self.size, self.flip = expanded(root), size, flip
-        self.points = points
+        self.points, self.jitter = points, jitter
         # Image file, lanes (L, R) and rows (R,) in its pixels.
         self.items: list[tuple[Path, NDArray[np.float32], NDArray[np.float32]]] = []
         for file in self._label_files(labels):
@@ -88,7 +91,7 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
             )
         points = lane_points(lanes, rows, self.points, size)
         flip = self.flip and bool(torch.rand(()) < 0.5)
-        return resize_item(image, points, size, self.size, flip, str(file))
+        return resize_item(image, points, size, self.size, flip, str(file), self.jitter)
 
     def _label_files(self, pattern: str) -> list[Path]:
         try:
@@ -128,14 +131,17 @@ class SyntheticLanes(Dataset[OrderedPatches]):
         drives: sequences of frames; a ``SyntheticDrive`` renders them on demand, a list holds them.
         points: P, number of points in a lane.
         flip: mirror half of the items, drawn by torch's own generator.
+        jitter: as in ``TuSimpleLanes``.
 
     Raises:
         InputError: fewer than 2 points.
     """
 
-    def __init__(self, drives: Sequence[RenderedDrive], points: int = 7, flip: bool = False) -> None:
+    def __init__(
+        self, drives: Sequence[RenderedDrive], points: int = 7, flip: bool = False, jitter: bool = False
+    ) -> None:
         check_group(points)
-        self.drives, self.points, self.flip = drives, points, flip
+        self.drives, self.points, self.flip, self.jitter = drives, points, flip, jitter
         self.items = [(drive, frame) for drive in range(len(drives)) for frame in range(len(drives[drive]))]
 
     def __len__(self) -> int:
@@ -147,7 +153,8 @@ class SyntheticLanes(Dataset[OrderedPatches]):
         size = (frame.image.shape[1], frame.image.shape[2])
         points = lane_points(frame.lanes, frame.h_samples, self.points, size)
         flip = self.flip and bool(torch.rand(()) < 0.5)
-        return resize_item(torch.from_numpy(frame.image), points, size, size, flip, f"drive {drive}, frame {number}")
+        name = f"drive {drive}, frame {number}"
+        return resize_item(torch.from_numpy(frame.image), points, size, size, flip, name, self.jitter)
 
 
 def lane_points(lanes: NDArray[Any], rows: NDArray[Any], num_points: int, size: tuple[int, int]) -> Tensor:
