@@ -90,7 +90,7 @@ def _inputs(batch: int = 2, frames: int = 1, height: int = 64, width: int = 96) 
 @pytest.mark.parametrize("teacher", ["hybrid", "repository"])
 def test_student_teacher_and_pose(module: ModuleType, decoder: Any, teacher: Any) -> None:
     with manydepth.patch("tiny", decoder=decoder, teacher=teacher) as handle:
-        assert "manydepth.networks.ResnetEncoderMatching" in handle.replaced
+        assert "manydepth.networks.matching.ResnetEncoderMatching" in handle.replaced
         models = module.Trainer().models
         networks = module.networks
         assert isinstance(models["encoder"], MatchingEncoder)
@@ -280,7 +280,7 @@ def test_weights_of_the_unpatched_repository_are_refused(module: ModuleType) -> 
 
 def test_settings_and_repositories_that_do_not_fit_are_named(module: ModuleType, repo: Repo) -> None:
     for settings, message in (
-        ({"decoder": "monodepth2"}, "decoder is 'monodepth2'; it must be one of 'dpt', 'manydepth'"),
+        ({"decoder": "monodepth2"}, "decoder is 'monodepth2'; it must be one of 'dpt', 'repository'"),
         ({"teacher": "resnet"}, "teacher is 'resnet'; it must be one of 'hybrid', 'repository'"),
         ({"match": "text"}, "match is 'text'"),
     ):

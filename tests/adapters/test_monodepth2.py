@@ -15,7 +15,7 @@ from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderCo
 from hybrid_encoder.adapters import encoders, monodepth2
 from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder
 from hybrid_encoder.config import DEPTH_WORDS, DecoderConfig, HybridDepthConfig, PromptConfig
-from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
 
 from helpers.published_layout import stage1_config, write_stage1
 from helpers.toy_repository import Repo
@@ -107,7 +107,12 @@ def test_a_pyramid_of_another_encoder_goes_to_the_repositorys_decoder(
 ) -> None:
     monodepth2.patch("tiny")
     networks = repo.load().networks
-    decoder = networks.DepthDecoder(np.array([2, 2, 4, 4, 8]), [0])
+    other = networks.ResnetEncoder(18, False, num_input_images=2)
+    with pytest.raises(AdapterError, match=r"the features of networks\.resnet_encoder\.ResnetEncoder, and no"):
+        networks.DepthDecoder(other.num_ch_enc, [0])
+    encoder = networks.ResnetEncoder(18, False)
+    decoder = networks.DepthDecoder(other.num_ch_enc, [0])
+    assert isinstance(encoder, DepthEncoder)
     assert type(decoder) is sys.modules["networks.depth_decoder"].DepthDecoder
 
 

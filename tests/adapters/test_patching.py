@@ -108,7 +108,11 @@ def test_a_patch_that_fails_half_way_changes_nothing(repo: Repo, monkeypatch: py
     with pytest.raises(OSError, match="no"):
         monodepth2.patch("tiny", legacy=False)
     monkeypatch.undo()
-    assert repo.names() == before and sys.meta_path == finders and all(networks not in patch.modules for patch in replacing.ACTIVE)
+    assert (
+        repo.names() == before
+        and sys.meta_path == finders
+        and all(networks not in patch.modules for patch in replacing.ACTIVE)
+    )
 
 
 def test_legacy_shims_come_along_unless_declined(repo: Repo) -> None:

@@ -131,7 +131,7 @@ def test_a_recipe_of_your_own_for_a_renamed_class(repo: Repo) -> None:
         monodepth2.patch("tiny")
     with monodepth2.patch("tiny", recipe=CodebaseRecipe("fork", encoder="Backbone")):
         assert isinstance(repo.load("networks").Backbone(18, False), DepthEncoder)
-    with pytest.raises(ConfigError, match="recipe is 'fork'; give one of monodepth2, .*ra-depth, lite-mono"):
+    with pytest.raises(ConfigError, match=r"recipe is 'fork'; give one of monodepth2, .*ra-depth, lite-mono"):
         monodepth2.patch("tiny", recipe="fork")
 
 
@@ -163,7 +163,9 @@ def test_one_name_for_both_encoders_with_arguments_of_other_names(repo: Repo, po
 def test_too_few_levels_for_the_repositorys_decoder_are_named(repo: Repo) -> None:
     repo.write({"networks/depth_decoder.py": FIVE_LEVELS})
     networks = repo.load("networks")
-    three = dataclasses.replace(codebases.SINGLE_FRAME["monodepth2"].recipes[0], name="three", strides=(4, 8, 16), channels=None)
+    three = dataclasses.replace(
+        codebases.SINGLE_FRAME["monodepth2"].recipes[0], name="three", strides=(4, 8, 16), channels=None
+    )
     with monodepth2.patch("tiny", recipe=three, decoder="repository"):
         encoder = networks.ResnetEncoder(18, False)
         with pytest.raises(AdapterError, match=r"DepthDecoder reads more than the 3 levels of recipe 'three'"):
@@ -172,7 +174,7 @@ def test_too_few_levels_for_the_repositorys_decoder_are_named(repo: Repo) -> Non
 
 def test_images_that_the_caller_normalised_are_brought_back(repo: Repo) -> None:
     networks = repo.load("networks")
-    plain = dataclasses.replace(codebases.SINGLE_FRAME["monodepth2"].recipes[0], mean=(0.45,) * 3, std=(0.225,) * 3)
+    plain = CodebaseRecipe("plain", mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
     encoder = None
     with monodepth2.patch("tiny", recipe=plain):
         encoder = networks.ResnetEncoder(18, False).eval()

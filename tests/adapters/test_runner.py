@@ -74,8 +74,8 @@ def test_a_package_whose_own_import_fails_is_not_called_missing(
 def test_print_shows_and_does_not_run(checkout: Path) -> None:
     code, out, err = _run(checkout, "--encoder", "tiny", "--print", "--", "code/train.py")
     assert code == 0, err
-    assert "networks.ResnetEncoder" in out
-    assert "networks.DepthDecoder" in out
+    assert "networks.resnet_encoder.ResnetEncoder" in out
+    assert "networks.depth_decoder.DepthDecoder" in out
     assert "arguments" not in out
 
 

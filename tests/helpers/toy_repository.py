@@ -123,6 +123,8 @@ class Repo:
 
     def names(self) -> dict[str, dict[str, Any]]:
         """Every name of every imported module of the repository."""
-        root = str(self.root)
-        found = {n: m for n, m in sys.modules.items() if str(vars(m).get("__file__", "")).startswith(root)}
-        return {name: dict(vars(module)) for name, module in found.items()}
+        return {name: dict(vars(module)) for name, module in list(sys.modules.items()) if self._holds(module)}
+
+    def _holds(self, module: ModuleType) -> bool:
+        place = vars(module).get("__file__") or next(iter(vars(module).get("__path__", ())), "")  # a bare folder
+        return str(place).startswith(str(self.root))

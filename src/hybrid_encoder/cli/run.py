@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hybrid_encoder.cli.options import check_finite, console
-from hybrid_encoder.errors import ConfigError, HybridEncoderError, InputError
+from hybrid_encoder.errors import ConfigError, HybridEncoderError, InputError, visible
 
 if TYPE_CHECKING:
     from hybrid_encoder.adapters.patching.replacing import Patch
@@ -100,7 +100,7 @@ class _Telling(logging.Handler):
     """Prints what a patch tells: what it replaced, which networks it built, and that they train."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(f"hybrid-encoder: {record.getMessage()}")
+        typer.echo(f"hybrid-encoder: {visible(record.getMessage())}", err=True)  # the script's own output stays its own
 
 
 @contextlib.contextmanager
