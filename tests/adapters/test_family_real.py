@@ -38,7 +38,8 @@ def test_our_network_trains(case: Case, tmp_path: Path) -> None:
     for network in found["networks"]:
         assert network["called"] and network["finite"], told
         assert network["in optimizer"] == network["trained"] > 0, told
-        assert network["changed"] == network["with gradient"] > network["trained"] / 2, told
+        # Not all: prompts' words have no gradient at first, and Adam moves nothing by a gradient that is as good as 0.
+        assert min(network["changed"], network["with gradient"]) > network["trained"] / 2, told
         assert network["frozen in optimizer"] == network["frozen changed"] == 0, told
     encoders = [network for network in found["networks"] if network["kind"] != "DepthDecoder"]
     assert encoders and all(network["frozen"] > 0 for network in encoders), told

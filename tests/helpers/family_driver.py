@@ -25,25 +25,24 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for helpers; the codebase's folder comes before it
-SPEC: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-if SPEC["packages"]:
-    sys.path.append(SPEC["packages"])
-warnings.filterwarnings("ignore")
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from helpers import family_machine, family_networks
 from hybrid_encoder import HybridEncoderConfig, adapters
 from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder, MatchingEncoder
 from hybrid_encoder.adapters.patching.construction import Call
 from hybrid_encoder.adapters.patching.replacing import Patch
 from hybrid_encoder.adapters.runner import run_script
-from hybrid_encoder.config import PromptConfig
+from hybrid_encoder.config import PRESETS, PromptConfig
 from hybrid_encoder.towers.base import Tower
 
+from helpers import family_machine, family_networks
+
+SPEC: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
+ROOT = os.path.realpath(SPEC["root"])
 TINY = HybridEncoderConfig.preset("tiny")
 PARTLY_FROZEN = TINY.replace(
     spatial=dataclasses.replace(TINY.spatial, trainable_blocks=1),
@@ -84,8 +83,8 @@ class Watcher:
             self.images.append((float(images.min()), float(images.max())))
             return own_normalise(tower, images)
 
-        Call.owner, Tower.normalise = owner, normalise  # type: ignore[method-assign]
-        nn.modules.module.register_module_forward_hook(lambda module, *_: self.called.add(id(module)))
+        Call.owner, Tower.normalise = owner, normalise  # type: ignore[assignment, method-assign]
+        nn.modules.module.register_module_forward_hook(lambda module, *args: self.called.add(id(module)))
         register_optimizer_step_pre_hook(self._before_step)
         register_optimizer_step_post_hook(self._after_step)
 
@@ -97,7 +96,7 @@ class Watcher:
             id(x) for network in self.networks() for _, x in network.named_parameters()
         )
 
-    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, *args: Any) -> None:
         if all(optimizer is not known for known in self.optimizers):
             self.optimizers.append(optimizer)
         self.kept = self.networks()
@@ -107,7 +106,7 @@ class Watcher:
                 if x.grad is not None and x.grad.any():
                     self.graded.add(id(x))
 
-    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _after_step(self, optimizer: Optimizer, *args: Any) -> None:
         if self.holds_ours(optimizer):
             self.steps += 1
         else:
@@ -260,6 +259,8 @@ def patch_and_undo() -> list[str]:
 def patch() -> Patch:
     arguments = dict(SPEC["arguments"])
     target = [arguments.pop("target")] if "target" in arguments else []
+    if SPEC["adapter"] != "generic":
+        arguments["decoder_config"] = PRESETS["tiny"].decoder  # as patch("tiny") would take
     handle: Patch = getattr(adapters, SPEC["adapter"]).patch(*target, PARTLY_FROZEN, **arguments)
     return handle
 
@@ -274,6 +275,9 @@ def run(keep: Callable[[Patch], Patch]) -> None:
 
 
 def main() -> dict[str, Any]:
+    warnings.filterwarnings("ignore")
+    if SPEC["packages"]:
+        sys.path.append(SPEC["packages"])
     torch.set_num_threads(1)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (the checkouts draw from the global generator)
@@ -308,7 +312,6 @@ def main() -> dict[str, Any]:
     return result
 
 
-ROOT = os.path.realpath(SPEC["root"])
 if __name__ == "__main__":
     Path(SPEC["result"]).write_text(json.dumps(main(), indent=1))
     sys.stdout.flush()

@@ -20,6 +20,7 @@ from unittest.mock import MagicMock
 import torch
 import torchvision
 from torch import nn
+from torch.utils import model_zoo
 
 ABSENT = ("mmcv", "mmseg", "albumentations", "torch_sparse", "wandb")  # too old for current Python, or log to the web
 FACTORIES = ("zeros", "ones", "tensor", "arange", "linspace", "rand", "randn", "eye", "full", "empty")
@@ -104,7 +105,7 @@ def _load_what_is_there() -> None:
         return getattr(torchvision.models, names[0])(weights=None).state_dict() if names else {}
 
     torch.load, nn.Module.load_state_dict = load, fill  # type: ignore[assignment, method-assign]
-    torch.utils.model_zoo.load_url = torch.hub.load_state_dict_from_url = fresh  # type: ignore[assignment]
+    torch.hub.load_state_dict_from_url = model_zoo.load_url = fresh  # type: ignore[attr-defined]
     torchvision.models._api.WeightsEnum.get_state_dict = lambda self, *args, **kwargs: fresh(self.url)
 
 

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from helpers.checkouts import DATA, DRIVE, HEIGHT, WIDTH
 
-# mypy: disable-error-code="import-not-found"  (modules of the checkouts)
+# The modules of the checkouts are not at hand here.
+# mypy: disable-error-code="import-not-found"
 
 GREY = (0.45, 0.225)  # what some codebases subtract and divide by
 
 
 def frames(offset: int = 0, mean: Any = 0.0, std: Any = 1.0) -> Tensor:
-    """Return frames 2 and 3 of the drive, or their neighbours: RGB (2, 3, HEIGHT, WIDTH), in [0, 1] if not normalised."""
+    """Return frames 2 and 3 of the drive, or their neighbours: RGB (2, 3, HEIGHT, WIDTH), in [0, 1] by default."""
     pictures = []
     for frame in (2, 3):
         with Image.open(DATA / DRIVE / "image_02" / "data" / f"{frame + offset:010d}.png") as image:
@@ -177,7 +178,7 @@ def packnet() -> None:
     """DepthResNet, found by its name, and PoseResNet in SelfSupModel with its loss."""
     import matplotlib
 
-    matplotlib.cm.get_cmap = matplotlib.colormaps.get_cmap  # removed from matplotlib
+    matplotlib.cm.get_cmap = matplotlib.colormaps.get_cmap  # type: ignore[attr-defined]  # removed since
     from packnet_sfm.models.SelfSupModel import SelfSupModel
     from packnet_sfm.networks.pose.PoseResNet import PoseResNet
     from packnet_sfm.utils.load import load_class_args_create
