@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,9 @@ from hybrid_encoder import (
     InputError,
     PromptConfig,
 )
+from hybrid_encoder.checkpoints.filling import no_initialisation
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, NO_MEAN, SemanticConfig
+from hybrid_encoder.config.serialization import migrate
 from hybrid_encoder.geometry.plane_sweep import depth_bins
 
 from helpers.plane_sweep import intrinsics, motions
@@ -215,10 +218,76 @@ class TestEncoder:
         groups = encoder.parameter_groups(1e-5, lr_scale={"matching": 10})
         assert {group["name"]: group["lr"] for group in groups}["matching"] == pytest.approx(1e-4)
 
-    def test_a_preset_takes_the_published_settings(self) -> None:
-        config = HybridMatchingConfig.preset("paper").encoder
-        assert (config.semantic.mean, config.semantic.std) == (IMAGENET_MEAN, IMAGENET_STD)
-        assert config.spatial.mean == NO_MEAN and config.prompts and config.prompts.num_tokens == 128
+
+class TestPublishedSettings:
+    """What a preset sets for several frames: the student, and the single-frame model as its teacher."""
+
+    def test_the_student_trains_all_but_dino(self) -> None:
+        with no_initialisation():
+            student = HybridMatchingEncoder("paper", pretrained=False)
+        trains = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+        frozen = {name for name, _ in student.named_parameters()} - trains
+        assert frozen == {f"encoder.spatial.{name}" for name, _ in student.encoder.spatial.named_parameters()}  # type: ignore[union-attr]
+        sizes = {name: parameter.numel() for name, parameter in student.named_parameters()}
+        assert sum(sizes[name] for name in frozen) == 86_579_712  # DINOv2 ViT-B/14 without its mask token
+        blocks = [name for name in trains if name.startswith("encoder.prompts.transformer.")]
+        assert sum(sizes[name] for name in blocks) == 12 * 3_152_384  # CLIP's text transformer
+        assert sum(sizes[name] for name in trains) == 63_683_936
+        assert {id(p) for group in student.parameter_groups(1e-5) for p in group["params"]} == {
+            id(parameter) for name, parameter in student.named_parameters() if name in trains
+        }
+        assert student.config.encoder.prompts == PromptConfig(num_tokens=128, train_text=True)
+
+    def test_the_teacher_is_the_single_frame_model(self) -> None:
+        with no_initialisation():
+            teacher = HybridDepthEncoder("paper", pretrained=False)
+        frozen = [name for name, parameter in teacher.named_parameters() if not parameter.requires_grad]
+        assert (
+            "prompts.transformer.resblocks.0.mlp.c_fc.weight" in frozen
+            and "spatial.model.blocks.10.mlp.fc1.weight" in frozen
+        )
+        assert sum(teacher.get_parameter(name).numel() for name in frozen) == 79_490_304 + 12 * 3_152_384
+
+    def test_random_towers_stay_free(self) -> None:
+        assert all(
+            parameter.requires_grad for parameter in HybridMatchingEncoder("tiny", pretrained=False).parameters()
+        )
+
+    @pytest.mark.parametrize("frames_seen", ["several", "one"])
+    def test_what_reaches_the_towers(self, frames_seen: str) -> None:
+        """CLIP of several frames reads ImageNet's normalisation; everything else reads RGB in [0, 1] as it is."""
+        paper = (
+            HybridEncoderConfig.preset("paper")
+            if frames_seen == "one"
+            else HybridMatchingConfig.preset("paper").encoder
+        )
+        small = HybridEncoderConfig.preset("tiny")
+        config = paper.replace(
+            semantic=dataclasses.replace(paper.semantic, overrides=small.semantic.overrides),
+            spatial=dataclasses.replace(
+                paper.spatial, name=small.spatial.name, overrides=small.spatial.overrides, blocks=None
+            ),
+        )
+        encoder = HybridDepthEncoder(config, pretrained=False).eval()
+        assert encoder.semantic is not None and encoder.spatial is not None
+        seen: dict[str, Tensor] = {}
+        encoder.semantic.visual.conv1.register_forward_pre_hook(lambda _, x: seen.update(clip=x[0]))
+        encoder.spatial.model.patch_embed.register_forward_pre_hook(lambda _, x: seen.update(dino=x[0]))
+        images = torch.rand(1, 3, 56, 84)
+        with torch.no_grad():
+            encoder(images)
+        torch.testing.assert_close(seen["dino"], images)
+        mean, std = [x.view(3, 1, 1) for x in map(torch.tensor, (IMAGENET_MEAN, IMAGENET_STD))]
+        torch.testing.assert_close(seen["clip"], images if frames_seen == "one" else (images - mean) / std)
+
+    def test_a_file_of_before_keeps_what_trained(self) -> None:
+        """DINO's last block, and no text: as this library set it for several frames before."""
+        config = HybridMatchingConfig.preset("paper").to_dict()
+        config["encoder"]["spatial"]["trainable_blocks"] = 1
+        config["encoder"]["prompts"]["train_text"] = False
+        read = HybridMatchingConfig.from_dict(migrate({"format_version": 2, "class": "X", "config": config})["config"])
+        assert read.encoder.spatial.trainable_blocks == 1
+        assert read.encoder.prompts == PromptConfig(num_tokens=128, train_text=False)
 
 
 def _published(**changes: Any) -> tuple[HybridDepthModel, HybridMatchingEncoder, dict[str, Any], dict[str, Tensor]]:

@@ -65,9 +65,18 @@ class HybridEncoderConfig(Serializable):
         return HybridDepthConfig.preset(name).encoder
 
     def for_matching(self) -> HybridEncoderConfig:
-        """Return these settings as published for several frames: CLIP's input, and it alone, normalised with
-        ImageNet's mean and std."""
-        return self.replace(semantic=dataclasses.replace(self.semantic, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+        """Return these settings as published for several frames.
+
+        CLIP's input, and it alone, is normalised with ImageNet's mean and std. DINO is frozen whole, where it starts
+        from public weights, and everything else trains, CLIP's text tower too.
+        """
+        prompts = self.prompts and dataclasses.replace(self.prompts, train_text=True)
+        trainable = 0 if self.spatial.pretrained else self.spatial.trainable_blocks
+        return self.replace(
+            semantic=dataclasses.replace(self.semantic, mean=IMAGENET_MEAN, std=IMAGENET_STD, trainable=True),
+            spatial=dataclasses.replace(self.spatial, trainable_blocks=trainable),
+            prompts=prompts,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
