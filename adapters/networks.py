@@ -21,7 +21,6 @@ from hybrid_encoder.models.neck import PyramidNeck
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead
 
 from .loading import StrictLoading
-from .patching.proxies import PassesFor
 
 
 class Features(StrictLoading):
@@ -215,7 +214,7 @@ class PoseEncoder(StrictLoading):
         return iter(())
 
 
-class PoseDecoder(PassesFor, nn.Module):
+class PoseDecoder(StrictLoading):
     """One linear layer on two class tokens behind the interface of ``networks.PoseDecoder``.
 
     Args:
