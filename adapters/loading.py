@@ -104,7 +104,7 @@ class StrictLoading(PassesFor, nn.Module):
         kind = self._get_name()
         if missing:
             return (
-                f"the weights hold nothing for {missing[0]!r} of this {kind} ({len(missing)} of {len(own)} names): "
+                f"the weights hold nothing for {missing[0]!r} ({len(missing)} of {len(own)} names of this {kind}): "
                 "they are another model's, the unpatched repository's perhaps; load them without patch(), or train "
                 "under it first."
             )
