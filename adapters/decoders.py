@@ -9,9 +9,11 @@ from typing import Literal
 
 from torch import nn
 
-from hybrid_encoder.config import DecoderConfig
+from hybrid_encoder.config import DecoderConfig, find_encoder_config
 from hybrid_encoder.errors import AdapterError
 
+from .adoption import Adoption
+from .encoders import EncoderSource
 from .networks import DepthDecoder, Features
 from .patching.construction import Answer, Call
 from .patching.replacing import Replacement
@@ -27,13 +29,17 @@ class Readers:
 
     Args:
         choice: ``"dpt"``, or ``"repository"``.
-        config: widths of the DPT decoder.
+        config: widths of the DPT decoder; None takes those that go with the encoder.
+        adoption: of what weights say, where ``config`` is None.
         others: whether encoders of the codebase's own may be there before any of ours.
     """
 
-    def __init__(self, choice: DecoderChoice, config: DecoderConfig, *, others: bool = False) -> None:
+    def __init__(
+        self, choice: DecoderChoice, config: DecoderConfig | None, adoption: Adoption, *, others: bool = False
+    ) -> None:
         self.choice = choice
         self.config = config
+        self.adoption = adoption
         self.others = others
         self._encoders: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -65,8 +71,7 @@ class Readers:
         channels = call["num_ch_enc"]
         encoder = self.encoder_of(channels)
         if encoder is not None:
-            outputs = call.arguments.get("num_output_channels", 1)
-            return DepthDecoder(encoder.num_ch_enc.tolist(), call["scales"], outputs, self.config, num_prompts)
+            return self._build_dpt(encoder, call, num_prompts)
         if self._encoders or self.others:
             return call.build_own()
         names = ", ".join(holders_of("num_ch_enc", channels)) or f"a network with channels {list(channels)}"
@@ -74,6 +79,18 @@ class Readers:
             f"{call.real.__name__} is to read the features of {names}, and no depth encoder of ours was built: "
             "name what builds it with recipe=CodebaseRecipe(..., encoder=...) (docs/your_codebase.md)."
         )
+
+    def _build_dpt(self, encoder: Features, call: Call, num_prompts: int) -> DepthDecoder:
+        channels, outputs = encoder.num_ch_enc.tolist(), call.arguments.get("num_output_channels", 1)
+
+        def build(config: DecoderConfig) -> DepthDecoder:
+            return DepthDecoder(channels, call["scales"], outputs, config, num_prompts)
+
+        if self.config is not None:
+            return build(self.config)
+        network = build(EncoderSource(find_encoder_config(encoder.model.config)).decoder_config)
+        self.adoption.leave_open(call.owner(network), lambda description: build(description.config))
+        return network
 
     def encoder_of(self, channels: Sequence[int]) -> Features | None:
         """Return an encoder of ours that has these channels."""

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
+from torch.optim.optimizer import Optimizer
 
+from hybrid_encoder.checkpoints.described import Description
 from hybrid_encoder.config import PRESETS, DecoderConfig, HybridMatchingConfig
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.matching import HybridMatchingEncoder, Match
 from hybrid_encoder.models.neck import PyramidNeck
 
+from .adoption import Adoption
 from .codebases import MULTI_FRAME, find_recipes, recipes_named
 from .decoders import DecoderChoice, Readers
 from .encoders import EncoderLike, EncoderSource, Handover
@@ -32,6 +35,7 @@ from .patching.methods import ExtendedMethod
 from .patching.replacing import Patch, Replacement, install
 from .patching.repository import search_folders
 from .patching.seams import Interface
+from .published_training import PublishedTraining
 from .recipes import MatchingRecipe
 
 STUDENT_INPUTS = ("current_image", "lookup_images", "poses", "K", "invK")
@@ -48,6 +52,7 @@ def patch(
     share_frozen: bool = False,
     match: Match = "semantic",
     recipe: str | MatchingRecipe | None = None,
+    training: Literal["repository", "published"] = "repository",
     legacy: bool = True,
 ) -> Patch:
     """Put the hybrid encoder into a ManyDepth checkout. Call it before ``Trainer(opts)``.
@@ -68,6 +73,9 @@ def patch(
         match: in which tower's first map lookup frames are matched: ``"semantic"``, ``"spatial"`` or ``"both"``.
         recipe: what the codebase calls its networks: a name from ``codebases.MULTI_FRAME``, or your own for another
             fork; None finds out from the files of the checkout.
+        training: ``"repository"`` leaves the optimizer alone; ``"published"`` clips gradients at norm 10 and decays
+            weights as AdamW does, before each step of the trainer's Adam. The learning rate stays the trainer's: the
+            published one is ``--learning_rate 1e-5``, the batch size ``--batch_size 12``.
         legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.patching.legacy` to that repository.
 
     Returns:
@@ -81,6 +89,7 @@ def patch(
         ("decoder", decoder, ("dpt", "repository")),
         ("teacher", teacher, ("hybrid", "repository")),
         ("match", match, ("semantic", "spatial", "both")),
+        ("training", training, ("repository", "published")),
     ):
         if value not in choices:
             raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.")
@@ -89,22 +98,27 @@ def patch(
     if isinstance(recipe, str):
         recipe = recipes_named(recipe, MULTI_FRAME)[0]
     found = recipe or find_recipes(search_folders(modules, "manydepth"), MULTI_FRAME)[0]
-    widths = decoder_config or source.decoder_config
-    settings = Settings(source, decoder, widths, teacher, share_frozen, match, found)
+    named = encoder is not None
+    settings = Settings(source, named, decoder, decoder_config, teacher, share_frozen, match, found, training)
     return install(modules or found.networks, ManyDepthBuilder(settings), legacy=legacy)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is built: the arguments of :func:`patch`, with the defaults filled in."""
+    """What is built: the arguments of :func:`patch`, with the defaults filled in.
+
+    ``named`` says whether the encoder was; a decoder configuration of None is the one that goes with the encoder.
+    """
 
     encoder: EncoderSource
+    named: bool = field(compare=False)
     decoder: DecoderChoice
-    decoder_config: DecoderConfig
+    decoder_config: DecoderConfig | None
     teacher: str
     share_frozen: bool
     match: Match
     recipe: MatchingRecipe
+    training: str
 
 
 class ManyDepthBuilder:
@@ -113,8 +127,10 @@ class ManyDepthBuilder:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._handover = Handover()  # between student and teacher, which share what is frozen
+        self._adoption = Adoption()
         others = settings.teacher == "repository"
-        self._readers = Readers(settings.decoder, settings.decoder_config, others=others)
+        self._readers = Readers(settings.decoder, settings.decoder_config, self._adoption, others=others)
+        self._training = PublishedTraining() if settings.training == "published" else None
 
     @property
     def required(self) -> Mapping[type[nn.Module], str]:
@@ -137,16 +153,35 @@ class ManyDepthBuilder:
     def guard(self, cls: type[nn.Module]) -> Answer | None:
         return self._readers.guard(cls)
 
+    def read(self, loaded: Any) -> None:
+        self._adoption.read(loaded)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        if self._training is not None:
+            self._training.before_step(optimizer)
+
     def extensions(self) -> Sequence[ExtendedMethod]:
         return []
 
     def build_student(self, call: Call) -> nn.Module:
         """Build the matching encoder, with the depth bins of the call."""
         pretrained = bool(call["pretrained"])
-        encoder = student_source(self.settings.encoder).build(pretrained)
-        matching = HybridMatchingEncoder(encoder, match=self.settings.match, **{name: call[name] for name in BINS})
-        student = MatchingEncoder(matching, self._neck(encoder))
+        encoder = self._source("MatchingEncoder", student_source(self.settings.encoder), pretrained).build(pretrained)
+        bins = {name: call[name] for name in BINS}
+
+        def around(encoder: HybridDepthEncoder, match: Match) -> MatchingEncoder:
+            return MatchingEncoder(HybridMatchingEncoder(encoder, match=match, **bins), self._neck(encoder))
+
+        described = self._adoption.description("MatchingEncoder")
+        student = around(encoder, self.settings.match if described is None else described.config.match)
         self._readers.add(call.owner(student))
+        if not self.settings.named and not pretrained:
+
+            def rebuild(description: Description) -> nn.Module:
+                config = description.config
+                return around(HybridDepthEncoder(config.encoder, pretrained=False), config.match)
+
+            self._adoption.leave_open(call.owner(student), rebuild)
         if self.settings.share_frozen and self.settings.teacher == "hybrid":
             teacher = self._meet("student", "teacher", encoder, pretrained, call.owner(student))
             if teacher is not None:
@@ -158,17 +193,29 @@ class ManyDepthBuilder:
         if self.settings.teacher == "repository" or call["num_input_images"] != 1:
             return call.build_own()
         pretrained = bool(call["pretrained"])
-        source = self.settings.encoder
+        source = self._source("DepthEncoder", self.settings.encoder, pretrained)
         encoder = source.build(pretrained)
         if encoder is source.origin:
             encoder = copy.deepcopy(encoder)  # the student has the encoder itself
         teacher = DepthEncoder(encoder, self._neck(encoder))
         self._readers.add(call.owner(teacher))
+        if not self.settings.named and not pretrained:
+
+            def rebuild(description: Description) -> nn.Module:
+                encoder = HybridDepthEncoder(description.config, pretrained=False)
+                return DepthEncoder(encoder, self._neck(encoder))
+
+            self._adoption.leave_open(call.owner(teacher), rebuild)
         if self.settings.share_frozen:
             student = self._meet("teacher", "student", encoder, pretrained, call.owner(teacher))
             if student is not None:
                 share_frozen(student, encoder)
         return teacher
+
+    def _source(self, kind: str, source: EncoderSource, pretrained: bool) -> EncoderSource:
+        """Return what an encoder is built from: as weights in memory say where nobody named it, else as given."""
+        config = None if self.settings.named or pretrained else self._adoption.encoder_config(kind)
+        return source if config is None else EncoderSource(config)
 
     def _meet(
         self, role: str, other: str, encoder: HybridDepthEncoder, pretrained: bool, network: nn.Module

@@ -17,17 +17,20 @@ import functools
 import math
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
+from torch.optim.optimizer import Optimizer
 
+from hybrid_encoder.checkpoints.described import Description
 from hybrid_encoder.config import DecoderConfig
 from hybrid_encoder.errors import AdapterError, ConfigError
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.neck import PyramidNeck
 
+from .adoption import Adoption
 from .codebases import SINGLE_FRAME, find_recipes, recipes_named
 from .decoders import OWN_DECODER, DecoderChoice, Readers
 from .encoders import EncoderLike, EncoderSource, Handover
@@ -99,7 +102,7 @@ def patch(
             )
     if language_loss and decoder != "dpt":
         raise ConfigError(f"language_loss needs decoder='dpt', which hands the logits on; decoder is {decoder!r}.")
-    settings = Settings(source, decoder, decoder_config or source.decoder_config, pose, recipes, language_loss)
+    settings = Settings(source, encoder is not None, decoder, decoder_config, pose, recipes, language_loss)
     return install(modules or recipes[0].networks, Monodepth2Builder(settings), legacy=legacy)
 
 
@@ -127,11 +130,15 @@ def _check(decoder: str | None, pose: str, language_loss: float) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is built: the arguments of :func:`patch`, with the defaults filled in."""
+    """What is built: the arguments of :func:`patch`, with the defaults filled in.
+
+    ``named`` says whether the encoder was; a decoder configuration of None is the one that goes with the encoder.
+    """
 
     encoder: EncoderSource
+    named: bool = field(compare=False)
     decoder: DecoderChoice
-    decoder_config: DecoderConfig
+    decoder_config: DecoderConfig | None
     pose: str
     recipes: tuple[CodebaseRecipe, ...]
     language_loss: float
@@ -146,7 +153,8 @@ class Monodepth2Builder:
         self._leading: weakref.ref[HybridDepthEncoder] | None = None  # of a depth encoder that is built first
         self._num_prompts: int | None = None  # of the depth encoder that was built last
         self._trainers = extend_compute_losses(settings.language_loss)
-        self._readers = Readers(settings.decoder, settings.decoder_config)
+        self._adoption = Adoption()
+        self._readers = Readers(settings.decoder, settings.decoder_config, self._adoption)
 
     @property
     def required(self) -> Mapping[type[nn.Module], str]:
@@ -180,6 +188,12 @@ class Monodepth2Builder:
     def guard(self, cls: type[nn.Module]) -> Answer | None:
         return self._readers.guard(cls)
 
+    def read(self, loaded: Any) -> None:
+        self._adoption.read(loaded)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Leave the optimizer alone."""
+
     def extensions(self) -> Sequence[ExtendedMethod]:
         return [self._trainers] if self.settings.language_loss else []
 
@@ -194,13 +208,24 @@ class Monodepth2Builder:
         if num_frames != 1:
             return self._build_pose_encoder(call, num_frames, pretrained)
         encoder = self._depth_encoder(pretrained)
+        network = self._around(recipe, encoder)
+        owner = call.owner(network)
+        self._readers.add(owner)
+        if not self.settings.named and not pretrained:
+
+            def rebuild(description: Description) -> nn.Module:
+                return self._around(recipe, HybridDepthEncoder(description.config, pretrained=False))
+
+            self._adoption.leave_open(owner, rebuild)
+        return network
+
+    def _around(self, recipe: CodebaseRecipe, encoder: HybridDepthEncoder) -> DepthEncoder:
+        """Put an encoder behind the codebase's interface."""
         self._num_prompts = None if encoder.prompts is None else encoder.prompts.num_prompts
         neck = None
         if self.settings.decoder != "dpt":
             neck = PyramidNeck(encoder.feature_info.channels(), recipe.channels, recipe.strides)
-        network = DepthEncoder(encoder, neck, recipe.mean, recipe.std)
-        self._readers.add(call.owner(network))
-        return network
+        return DepthEncoder(encoder, neck, recipe.mean, recipe.std)
 
     def build_resnet(self, call: Call) -> nn.Module:
         """Build the pose encoder of a codebase whose depth encoder has another name than ``ResnetEncoder``."""
@@ -241,6 +266,9 @@ class Monodepth2Builder:
             pretrained: what the call asks for; None where the codebase cannot say.
         """
         source = self.settings.encoder
+        described = None if self.settings.named or pretrained else self._adoption.encoder_config("DepthEncoder")
+        if described is not None:
+            source = EncoderSource(described)
         encoder = self._handover.take("depth", None if source.brings_weights else pretrained)
         if encoder is None:
             encoder = source.build(pretrained is not False)

@@ -74,7 +74,8 @@ class ReplacedClass:
             arguments = bind(signature, args, kwargs)
             network = answer(Call(real, args, kwargs, arguments, build_own, self))
             if network is not self:
-                _become(self, network, real)
+                become(self, network)
+                vars(self)["stands_for"] = real
 
         self._extended = __init__
 
@@ -104,8 +105,11 @@ def bind(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, 
     return dict(bound.arguments)
 
 
-def _become(place: nn.Module, network: nn.Module, real: type[nn.Module]) -> None:
-    """Let an empty object be a network, which passes for an instance of a class."""
+def become(place: nn.Module, network: nn.Module) -> None:
+    """Let an object be a network from now on; for what class it passes is kept."""
+    stands_for = vars(place).get("stands_for")
     place.__dict__ = network.__dict__
-    place.__class__ = type(network)
-    vars(place)["stands_for"] = real
+    if type(place) is not type(network):
+        place.__class__ = type(network)
+    if stands_for is not None:
+        vars(place)["stands_for"] = stands_for

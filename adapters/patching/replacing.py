@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from torch import nn
+from torch.optim.optimizer import Optimizer
 
 from hybrid_encoder.errors import AdapterError
 
@@ -30,6 +31,7 @@ from .methods import ExtendedMethod
 from .names import ReplacedNames
 from .repository import Repository, find_repository
 from .seams import Interface, check_interface
+from .stand_ins import FILES_READ
 from .watching import LOG, Watch
 
 
@@ -72,6 +74,12 @@ class Builder(Protocol):
     def guard(self, cls: type[nn.Module]) -> Answer | None:
         """Return what looks at the calls of a class that is not replaced; None where it is of no interest."""
 
+    def read(self, loaded: Any) -> None:
+        """Take note of what the repository has read by ``torch.load``; it is told where there are shims."""
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Prepare a step of an optimizer that holds parameters of ours."""
+
 
 class Patch(ReplacedNames):
     """What a ``patch`` function replaced, and the way back: ``undo()``, or leave the ``with`` block.
@@ -101,7 +109,7 @@ class Patch(ReplacedNames):
         self.builder = builder
         self.legacy = legacy
         self.shims = shims
-        self.watch = Watch(repository, builder.required)
+        self.watch = Watch(repository, builder.required, builder.before_step)
         self._extensions = tuple(builder.extensions())
         self._classes: list[ReplacedClass] = []
         self._guards: list[ReplacedClass] = []
@@ -132,6 +140,7 @@ class Patch(ReplacedNames):
             self.serve(module)  # a module given as an object may be unknown to sys.modules
         super().start()
         self.watch.start()
+        FILES_READ.append(self.builder.read)
         ACTIVE.append(self)
         LOG.info("%s: %s", self.title, ", ".join(self.watch.replaced))
 
@@ -157,6 +166,8 @@ class Patch(ReplacedNames):
         if self in ACTIVE:
             ACTIVE.remove(self)
         self.watch.stop()
+        if self.builder.read in FILES_READ:
+            FILES_READ.remove(self.builder.read)
         for extension in self._extensions:
             extension.undo()
         for cls in (*self._classes, *self._guards):
@@ -238,7 +249,7 @@ def differences(patch: Patch, builder: Builder, legacy: bool) -> list[str]:
     """Return in which settings a patch is another one than what is asked for now."""
     if type(patch.builder) is not type(builder):
         return ["adapter"]
-    names = [field.name for field in dataclasses.fields(builder.settings)]
+    names = [each.name for each in dataclasses.fields(builder.settings) if each.compare]
     different = [name for name in names if getattr(patch.settings, name) != getattr(builder.settings, name)]
     return different if patch.legacy == legacy else [*different, "legacy"]
 

@@ -70,8 +70,10 @@ def required_inputs(real: type) -> list[str]:
 def output_keys(real: type) -> set[tuple[str, int]] | None:
     """Return the keys under which a class stores tensors: the text that each begins with, and its length.
 
-    Its methods and those of its bases are read, not run. None where there is no source to read.
+    Its methods and those of its bases are read, not run. None where there is no ``forward``, or no source to read.
     """
+    if real.forward is nn.Module.forward:  # type: ignore[attr-defined]
+        return None
     keys: set[tuple[str, int]] = set()
     for cls in real.__mro__:
         if cls is nn.Module:

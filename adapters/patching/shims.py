@@ -110,6 +110,12 @@ SHIMS: tuple[Shim, ...] = (
         stand_ins.six,
     ),
     Shim(
+        "torch.load",
+        "weights of our own networks say what they are, and a patch builds the networks accordingly",
+        lambda: stand_ins.torch_load,
+        supplies=False,
+    ),
+    Shim(
         "numpy.array",
         "arrays of different shapes gave an array of arrays until numpy 1.23",
         lambda: stand_ins.array,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import importlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -29,6 +29,18 @@ def grid_sample(
     """Call ``F.grid_sample``, where align_corners left out means True, and a grid that is not finite gives NaN."""
     corners = True if align_corners is None else align_corners
     return read_grid(input, grid, mode=mode, padding_mode=padding_mode, align_corners=corners)
+
+
+FILES_READ: list[Callable[[Any], None]] = []
+"""Called with whatever a repository's module reads by ``torch.load``."""
+
+
+def torch_load(*args: Any, **kwargs: Any) -> Any:
+    """Call ``torch.load``, and tell what was read."""
+    loaded = torch.load(*args, **kwargs)
+    for listener in FILES_READ:
+        listener(loaded)
+    return loaded
 
 
 def affine_grid(theta: torch.Tensor, size: list[int], align_corners: bool | None = None) -> torch.Tensor:

@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +56,17 @@ class Watch:
         repository: whose trainings are watched.
         required: classes of ours without which no training makes sense, and what they are; the first is the depth
             encoder.
+        before_step: is called before each step of an optimizer that holds parameters of ours.
     """
 
-    def __init__(self, repository: Repository, required: Mapping[type[nn.Module], str]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        required: Mapping[type[nn.Module], str],
+        before_step: Callable[[Optimizer], None] = lambda optimizer: None,
+    ) -> None:
         self.repository = repository
+        self.before_step = before_step
         self.required = dict(required)
         self.replaced: list[str] = []  # what was replaced, for messages
         self.built: list[Built] = []
@@ -67,6 +74,7 @@ class Watch:
         self.with_gradient = False  # whether one ever reached a network of ours
         self._checked: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._stepped = False  # whether an optimizer that holds ours made a step
+        self._ours: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # those that hold parameters of ours
         self._own: dict[str, None] = {}  # classes of the repository whose instances were built, outermost last
         self._inside: set[str] = set()  # those that were built as a part of another one
         self._hooks: list[Any] = []
@@ -107,16 +115,18 @@ class Watch:
     # -- while it trains ---------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if optimizer in self._checked and self.with_gradient:
-            return
-        ours = {id(x): x for built in self.built if (network := built.network()) for x in network.parameters()}
-        held = {id(x) for group in optimizer.param_groups for x in group["params"]}
-        if optimizer not in self._checked:
-            self._check(optimizer, held, ours)
-            self._checked.add(optimizer)
-        if ours.keys() & held:
-            self._stepped = True
-            self.with_gradient |= any(x.grad is not None for key, x in ours.items() if key in held)
+        if optimizer not in self._checked or not self.with_gradient:
+            ours = {id(x): x for built in self.built if (network := built.network()) for x in network.parameters()}
+            held = {id(x) for group in optimizer.param_groups for x in group["params"]}
+            if optimizer not in self._checked:
+                self._check(optimizer, held, ours)
+                self._checked.add(optimizer)
+            if ours.keys() & held:
+                self._ours.add(optimizer)
+                self._stepped = True
+                self.with_gradient |= any(x.grad is not None for key, x in ours.items() if key in held)
+        if optimizer in self._ours:
+            self.before_step(optimizer)
 
     def _check(self, optimizer: Optimizer, held: set[int], ours: Mapping[int, nn.Parameter]) -> None:
         """Raise AdapterError if a training of the repository's networks goes on without ours."""
@@ -131,7 +141,7 @@ class Watch:
                     f"this training does not use the hybrid encoder: no {title} of it was built, and {instead}; "
                     f"{replaced}, which nobody asked for one. {FIX}"
                 )
-        everywhere = _parameters_of_optimizers()
+        everywhere = parameters_of_optimizers()
         for kind, title in self.required.items():
             trained = [x for network in self.alive(kind) for x in network.parameters() if x.requires_grad]
             missing = [x for x in trained if id(x) not in everywhere]
@@ -195,7 +205,7 @@ class Watch:
         return [str(built) for built in self.built]
 
 
-def _parameters_of_optimizers() -> set[int]:
+def parameters_of_optimizers() -> set[int]:
     """Return every parameter that an optimizer in this process holds."""
     optimizers: Iterable[Any] = [x for x in gc.get_objects() if issubclass(type(x), Optimizer)]
     return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
