@@ -56,6 +56,32 @@ def test_both_stages_one_after_the_other(run: Run, tmp_path: Path) -> None:
         torch.testing.assert_close(other, one, atol=3e-4, rtol=1e-4, msg=name)
 
 
+def test_the_published_recipes_from_one_stage_to_the_other(run: Run, tmp_path: Path) -> None:
+    """Settings of the recipe that a command hands on, and the options that change them."""
+    options = ("--recipe", "published", "--cpu", "--no-pretrained", "--steps", 1, "--batch-size", 2, "--drives", 1)
+    _ok(run("train-coarse", "synthetic", "--encoder", "tiny", *options, "--output", tmp_path / "coarse"))
+    told = json.loads((tmp_path / "coarse" / "run.json").read_text())
+    expected = {"size": 224, "jitter": True, "flip": False, "freeze_text": True, "final_div_factor": 100.0}
+    assert expected.items() <= told.items()
+
+    fine = ("train-fine", "synthetic", "--encoder", tmp_path / "coarse" / "final", *options, "--size", "48x96")
+    pose = ("--pose", "test_resnet")
+    _ok(run(*fine, *pose, "--output", tmp_path / "fine"))
+    told = json.loads((tmp_path / "fine" / "run.json").read_text())
+    published = {"prompts": 256, "prompts_init": "random", "jitter": "per_frame", "resample": "lanczos", "scales": [0]}
+    assert {**published, "pose_pretrained": False, "raw_input": True}.items() <= told.items()
+    config = HybridDepthModel.from_pretrained(tmp_path / "fine" / "final").config
+    assert config.encoder.prompts is not None and config.encoder.prompts.num_tokens == 256
+    assert config.encoder.semantic.std == (1.0, 1.0, 1.0) and config.decoder.scales == (0,)
+    assert config.decoder.features == 48, "the decoder of the preset with these towers"
+
+    _ok(run(*fine, *pose, "--keep-words", "--jitter", "per_item", "--output", tmp_path / "words"))
+    told = json.loads((tmp_path / "words" / "run.json").read_text())
+    assert {"prompts": None, "jitter": "per_item"}.items() <= told.items()
+    kept = HybridDepthModel.from_pretrained(tmp_path / "words" / "final").config.encoder.prompts
+    assert kept is not None and kept.words == DEPTH_WORDS
+
+
 def test_a_preset_starts_the_fine_stage_too(run: Run, tmp_path: Path) -> None:
     arguments = ("--output", tmp_path, "--pose", "class_token", "--no-automask")
     _ok(run("train-fine", *SYNTHETIC, *arguments))
@@ -162,6 +188,7 @@ def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], tm
         ),
         (["train-fine", *SYNTHETIC, "--pose", "no_such_net"], "pose is 'no_such_net', which timm does not know"),
         (["train-fine", *SYNTHETIC, "--prompts", 1], "--prompts"),
+        (["train-fine", *SYNTHETIC, "--prompts", 4, "--keep-words"], "--keep-words and --prompts 4 exclude each other"),
     ]
     for number, (arguments, says) in enumerate(cases):
         refused(says, *arguments, "--output", tmp_path / f"out{number}")

@@ -38,6 +38,7 @@ from helpers.published_layout import stage1_config, write_stage1
 
 SIZE = (64, 192)
 RECIPE = FineRecipe(1e-3, 0.01, 2, steps=2, pose="test_resnet", pose_channels=16, scales=(0, 1), size=(48, 96))
+WORDED = dataclasses.replace(RECIPE, prompts_init="words")
 
 
 # -- the truth in the stage's place ------------------------------------------------------------------------
@@ -307,13 +308,14 @@ def test_a_whole_model_keeps_its_decoder(tmp_path: Path) -> None:
     assert _same(again, trained) and again.config == trained.config
     # Other prompts change what the decoder reads: the model's words go on, its decoder cannot.
     with pytest.raises(ConfigError, match=r"has words that this checkpoint.s text tower has not kept"):
-        fine_model(tmp_path, RECIPE, prompts=8)
+        fine_model(tmp_path, WORDED, prompts=8)
+    assert fine_model(tmp_path, RECIPE, prompts=8).config.encoder.prompts == PromptConfig(num_tokens=8, train_text=True)
 
 
 def test_learned_prompts_start_from_the_words(words: Path) -> None:
     before = HybridDepthEncoder.from_pretrained(words)
     torch.manual_seed(4)
-    model = fine_model(words, RECIPE, prompts=16)
+    model = fine_model(words, WORDED, prompts=16)
     encoder = model.encoder
     assert before.prompts is not None and encoder.prompts is not None and encoder.prompts.tokens is not None
     added = np.subtract(encoder.feature_info.channels(), before.feature_info.channels())

@@ -20,33 +20,16 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from hybrid_encoder import ConfigError
-from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.data import SyntheticDrive, SyntheticLanes
 from hybrid_encoder.training import recipes
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, train_coarse
 from hybrid_encoder.training.loop import Stage, train
-from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, StageRecipe, train_stage
+from hybrid_encoder.training.recipes import COARSE, CoarseRecipe, StageRecipe, train_stage
 
 STEPS, SAVE_EVERY = 9, 3
 
 
 # -- numbers -----------------------------------------------------------------------------------------------
-
-
-def test_the_published_numbers() -> None:
-    coarse, fine = COARSE["published"], FINE["published"]
-    assert (coarse.lr, coarse.weight_decay, coarse.batch_size, coarse.epochs) == (3.57e-4, 0.1, 6, 20)
-    assert (coarse.clip, coarse.schedule, coarse.size, coarse.words) == (0.1, "one_cycle", (224, 224), DEPTH_WORDS)
-    assert (coarse.freeze_spatial, coarse.two_sided, coarse.sampling) == (True, False, "cell")
-    assert (fine.lr, fine.batch_size, fine.epochs, fine.schedule) == (1e-4, 16, 30, "steps")
-    assert (fine.pose, fine.offsets, fine.automask, fine.levels) == ("resnet18", (-1, 1), True, (0,))
-    # A tenth of the rate after 15 of the 30 epochs.
-    steps = fine.num_steps(1609)
-    rates = _rates(fine, steps)
-    epoch = steps // 30
-    assert epoch == 1609 // 16
-    assert rates[15 * epoch - 1] == pytest.approx(1e-4) and rates[15 * epoch] == pytest.approx(1e-5)
-    assert set(rates[: 15 * epoch]) == {1e-4} and rates[-1] == pytest.approx(1e-5)
 
 
 def test_steps_follow_from_epochs_items_and_processes() -> None:
@@ -159,6 +142,23 @@ def test_a_resumed_run_keeps_its_settings(
         _line(tmp_path, dataclasses.replace(recipe, **changes), **{**same, **options}, resume=True)
     assert (tmp_path / "run.json").read_bytes() == before
     assert _line(tmp_path, recipe, **same, resume=True)[0] == 4, "the same settings are accepted"
+
+
+def test_a_setting_that_an_earlier_release_did_not_know_was_its_default(tmp_path: Path) -> None:
+    recipe = CoarseRecipe(1e-2, 0.1, 2, steps=4)
+    _line(tmp_path, recipe, save_every=2)
+    file = tmp_path / "run.json"
+    said = json.loads(file.read_text())
+    for name in ("final_div_factor", "jitter", "flip", "freeze_text"):
+        del said[name]
+    file.write_text(json.dumps(said))
+    assert _line(tmp_path, recipe, save_every=2, resume=True)[0] == 4
+    for changed, says in (
+        (dataclasses.replace(recipe, jitter=True), "jitter is True, and .* began with False"),
+        (dataclasses.replace(recipe, final_div_factor=1e2), r"final_div_factor is 100\.0, and .* began with 10000\.0"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            _line(tmp_path, changed, save_every=2, resume=True)
 
 
 def test_a_folder_that_holds_a_run_keeps_its_description(tmp_path: Path) -> None:

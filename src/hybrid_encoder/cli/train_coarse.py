@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from hybrid_encoder.training.recipes import CoarseRecipe
 
+SHAPE = (720, 1280)  # of TuSimple's pictures, which synthetic ones are rendered in where a recipe keeps the aspect
+
 
 def train_coarse_command(
     data: Annotated[
@@ -85,10 +87,12 @@ def train_coarse_command(
 
 
 def _synthetic_lanes(recipe: CoarseRecipe, num_drives: int, seed: int, console: Console) -> Dataset[Any]:
+    from hybrid_encoder.data.transforms import item_size
     from hybrid_encoder.data.tusimple import SyntheticLanes
 
-    rendered = shared.render_training_drives(num_drives, recipe.size, seed, console)
-    return SyntheticLanes(rendered, len(recipe.words), flip=True)
+    size = item_size(recipe.size, SHAPE)
+    rendered = shared.render_training_drives(num_drives, size, seed, console)
+    return SyntheticLanes(rendered, len(recipe.words), recipe.flip, recipe.jitter)
 
 
 def _lanes_of_files(data: str, recipe: CoarseRecipe, depths: Path | None, ending: str, inverse: bool) -> Dataset[Any]:
@@ -98,6 +102,6 @@ def _lanes_of_files(data: str, recipe: CoarseRecipe, depths: Path | None, ending
 
     num_points = len(recipe.words)  # one for each prompt
     if depths is None:
-        return TuSimpleLanes(data, recipe.size, num_points, flip=True)
+        return TuSimpleLanes(data, recipe.size, num_points, flip=recipe.flip, jitter=recipe.jitter)
     files = depth_files(data, depths, ending)
-    return OrderedDepth(*files, recipe.size, num_points, inverse=inverse, flip=True)
+    return OrderedDepth(*files, recipe.size, num_points, inverse=inverse, flip=recipe.flip, jitter=recipe.jitter)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hybrid_encoder.cli import _training as shared
 from hybrid_encoder.cli.options import OnCpu, check_finite, make_folder
+from hybrid_encoder.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,8 +32,21 @@ Split = Annotated[
 ]
 Pose = Annotated[str | None, typer.Option(help="class_token, or the name of a timm backbone for a pose network.")]
 Automask = Annotated[bool | None, typer.Option(help="Ignore pixels that an unmoved camera explains better.")]
+PosePretrained = Annotated[
+    bool | None,
+    typer.Option(help="Start that backbone from public weights; by default as the recipe says, with --pretrained."),
+]
 Prompts = Annotated[
-    int | None, typer.Option(min=2, help="Replace the coarse stage's words by this many learned prompts.")
+    int | None,
+    typer.Option(min=2, help="Replace the prompts by this many learned ones, instead of as the recipe says."),
+]
+KeepWords = Annotated[bool, typer.Option("--keep-words", help="Keep the coarse stage's words as the prompts.")]
+PromptsInit = Annotated[
+    Literal["random", "words"] | None, typer.Option(help="What learned prompts that come after words start from.")
+]
+Jitter = Annotated[
+    Literal["per_item", "per_frame"] | None,
+    typer.Option(help="Whose colours change alike: an item's frames together, or each frame by itself."),
 ]
 LanguageLoss = Annotated[float, typer.Option(min=0, help="Weight of the pixel-language loss.")]
 
@@ -48,8 +63,12 @@ def train_fine_command(
     lr: shared.LearningRate = None,
     size: shared.Size = None,
     pose: Pose = None,
+    pose_pretrained: PosePretrained = None,
     automask: Automask = None,
     prompts: Prompts = None,
+    keep_words: KeepWords = False,
+    prompts_init: PromptsInit = None,
+    jitter: Jitter = None,
     language_loss: LanguageLoss = 0.0,
     pretrained: shared.Pretrained = True,
     drives: shared.Drives = 60,
@@ -82,8 +101,15 @@ def train_fine_command(
         batch_size=batch_size,
         lr=lr,
         pose=pose,
+        pose_pretrained=pose_pretrained if pretrained else bool(pose_pretrained),
         automask=automask,
+        prompts_init=prompts_init,
+        jitter=jitter,
     )
+    if keep_words and prompts is not None:
+        raise ConfigError(f"--keep-words and --prompts {prompts} exclude each other; give one of them.")
+    if keep_words or prompts is not None:
+        chosen = dataclasses.replace(chosen, prompts=prompts)
     check_finite("--language-loss", language_loss)
     # What is quick comes first: files are looked at before weights are read, and drives are rendered after that.
     items = None if data == shared.SYNTHETIC else _open_kitti(data, chosen, split)
@@ -96,7 +122,6 @@ def train_fine_command(
         "data": data,
         "split": split,
         "encoder": encoder,
-        "prompts": prompts,
         "language_loss": language_loss,
         "drives": drives if data == shared.SYNTHETIC else None,
     }
@@ -109,11 +134,13 @@ def train_fine_command(
 def _open_kitti(data: str, recipe: FineRecipe, split: Path | None) -> Dataset[Frames]:
     from hybrid_encoder.data.sequences import KittiSequences
 
-    return KittiSequences(data, recipe.size, recipe.offsets, split, augment=True)
+    return KittiSequences(
+        data, recipe.size, recipe.offsets, split, augment=True, jitter=recipe.jitter, resample=recipe.resample
+    )
 
 
 def _synthetic_sequences(recipe: FineRecipe, num_drives: int, seed: int, console: Console) -> Dataset[Frames]:
     from hybrid_encoder.data.sequences import SyntheticSequences
 
     rendered = shared.render_training_drives(num_drives, recipe.size, seed, console)
-    return SyntheticSequences(rendered, recipe.offsets, augment=True)
+    return SyntheticSequences(rendered, recipe.offsets, augment=True, jitter=recipe.jitter)

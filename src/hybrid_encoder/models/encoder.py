@@ -197,6 +197,11 @@ class HybridDepthEncoder(HybridModel):
 
     # -- what trains -------------------------------------------------------------------------------------
 
+    @property
+    def trainable(self) -> dict[str, Any]:
+        """What trains of every part, as :meth:`set_trainable` takes it."""
+        return dict(self._trains)
+
     def set_trainable(
         self,
         *,

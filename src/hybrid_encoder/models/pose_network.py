@@ -11,7 +11,10 @@ from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD
 from hybrid_encoder.downloading import downloads, timm_weights
 from hybrid_encoder.errors import ConfigError
 
-NO_POSE_WEIGHTS = "or start the pose network from random weights with pretrained=False"
+NO_POSE_WEIGHTS = (
+    "or start the pose network from random weights with pretrained=False (pose_pretrained=False in a recipe, "
+    "--no-pose-pretrained on the command line)"
+)
 SCALE = 0.01  # keeps the first predicted motions small, as Monodepth2's pose network does
 
 

@@ -106,15 +106,21 @@ def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = 
     if str(source) not in PRESETS:
         encoder = HybridDepthEncoder.from_pretrained(source)
         if encoder.config.prompts is None or encoder.config.prompts.words != recipe.words:
-            encoder.set_prompts(PromptConfig(words=recipe.words))
+            encoder.set_prompts(_words(encoder.config, recipe))
         return encoder
     config = HybridEncoderConfig.preset(str(source))
     config = config.replace(
         semantic=dataclasses.replace(config.semantic, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         spatial=dataclasses.replace(config.spatial, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-        prompts=PromptConfig(words=recipe.words, train_text=bool(config.prompts and config.prompts.train_text)),
+        prompts=_words(config, recipe),
     )
     return HybridDepthEncoder(config, pretrained=pretrained)
+
+
+def _words(config: HybridEncoderConfig, recipe: CoarseRecipe) -> PromptConfig:
+    """Return the recipe's words as prompts, in the place of an encoder's; what trains of its text tower stays."""
+    prompts = PromptConfig(words=recipe.words)
+    return prompts if config.prompts is None else dataclasses.replace(prompts, train_text=config.prompts.train_text)
 
 
 def train_coarse(
@@ -123,7 +129,7 @@ def train_coarse(
     """Run the coarse stage from its first step to weights in this library's layout.
 
     Args:
-        encoder: trained in place.
+        encoder: trained in place. What the recipe freezes is released again at the end.
         items: ordered patches, from ``TuSimpleLanes``, ``OrderedDepth`` or ``SyntheticLanes``.
         folder: of the run; the weights are saved into its ``final``.
         recipe: how long, how fast and with which settings.
@@ -137,8 +143,8 @@ def train_coarse(
     """
     folder = Path(folder)
     stage = CoarseStage(encoder, recipe.two_sided, recipe.sampling, recipe.box)
-    if recipe.freeze_spatial:
-        encoder.set_trainable(spatial=False)
+    trained_before = encoder.trainable
+    encoder.set_trainable(spatial=False if recipe.freeze_spatial else None, text=False if recipe.freeze_text else None)
     groups = encoder.parameter_groups(recipe.lr)
     process_state(options.get("cpu", False))
     with hold_run(folder):
@@ -146,6 +152,7 @@ def train_coarse(
         num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate_finite, **options)
         if num_steps is None:
             return None
+        encoder.set_trainable(**trained_before)  # what is frozen here may train in the next stage
         encoder.eval()
         if is_main_process():
             notes = f"The coarse stage of Hybrid-depth: {num_steps} steps of patches in the order of depth."

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from hybrid_encoder.checkpoints.reading import read_checkpoint
-from hybrid_encoder.config import PRESETS, HybridDepthConfig, PromptConfig
+from hybrid_encoder.config import NO_MEAN, NO_STD, PRESETS, HybridDepthConfig, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.camera import depth_to_disparity, resized_intrinsics
@@ -261,13 +261,15 @@ def fine_model(
     Args:
         source: a preset, built anew; an encoder, or a checkpoint of one (ours, or a published stage-1 ``.ckpt``), that
             gets a new decoder; or a checkpoint of a whole model, which keeps its decoder.
-        recipe: gives a new decoder's scales and the depth that it starts from.
+        recipe: gives a new decoder's scales and the depth that it starts from, the prompts that come after a coarse
+            result's words, and the input of its towers. An encoder in memory keeps its own input.
         pretrained: start a preset from the public CLIP and DINO weights.
-        prompts: replace the words of a coarse result by this many learned prompts, which start from the words.
+        prompts: replace the prompts of any source by this many learned ones; a whole model gets a new decoder then.
 
     Raises:
         CheckpointError, ConfigError: a checkpoint that is not found, or has no words to start other prompts from.
     """
+    described: HybridEncoderConfig | None = None  # before its input was changed: presets are known by that, too
     if isinstance(source, HybridDepthEncoder):
         encoder = source
     elif str(source) in PRESETS:
@@ -277,11 +279,17 @@ def fine_model(
         checkpoint = read_checkpoint(source)
         if isinstance(checkpoint.config, HybridDepthConfig) and prompts is None:
             return HybridDepthModel.from_checkpoint(checkpoint)
+        if recipe.raw_input and isinstance(checkpoint.config, HybridEncoderConfig):  # of a coarse stage
+            described = checkpoint.config
+            checkpoint = dataclasses.replace(checkpoint, config=_with_raw_input(described))
         encoder = HybridDepthEncoder.from_checkpoint(checkpoint)
+    before = encoder.config.prompts
+    if prompts is None and before is not None and before.words is not None:
+        prompts = recipe.prompts
     if prompts is not None:
-        train_text = bool(encoder.config.prompts and encoder.config.prompts.train_text)
-        encoder.set_prompts(PromptConfig(num_tokens=prompts, init="words", train_text=train_text))
-    config = HybridDepthConfig.for_encoder(encoder.config)
+        train_text = before.train_text if before is not None else False
+        encoder.set_prompts(PromptConfig(num_tokens=prompts, init=recipe.prompts_init, train_text=train_text))
+    config = HybridDepthConfig.for_encoder(described or encoder.config).replace(encoder=encoder.config)
     if recipe.scales is not None:
         config = config.replace(decoder=dataclasses.replace(config.decoder, scales=recipe.scales))
     model = HybridDepthModel(config, encoder=encoder)
@@ -291,6 +299,13 @@ def fine_model(
     return model
 
 
+def _with_raw_input(config: HybridEncoderConfig) -> HybridEncoderConfig:
+    return config.replace(
+        semantic=dataclasses.replace(config.semantic, mean=NO_MEAN, std=NO_STD),
+        spatial=dataclasses.replace(config.spatial, mean=NO_MEAN, std=NO_STD),
+    )
+
+
 def fine_stage(model: HybridDepthModel, recipe: FineRecipe, language_loss: float = 0.0) -> FineStage:
     """Return the stage that trains a model by a recipe, with a new pose network where the recipe names one.
 
@@ -298,10 +313,13 @@ def fine_stage(model: HybridDepthModel, recipe: FineRecipe, language_loss: float
         model: trained in place.
         recipe: gives the stage's settings.
         language_loss: weight of the pixel-language loss.
+
+    Raises:
+        CheckpointError: the recipe starts the pose network from public weights, which cannot be downloaded.
     """
     pose = None
     if recipe.pose != "class_token":
-        pose = PoseNetwork(recipe.pose, channels=recipe.pose_channels)
+        pose = PoseNetwork(recipe.pose, recipe.pose_pretrained, channels=recipe.pose_channels)
     stage = FineStage(
         model,
         pose,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +13,19 @@ from rich.console import Console
 from torch.utils.data import Dataset
 
 from hybrid_encoder.config import DEPTH_WORDS, MIN_SIZE
+from hybrid_encoder.config.checking import check_value
+from hybrid_encoder.config.parts import MAX_PROMPTS
+from hybrid_encoder.data.transforms import Jitter, Resample, Size
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses.coarse import Sampling
 from hybrid_encoder.training.checkpointing import checkpoint_step, newest_checkpoint
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.loop import LoopConfig, Stage, train
-from hybrid_encoder.training.parallel import is_main_process, process_state
+from hybrid_encoder.training.parallel import process_state
 from hybrid_encoder.training.ranges import check_number
-from hybrid_encoder.writing import write_whole
+from hybrid_encoder.training.settings import keep_settings
 
 MOST_STEPS = 10**12  # far more than anybody waits for
-LARGEST_SETTINGS = 1 << 20  # bytes of a run.json
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class StageRecipe:
         batch_size: items in a step, for each process.
         epochs: passes over the items, where ``steps`` is 0.
         steps: optimizer steps, whatever the number of items.
-        schedule: ``"one_cycle"`` (up for ``warm_up`` of the steps, two at least, then down to nothing; with one or two
+        schedule: ``"one_cycle"`` (up for ``warm_up`` of the steps, two at least, then down to little; with one or two
             steps in all the rate is constant), or ``"steps"`` (a tenth of the rate after every ``drop`` of the steps).
         warm_up, drop: shares of all steps.
+        div_factor, final_div_factor: of the one cycle, which starts at ``lr / div_factor`` and ends at that divided by
+            ``final_div_factor``.
         clip: largest norm of the gradient; None does not clip.
     """
 
@@ -52,6 +55,8 @@ class StageRecipe:
     warm_up: float = 0.3
     drop: float = 0.5
     clip: float | None = None
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps"):
@@ -63,6 +68,8 @@ class StageRecipe:
         check_number("batch_size", self.batch_size, above=0, whole=True)
         check_number("warm_up", self.warm_up, 0, 1)
         check_number("drop", self.drop, above=0, high=1)
+        check_number("div_factor", self.div_factor, 1)
+        check_number("final_div_factor", self.final_div_factor, 1)
         if self.clip is not None:
             check_number("clip", self.clip, above=0)
         if self.schedule not in ("one_cycle", "steps"):
@@ -82,7 +89,14 @@ class StageRecipe:
         # nothing comes after it.
         warm_up = min(max(self.warm_up, 2 / num_steps), 1 - 1 / num_steps)
         rates = [group["lr"] for group in optimizer.param_groups]
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=num_steps, pct_start=warm_up)
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            rates,
+            total_steps=num_steps,
+            pct_start=warm_up,
+            div_factor=self.div_factor,
+            final_div_factor=self.final_div_factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,17 +105,23 @@ class CoarseRecipe(StageRecipe):
 
     Args:
         freeze_spatial: keep the DINO tower as it is.
+        freeze_text: keep CLIP's text tower as it is, so that the words stay where CLIP has them.
         two_sided, sampling, box: of :class:`hybrid_encoder.losses.coarse.CoarsePatchLoss`.
         words: the prompts, from near to far; a lane has as many points.
-        size: (H, W) of the images.
+        size: (H, W) of the images; or the least that their shorter side may have, at the aspect of each image.
+        flip: mirror half of the items.
+        jitter: change the colours of all items.
     """
 
     freeze_spatial: bool = True
+    freeze_text: bool = False
     two_sided: bool = False
     sampling: Sampling = "cell"
     box: float = 32.0
     words: tuple[str, ...] = DEPTH_WORDS
-    size: tuple[int, int] = (224, 224)
+    size: Size = (224, 224)
+    flip: bool = True
+    jitter: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,6 +136,7 @@ class FineRecipe(StageRecipe):
 
     Args:
         pose: ``"class_token"``, or the name of a timm backbone for a pose network.
+        pose_pretrained: start that backbone from timm's public weights.
         pose_channels: of the pose network's convolutions.
         pose_lr: factor on the pose network's learning rate.
         scales: of the decoder; None keeps the preset's.
@@ -123,9 +144,15 @@ class FineRecipe(StageRecipe):
         start_depth: the depth that an untrained decoder with a sigmoid predicts everywhere; None leaves its bias alone.
         size: (H, W) of the frames.
         offsets: of the neighbouring frames from the target, in frames.
+        prompts: how many learned prompts take the place of a coarse result's words; None keeps the words.
+        prompts_init: learned prompts that come after words start from noise (std 0.02), ``"random"``, or from
+            ``"words"``, interpolated.
+        raw_input: feed both towers of a coarse result raw RGB in [0, 1]; else with its own normalisation.
+        jitter, resample: of :class:`hybrid_encoder.data.sequences.KittiSequences`.
     """
 
     pose: str = "resnet18"
+    pose_pretrained: bool = False
     pose_channels: int = 256
     pose_lr: float = 1.0
     scales: tuple[int, ...] | None = None
@@ -136,6 +163,11 @@ class FineRecipe(StageRecipe):
     start_depth: float | None = None
     size: tuple[int, int] = (192, 640)
     offsets: tuple[int, ...] = (-1, 1)
+    prompts: int | None = None
+    prompts_init: Literal["random", "words"] = "random"
+    raw_input: bool = False
+    jitter: Jitter = "per_item"
+    resample: Resample = "bilinear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,6 +178,11 @@ class FineRecipe(StageRecipe):
         if self.start_depth is not None:
             check_number("start_depth", self.start_depth, above=0)
         _check_size(self.size)
+        if self.prompts is not None:
+            check_number("prompts", self.prompts, 2, MAX_PROMPTS, whole=True)
+        check_value(Literal["random", "words"], self.prompts_init, "prompts_init")
+        check_value(Jitter, self.jitter, "jitter")
+        check_value(Resample, self.resample, "resample")
         for level in self.levels:
             check_number("a level", level, 0, 16, whole=True)
         if not self.levels or min(self.size) >> max(self.levels) < 2:
@@ -154,13 +191,28 @@ class FineRecipe(StageRecipe):
             raise ConfigError(f"offsets is {self.offsets}; it must name neighbours, such as (-1, 1), and not 0.")
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _check_size(size: Size) -> None:
+    if isinstance(size, int):
+        check_number("the shorter side, size,", size, MIN_SIZE, whole=True)
+        return
     for name, side in zip(("height", "width"), size, strict=True):
         check_number(f"the {name} of size", side, MIN_SIZE, whole=True)
 
 
 COARSE = {
-    "published": CoarseRecipe(3.57e-4, 0.1, 6, epochs=20, clip=0.1),
+    "published": CoarseRecipe(
+        3.57e-4,
+        0.1,
+        6,
+        # 20 epochs, which there count the 23,157 lines of a KITTI list beside TuSimple's 3,626 pictures.
+        steps=20 * math.ceil((3626 + 23157) / 6),
+        clip=0.1,
+        final_div_factor=100.0,
+        freeze_text=True,
+        size=224,
+        flip=False,
+        jitter=True,
+    ),
     # Features are averaged over patches of one cell's size: lanes in small images have several points in a cell.
     "small": CoarseRecipe(
         1e-3,
@@ -176,7 +228,21 @@ COARSE = {
     ),
 }
 FINE = {
-    "published": FineRecipe(1e-4, 0.01, 16, epochs=30, schedule="steps", size=(224, 672)),
+    "published": FineRecipe(
+        1e-4,
+        0.01,
+        16,
+        epochs=30,
+        schedule="steps",
+        pose="resnet18.tv_in1k",
+        pose_pretrained=True,
+        scales=(0,),
+        size=(224, 672),
+        prompts=256,
+        raw_input=True,
+        jitter="per_frame",
+        resample="lanczos",
+    ),
     # From random weights the pose network learns more slowly than depth, and depth drifts far away, where the images
     # look as if the camera stood still. Direct alignment (refine) finds the motion from the first step on. Views are
     # compared on small images (levels), where a wrong motion still makes them overlap.
@@ -243,38 +309,12 @@ def train_stage(
         "precision": config.precision,
         "processes": state.num_processes,
     }
+    # A setting that an earlier release did not know has the default that does what it did.
+    defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     scheduler = recipe.scheduler(optimizer, num_steps)
     with hold_run(folder):
-        _keep_settings(folder, settings, bool(resume))
+        keep_settings(folder, settings, bool(resume), defaults)
         train(stage, items, optimizer, scheduler, folder, config, collate=collate, resume=resume, console=console)
         newest = newest_checkpoint(folder)
     return num_steps if newest is not None and checkpoint_step(newest) == num_steps else None
-
-
-def _keep_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Write the settings of a new run to ``run.json``, or compare them with those that a resumed run began with."""
-    settings = json.loads(json.dumps(settings, default=str))
-    file = folder / "run.json"
-    if resume and os.path.lexists(file):
-        before = _read_settings(file)
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise ConfigError(f"{name} is {value}, and the run in {folder} began with {before.get(name)}; keep it.")
-    elif is_main_process() and (resume or newest_checkpoint(folder) is None):
-        write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    try:
-        if not file.is_file():
-            raise ValueError("it is no file")
-        with file.open("rb") as opened:
-            found = json.loads(opened.read(LARGEST_SETTINGS))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no settings")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{file} is damaged ({error}); put the right one back, or remove it to resume with the settings given now."
-        ) from None
-    return found
