@@ -188,7 +188,8 @@ def test_frozen_towers_are_held_once_where_asked(module: ModuleType) -> None:
     # Each still saves and loads everything that it needs.
     state = {name: value.clone() for name, value in trainer.models["mono_encoder"].state_dict().items()}
     trainer.models["mono_encoder"].load_state_dict(state)
-    assert set(state) == {f"encoder.{name}" for name in student} | {n for n in state if "running" in n or "num_b" in n}
+    of_batch_norm = {name for name in state if "running" in name or "num_b" in name}
+    assert set(state) - {"_extra_state"} == {f"encoder.{name}" for name in student} | of_batch_norm
 
 
 @pytest.mark.parametrize("config", [TINY, FROZEN.replace(towers="semantic")], ids=["trains", "another layout"])
