@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hybrid_encoder import HybridDepthEncoder, HybridDepthModel
+from hybrid_encoder import HybridDepthConfig, HybridDepthEncoder, HybridDepthModel
 from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.data import SyntheticDrive, write_tusimple
 from hybrid_encoder.training.coarse import CoarseStage
@@ -72,8 +73,9 @@ def test_the_published_recipes_from_one_stage_to_the_other(run: Run, tmp_path: P
     assert {**published, "pose_pretrained": False, "raw_input": True}.items() <= told.items()
     config = HybridDepthModel.from_pretrained(tmp_path / "fine" / "final").config
     assert config.encoder.prompts is not None and config.encoder.prompts.num_tokens == 256
-    assert config.encoder.semantic.std == (1.0, 1.0, 1.0) and config.decoder.scales == (0,)
-    assert config.decoder.features == 48, "the decoder of the preset with these towers"
+    assert config.encoder.semantic.std == (1.0, 1.0, 1.0)
+    preset = HybridDepthConfig.preset("tiny").decoder
+    assert config.decoder == replace(preset, scales=(0,)), "the decoder of the preset with these towers"
 
     _ok(run(*fine, *pose, "--keep-words", "--jitter", "per_item", "--output", tmp_path / "words"))
     told = json.loads((tmp_path / "words" / "run.json").read_text())

@@ -132,7 +132,7 @@ class TestVersions:
                 for _ in range(nested):
                     moved = moved["encoder"]
                 assert moved == {"prompts": {"train_text": trains}}
-        new = {"format_version": 3, "config": {"prompts": {}}}
+        new: dict[str, Any] = {"format_version": 3, "config": {"prompts": {}}}
         assert migrate(new) == new
         assert HybridEncoderConfig.from_dict(new["config"]).prompts == PromptConfig(train_text="all_but_blocks")
 

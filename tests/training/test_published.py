@@ -18,6 +18,7 @@ from hybrid_encoder import CheckpointError, HybridDepthConfig, HybridDepthEncode
 from hybrid_encoder.config import DEPTH_WORDS, IMAGENET_MEAN, NO_MEAN, NO_STD
 from hybrid_encoder.data import KittiSequences, OrderedPatches, SyntheticDrive, SyntheticLanes, TuSimpleLanes, collate
 from hybrid_encoder.errors import InputError
+from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import train_coarse
 from hybrid_encoder.training.fine import fine_model, fine_stage
 from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe, StageRecipe
@@ -204,8 +205,8 @@ def test_after_stage_1_prompts_start_at_random_and_the_input_is_raw(stage1: Path
     assert abs(float(prompts.tokens.detach().mean())) < 1e-3
     assert config.prompts == PromptConfig(num_tokens=256)
     assert model.encoder.semantic is not None and model.encoder.spatial is not None
-    for tower, part in ((model.encoder.semantic, config.semantic), (model.encoder.spatial, config.spatial)):
-        assert (part.mean, part.std) == (NO_MEAN, NO_STD)
+    for tower, told in ((model.encoder.semantic, config.semantic), (model.encoder.spatial, config.spatial)):
+        assert (told.mean, told.std) == (NO_MEAN, NO_STD)
         pixel = torch.rand(1, 3, 1, 1)
         assert torch.equal(tower.normalise(pixel), pixel)
     before = HybridDepthEncoder.from_pretrained(stage1)
@@ -228,7 +229,8 @@ def test_of_clip_the_fine_stage_freezes_twelve_blocks_and_of_dino_all_but_the_la
     frozen = {name.removeprefix("encoder.") for name, p in model.named_parameters() if not p.requires_grad}
     text = {name for name in frozen if name.startswith("prompts.")}
     assert text and all(name.startswith("prompts.transformer.resblocks.") for name in text)
-    last = len(list(model.encoder.spatial.blocks)) - 1  # type: ignore[union-attr, arg-type]
+    assert model.encoder.spatial is not None
+    last = len(model.encoder.spatial.blocks) - 1
     assert all(name.startswith(("prompts.", "spatial.")) for name in frozen)
     assert not [name for name in frozen if f".blocks.{last}." in name]
     stage = fine_stage(model, dataclasses.replace(FREE_FINE, pose="class_token"))
@@ -236,7 +238,7 @@ def test_of_clip_the_fine_stage_freezes_twelve_blocks_and_of_dino_all_but_the_la
     assert set(groups) == {"semantic", "spatial", "text", "prompts", "fusion", "decoder", "pose"}
     # token_embedding, positional_embedding, ln_final (2), text_projection; the learned tokens; one block of DINO
     assert (len(groups["text"]), len(groups["prompts"])) == (5, 1)
-    block = model.encoder.spatial.blocks[last]  # type: ignore[union-attr, index]
+    block = model.encoder.spatial.blocks[last]
     assert len(groups["spatial"]) == len(list(block.parameters()))
     assert HybridDepthConfig.preset("paper").encoder.spatial.trainable_blocks == 1
 
@@ -254,7 +256,7 @@ def test_the_pose_network_starts_from_imagenets_resnet18(tmp_path: Path) -> None
         assert "--no-pose-pretrained" in said and said.count(". ") == 0, "one sentence, with the way on"
         hub.files[POSE_WEIGHTS] = {"model.safetensors": save(weights)}
         stage = fine_stage(model, PUBLISHED_FINE)
-    assert stage.pose is not None
+    assert isinstance(stage.pose, PoseNetwork)
     state = stage.pose.backbone.state_dict()
     # Two frames: the three channels' weights twice, halved, so that two equal frames give what one gave.
     first = weights.pop("conv1.weight")
