@@ -20,12 +20,19 @@ RepositoryName = Literal["monodepth2", "manydepth"]
 Decoder = Literal["dpt", "repository"]
 Pose = Literal["repository", "class_token"]
 Teacher = Literal["hybrid", "repository"]
+Training = Literal["repository", "published"]
 
 
 def run_command(
     repository: Annotated[RepositoryName, typer.Argument(help="The codebase that the script belongs to.")],
     command: Annotated[list[str], typer.Argument(help="After --: train.py ARGS, or -m package.module ARGS.")],
-    encoder: Annotated[str, typer.Option(help="A preset, a checkpoint folder, or a Hub id.")] = "paper",
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="A preset, a checkpoint folder, or a Hub id. By default paper, or what weights that the script reads "
+            "were trained with."
+        ),
+    ] = None,
     decoder: Annotated[
         Decoder | None,
         typer.Option(
@@ -43,6 +50,13 @@ def run_command(
     share_frozen: Annotated[
         bool | None,
         typer.Option("--share-frozen", help="manydepth: keep one copy of frozen towers for both networks."),
+    ] = None,
+    training: Annotated[
+        Training | None,
+        typer.Option(help="manydepth: its own, or gradient clipping and weight decay as published for this encoder."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of a known codebase; by default it is recognised by its files.")
     ] = None,
     networks: Annotated[
         str | None, typer.Option(help="Import name of the package that holds the codebase's networks.")
@@ -65,9 +79,9 @@ def run_command(
     options = _options_of(
         repository,
         monodepth2={"pose": pose, "language_loss": language_loss},
-        manydepth={"teacher": teacher, "share_frozen": share_frozen},
+        manydepth={"teacher": teacher, "share_frozen": share_frozen, "training": training},
     )
-    options |= {"encoder": encoder, "networks": networks, "legacy": legacy}
+    options |= {"encoder": encoder, "networks": networks, "recipe": recipe, "legacy": legacy}
     if decoder is not None:
         options["decoder"] = decoder
     shown: list[str] = []
