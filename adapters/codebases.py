@@ -166,6 +166,75 @@ SINGLE_FRAME: dict[str, Codebase[CodebaseRecipe]] = {
             ),
         ),
     ),
+    "md4all": Codebase(
+        ("models/depth_net.py:class DepthNet", "models/md2"),
+        (
+            CodebaseRecipe(
+                "md4all",
+                networks=("models.depth_net",),
+                mean=(0.45, 0.45, 0.45),
+                std=(0.225, 0.225, 0.225),
+                own_decoder="its disparities have keys of their own",
+            ),
+        ),
+    ),
+    "sgdepth": Codebase(
+        ("models/sgdepth.py", "models/networks"),
+        (
+            CodebaseRecipe(
+                "SGDepth",
+                networks=("models.networks",),
+                decoders=(),
+                mean=(0.485, 0.456, 0.406),
+                std=(0.229, 0.224, 0.225),
+                own_decoder="depth and segmentation share one",
+            ),
+        ),
+    ),
+    "featdepth": Codebase(
+        ("mono/model/mono_baseline", "mono/model/mono_fm", "mono/model/mono_fm_joint"),
+        tuple(
+            CodebaseRecipe(
+                "FeatDepth",
+                f"{net}.net.DepthEncoder",
+                (),
+                pretrained=None,
+                frames=None,
+                networks=("mono.model",),
+                own_decoder="its disparities have keys of their own",
+            )
+            for net in ("mono_baseline", "mono_fm", "mono_fm_joint")
+        ),
+    ),
+    "packnet-sfm": Codebase(
+        ("packnet_sfm/networks/depth/DepthResNet.py",),
+        (CodebaseRecipe("packnet-sfm", networks=("packnet_sfm.networks.depth.DepthResNet",)),),
+    ),
+    "dynamo-depth": Codebase(
+        ("networks/model.py:LiteDepthDecoder", "networks/motion_decoder.py"),
+        (
+            CodebaseRecipe("Dynamo-Depth", networks=("networks.model",)),
+            CodebaseRecipe(
+                "Dynamo-Depth",
+                "LiteMono",
+                ("LiteDepthDecoder",),
+                frames=None,
+                strides=(4, 8, 16),
+                channels=(64, 128, 224),
+                networks=("networks.model",),
+            ),
+        ),
+    ),
+    "wavelet-monodepth": Codebase(
+        ("networks/network_constructors.py", "networks/encoders", "networks/decoders"),
+        (
+            CodebaseRecipe(
+                "wavelet-monodepth",
+                networks=("networks.encoders", "networks.decoders"),
+                own_decoder="its optimizer and its losses read the layers and the wavelets of its decoder",
+            ),
+        ),
+    ),
     "mono-uncertainty": Codebase(
         ("networks/decoder.py:class DepthUncertaintyDecoder", "extended_options.py"),
         (
@@ -211,17 +280,32 @@ MULTI_FRAME: dict[str, Codebase[MatchingRecipe]] = {
 }
 """Those with a multi-frame student and a single-frame teacher."""
 
-_OWN_CHECKOUT = "Train in a Monodepth2 checkout instead: its trainer, data sets and splits are the same."
+_MONODEPTH2 = "Train in a Monodepth2 checkout instead"
 REFUSED: dict[str, Refused] = {
     "SQLdepth or SPIdepth": Refused(
         ("networks/__init__.py:Depth_Decoder_QueryTr",),
         "its decoder predicts depth, by queries of its own, under the key 'disp', where a disparity would be read as "
-        f"metres. {_OWN_CHECKOUT}",
+        f"metres. {_MONODEPTH2}: its trainer, data sets and splits are the same.",
     ),
     "MonoViT": Refused(
         ("networks/nets.py:class DeepNet", "networks/mpvit.py"),
         "it builds encoder and decoder as one network of fixed widths, and its trainer is a fragment for Monodepth2: "
         "patch the Monodepth2 checkout itself (docs/monodepth2.md says how to keep its optimizer).",
+    ),
+    "ADDS-DepthNet": Refused(
+        ("networks/resnet_encoder_pose.py:class ResnetEncoder_pose", "networks/resnet_encoder.py"),
+        "its encoder is three networks, one shared and two private ones for day and night, which also reconstruct the "
+        f"image. {_MONODEPTH2}, on its day images.",
+    ),
+    "EPCDepth": Refused(
+        ("network/rsu_decoder.py", "network/encoder.py", "model.py"),
+        "its model reads attributes of its own encoder, and its losses a list of disparities from its own decoder. "
+        f"{_MONODEPTH2}, with --use_stereo, which it is trained on.",
+    ),
+    "EndoDAC": Refused(
+        ("models/endodac", "trainer_end_to_end.py"),
+        "its depth network is one module, a DINOv2 with adapters and a head of its own at a fixed image size, without an "
+        "encoder apart. Train in a checkout of AF-SfMLearner instead, whose data it uses and which is served.",
     ),
 }
 """Those that no recipe can serve, by name."""
