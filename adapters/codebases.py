@@ -304,7 +304,7 @@ REFUSED: dict[str, Refused] = {
     ),
     "EndoDAC": Refused(
         ("models/endodac", "trainer_end_to_end.py"),
-        "its depth network is one module, a DINOv2 with adapters and a head of its own at a fixed image size, without an "
+        "its depth network is one module, a DINOv2 with adapters and a head of its own at one image size, without an "
         "encoder apart. Train in a checkout of AF-SfMLearner instead, whose data it uses and which is served.",
     ),
 }
