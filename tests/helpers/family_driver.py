@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import inspect
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ import sys
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,14 @@ def save_and_load(watcher: Watcher) -> dict[str, Any]:
         for index, network in enumerate(watcher.networks()):
             torch.save(network.state_dict(), Path(SPEC["log"], f"{index}.pth"))
     else:
-        trainer.save_model()
+        needed = inspect.signature(trainer.save_model).parameters.values()
+        trainer.save_model(*("weights" for parameter in needed if parameter.default is parameter.empty))
     files = sorted(Path(SPEC["log"]).rglob("*.pth"))
-    states = [torch.load(file, weights_only=False) for file in files]
+    states = [state for file in files for state in state_dicts(torch.load(file, weights_only=False))]
     compared = different = fresh = 0
     for network, build in list(watcher.built.items()):
         trained = network.state_dict()
-        state = next((s for s in map(bare, states) if trained.keys() <= s.keys() and equal(s, trained)), None)
+        state = next((state for state in states if equal(state, trained)), None)
         if state is None:
             return {"by": "trainer" if trainer else "state_dict", "files": [f.name for f in files], "found": False}
         new = build()
@@ -172,28 +174,31 @@ def save_and_load(watcher: Watcher) -> dict[str, Any]:
 
 
 def find_trainer(networks: list[nn.Module]) -> Any:
-    """Return the object with ``save_model`` whose ``models`` hold networks of ours."""
+    """Return the object with ``save_model`` that holds networks of ours; None where there is none."""
     for thing in gc.get_objects():
-        if not hasattr(type(thing), "save_model") or isinstance(thing, type):
-            continue
-        models = vars(thing).get("models") or getattr(thing, "model", None)
-        modules = models.values() if isinstance(models, dict) else [models]
-        inside = [part for module in modules if isinstance(module, nn.Module) for part in module.modules()]
-        if any(part is network for part in inside for network in networks):
-            return thing
+        if hasattr(type(thing), "save_model"):
+            held = [x for value in vars(thing).values() for x in (value.values() if is_dict(value) else [value])]
+            parts = {id(part) for module in held if isinstance(module, nn.Module) for part in module.modules()}
+            if any(id(network) in parts for network in networks):
+                return thing
     return None
 
 
-def bare(state: Any) -> dict[str, Any]:
-    """Return a state dict without what a wrapper or an outer module puts before its names."""
-    if not isinstance(state, dict):
-        return {}
-    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(name, str)}
+def is_dict(value: Any) -> bool:
+    return isinstance(value, dict | nn.ModuleDict)
+
+
+def state_dicts(loaded: Any) -> Iterator[dict[str, Any]]:
+    """Yield every state dict in a checkpoint, without what a wrapper puts before its names."""
+    if isinstance(loaded, dict):
+        yield {name.removeprefix("module."): value for name, value in loaded.items() if isinstance(name, str)}
+        for inside in loaded.values():
+            yield from state_dicts(inside)
 
 
 def equal(state: dict[str, Any], other: dict[str, Any]) -> bool:
     """Return whether a state dict holds all numbers of another one, bit by bit."""
-    return all(name in state and torch.equal(state[name], value) for name, value in other.items())
+    return all(torch.is_tensor(state.get(name)) and torch.equal(state[name], value) for name, value in other.items())
 
 
 # -- undo ------------------------------------------------------------------------------------------------------
@@ -304,7 +309,10 @@ def main() -> dict[str, Any]:
         lowest, highest = zip(*watcher.images, strict=True)
         result |= {"lowest": min(lowest), "highest": max(highest)}
     if watcher.built and (stopped or result["end"] == "the script ended"):
-        result["saved"] = save_and_load(watcher)
+        try:
+            result["saved"] = save_and_load(watcher)
+        except Exception:
+            result["saved"] = {"found": False, "trace": traceback.format_exc()[-3000:]}
     if handles:
         result |= {"replaced": handles[0].watch.replaced, "built": handles[0].built}
         handles[0].undo()

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
-from unittest.mock import MagicMock
 
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -106,6 +106,8 @@ def _load_what_is_there() -> None:
 
     torch.load, nn.Module.load_state_dict = load, fill  # type: ignore[assignment, method-assign]
     torch.hub.load_state_dict_from_url = model_zoo.load_url = fresh  # type: ignore[attr-defined]
+    own_create = timm.create_model
+    timm.create_model = lambda *args, **kwargs: own_create(*args, **(kwargs | {"pretrained": False}))
     torchvision.models._api.WeightsEnum.get_state_dict = lambda self, *args, **kwargs: fresh(self.url)
 
 
@@ -141,15 +143,22 @@ class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
+class _Nothing:
+    """An object of an absent package: made of anything, and any call of it gives back what it was given last."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return kwargs or (args[-1] if args else None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing()
+
+
 def _nothing(module: str, name: str) -> Any:
     if name.startswith("__"):
-        raise AttributeError(name)
-    if name.isupper():  # a registry
-        registry = MagicMock(name=f"{module}.{name}")
-        registry.register_module = _register
-        return registry
-    return type(name, (MagicMock,), {}) if name[0].isupper() else MagicMock(name=f"{module}.{name}")
-
-
-def _register(thing: Any = None, **kwargs: Any) -> Any:
-    return thing if thing is not None else _register
+        raise AttributeError(f"{module} is a stand-in, which has no {name}")
+    return _Nothing if name[0].isupper() and not name.isupper() else _Nothing()
