@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,11 @@ from hybrid_encoder.models.neck import PyramidNeck
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead
 
 from .loading import StrictLoading
+
+
+def _is_for_replicas(caller: FrameType) -> bool:
+    """Return whether torch's DataParallel asks, which looks up every parameter that a network has in the list."""
+    return caller.f_globals.get("__name__") == "torch.nn.parallel.replicate"
 
 
 class Features(StrictLoading):
@@ -89,6 +96,9 @@ class Features(StrictLoading):
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return those that are meant to train, whether or not they are frozen at the moment."""
+        if _is_for_replicas(sys._getframe(1)):
+            yield from super().parameters(recurse)
+            return
         frozen = {id(parameter) for parameter in self.model.frozen_parameters()}
         for name, parameter in self.named_parameters(recurse=recurse):
             by_hand = name in self._frozen_by_hand and not parameter.requires_grad
@@ -211,7 +221,8 @@ class PoseEncoder(StrictLoading):
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return none, as the depth encoder hands the tower to the optimizer."""
-        return iter(())
+        if _is_for_replicas(sys._getframe(1)):
+            yield from super().parameters(recurse)
 
 
 class PoseDecoder(StrictLoading):

@@ -104,7 +104,8 @@ class Patch(ReplacedNames):
         legacy: bool,
         shims: Legacy | None,
     ) -> None:
-        super().__init__(f"hybrid encoder in {repository.root}", repository, registries=True)
+        functions = any(not isinstance(real, type) for real, _ in found)  # a class needs no search for its places
+        super().__init__(f"hybrid encoder in {repository.root}", repository, registries=functions)
         self.modules = tuple(modules)
         self.builder = builder
         self.legacy = legacy

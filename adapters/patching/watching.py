@@ -78,9 +78,11 @@ class Watch:
         self._own: dict[str, None] = {}  # classes of the repository whose instances were built, outermost last
         self._inside: set[str] = set()  # those that were built as a part of another one
         self._hooks: list[Any] = []
+        self._owned: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()  # whether the repository's
 
     def start(self) -> None:
         """Watch from now on."""
+        WATCHES.add(self)
         self._hooks = [
             register_optimizer_step_pre_hook(self._before_step),
             register_module_module_registration_hook(self._part_registered),
@@ -88,6 +90,7 @@ class Watch:
 
     def stop(self) -> None:
         """Watch no longer; a second call does nothing."""
+        WATCHES.discard(self)
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -112,11 +115,16 @@ class Watch:
         found = [built.network() for built in self.built if issubclass(built.kind, kind)]
         return [network for network in found if network is not None]
 
+    def _parameters(self) -> dict[int, nn.Parameter]:
+        """Return what trains of the networks that were built and still live, by identity."""
+        alive = [network for built in self.built if (network := built.network()) is not None]
+        return {id(x): x for network in alive for x in network.parameters()}
+
     # -- while it trains ---------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if optimizer not in self._checked or not self.with_gradient:
-            ours = {id(x): x for built in self.built if (network := built.network()) for x in network.parameters()}
+            ours = self._parameters()
             held = {id(x) for group in optimizer.param_groups for x in group["params"]}
             if optimizer not in self._checked:
                 self._check(optimizer, held, ours)
@@ -130,6 +138,8 @@ class Watch:
 
     def _check(self, optimizer: Optimizer, held: set[int], ours: Mapping[int, nn.Parameter]) -> None:
         """Raise AdapterError if a training of the repository's networks goes on without ours."""
+        if not ours.keys() & held and any(other._parameters().keys() & held for other in WATCHES if other is not self):
+            return  # another patch in the same repository is used
         trainers = self._owners(held)
         if not ours.keys() & held and not trainers:
             return  # somebody else's training
@@ -168,8 +178,10 @@ class Watch:
         return sorted(found, key=lambda name: not found[name])
 
     def _is_own(self, kind: type) -> bool:
-        module = sys.modules.get(kind.__module__)
-        return module is not None and self.repository.owns(vars(module).get("__file__"))
+        if kind not in self._owned:
+            module = sys.modules.get(kind.__module__)
+            self._owned[kind] = module is not None and self.repository.owns(vars(module).get("__file__"))
+        return self._owned[kind]
 
     # -- at the end --------------------------------------------------------------------------------------
 
@@ -203,6 +215,9 @@ class Watch:
     def lines(self) -> list[str]:
         """Return one line for each network that was built."""
         return [str(built) for built in self.built]
+
+
+WATCHES: weakref.WeakSet[Watch] = weakref.WeakSet()  # those at work
 
 
 def parameters_of_optimizers() -> set[int]:

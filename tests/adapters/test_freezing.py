@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -138,3 +139,29 @@ def test_what_was_frozen_by_hand_before_stays_out_of_optimizers(freeze: Callable
     assert _training(module) == before
     encoder.set_trainable(semantic=True)  # a choice made later counts
     assert {id(p) for p in encoder.semantic.parameters()} <= {id(p) for p in module.parameters()}
+
+
+@pytest.mark.parametrize("make", [_depth, _matching], ids=["encoder", "matching"])
+def test_replicas_of_data_parallel_have_every_parameter(
+    make: Callable[[HybridEncoderConfig], Features], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DataParallel looks up each parameter in the list of ``parameters()``; here copies stand in for other devices."""
+    replicate = importlib.import_module("torch.nn.parallel.replicate")
+
+    def broadcast(tensors: list[torch.Tensor], devices: list[int], detach: bool = False) -> list[list[torch.Tensor]]:
+        return [[tensor.clone() for tensor in tensors] for _ in devices]
+
+    monkeypatch.setattr(replicate, "_broadcast_coalesced_reshape", broadcast)
+    network = make(PARTLY_FROZEN)
+    for module in (network, PoseEncoder(network.encoder) if isinstance(network, DepthEncoder) else network):
+        first, second = replicate.replicate(module, [0, 1])
+        names = dict(module.named_parameters())
+        for replica in (first, second):
+            assert type(replica) is type(module)
+            held = {
+                f"{path}.{name}" if path else name: value
+                for path, part in replica.named_modules()
+                for name, value in getattr(part, "_former_parameters", {}).items()
+            }
+            assert held.keys() == names.keys() and all(torch.equal(held[name], names[name]) for name in names)
+    assert len(list(network.parameters())) < len(dict(network.named_parameters())), "an optimizer still gets fewer"
