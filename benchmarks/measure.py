@@ -42,7 +42,7 @@ WAYS = {
     "ours-bf16-weights": "ours, bf16 weights",
     "ours-fp16": "ours, fp16 autocast",
     "ours-folded": "ours, prompts folded",
-    "ours-frozen-text": "ours, text tower frozen whole (the preset)",
+    "ours-frozen-text": "ours, text tower frozen whole",
     "reference": "reference, plainly written",
     "published": "published implementation",
     "dinov2-dpt": "DINOv2 + DPT of transformers",
