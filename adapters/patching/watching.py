@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from hybrid_encoder.errors import AdapterError
 
+from .optimizers import keep_out
 from .repository import Repository
 
 LOG = logging.getLogger("hybrid_encoder.adapters")
@@ -78,6 +79,7 @@ class Watch:
         self._own: dict[str, None] = {}  # classes of the repository whose instances were built, outermost last
         self._inside: set[str] = set()  # those that were built as a part of another one
         self._hooks: list[Any] = []
+        self._let_in: Callable[[], None] = lambda: None
         self._owned: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()  # whether the repository's
 
     def start(self) -> None:
@@ -87,6 +89,7 @@ class Watch:
             register_optimizer_step_pre_hook(self._before_step),
             register_module_module_registration_hook(self._part_registered),
         ]
+        self._let_in = keep_out(self._frozen)
 
     def stop(self) -> None:
         """Watch no longer; a second call does nothing."""
@@ -94,6 +97,7 @@ class Watch:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._let_in()
 
     def note(self, name: str, network: nn.Module, owner: nn.Module) -> None:
         """Take note of a network of ours that was built.
@@ -119,6 +123,11 @@ class Watch:
         """Return what trains of the networks that were built and still live, by identity."""
         alive = [network for built in self.built if (network := built.network()) is not None]
         return {id(x): x for network in alive for x in network.parameters()}
+
+    def _frozen(self) -> set[int]:
+        """Return what our networks hold and do not hand to an optimizer, by identity."""
+        alive = [network for built in self.built if (network := built.network()) is not None]
+        return {id(x) for network in alive for _, x in network.named_parameters()} - self._parameters().keys()
 
     # -- while it trains ---------------------------------------------------------------------------------
 

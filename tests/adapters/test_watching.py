@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from hybrid_encoder import HybridEncoderConfig
 from hybrid_encoder.adapters import manydepth, monodepth2
 from hybrid_encoder.adapters.networks import DepthEncoder
 from hybrid_encoder.adapters.recipes import CodebaseRecipe
@@ -21,6 +23,7 @@ from hybrid_encoder.errors import AdapterError
 
 from helpers.toy_repository import RESNET, Repo
 
+TINY = HybridEncoderConfig.preset("tiny")
 OTHER = "    # another class\n" + RESNET.replace("ResnetEncoder", "OtherEncoder")
 
 
@@ -149,6 +152,47 @@ def test_the_handle_and_the_log_tell_what_was_built(repo: Repo, caplog: pytest.L
     assert line in caplog.text and f"built: {line}" in repr(handle)
     held = len(trainer.optimizer.param_groups[0]["params"])
     assert f"Adam holds {held} parameters of the hybrid encoder's networks" in caplog.text
+
+
+class Container(nn.Module):
+    """A module around the networks, as of Lightning: its parameters() asks no network."""
+
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+
+
+@pytest.mark.parametrize("form", ["list", "groups", "one by one", "named"])
+def test_no_frozen_parameter_reaches_an_optimizer_through_a_container(repo: Repo, form: str) -> None:
+    frozen = TINY.replace(spatial=dataclasses.replace(TINY.spatial, trainable_blocks=1))
+    own = torch.optim.Optimizer.add_param_group
+    with monodepth2.patch(frozen):
+        trainer = repo.load().Trainer()
+        layer = nn.Linear(2, 2)
+        layer.requires_grad_(False)  # somebody else's: not ours to judge
+        both = Container(encoder=trainer.encoder, depth=trainer.depth, layer=layer)
+        if form == "list":
+            optimizer = torch.optim.AdamW(both.parameters(), 1e-4)
+        elif form == "groups":
+            optimizer = torch.optim.AdamW(
+                [{"params": both.parameters()}, {"params": [torch.zeros(1)], "lr": 1e-3}], 1e-4
+            )
+        elif form == "one by one":
+            optimizer = torch.optim.AdamW(layer.parameters(), 1e-4)
+            rest = Container(encoder=trainer.encoder, depth=trainer.depth)
+            optimizer.add_param_group({"params": rest.parameters()})
+        else:
+            try:
+                optimizer = torch.optim.AdamW(both.named_parameters(), 1e-4)  # type: ignore[arg-type]
+            except TypeError:
+                pytest.skip("this torch takes no names")
+        held = {id(x) for group in optimizer.param_groups for x in group["params"]}
+        expected = {id(x) for x in (*trainer.encoder.parameters(), *trainer.depth.parameters(), *layer.parameters())}
+        everything = {id(x) for _, x in trainer.encoder.named_parameters()}
+        assert expected <= held and len(everything) > len(list(trainer.encoder.parameters()))
+        assert not (everything - expected) & held
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert torch.optim.Optimizer.add_param_group is own
 
 
 # -- ManyDepth ---------------------------------------------------------------------------------------------
