@@ -85,7 +85,7 @@ def read_trained(path: Path, encoder: Tensors, description: Description, setting
     if not file.is_file():
         return Trained(config, state, f"{file} is missing")
     tensors = read_tensors(file)
-    found = _read_decoder(tensors, description)
+    found = read_decoder(tensors, description)
     if isinstance(found, str):
         return Trained(config, state, f"{file} holds {found}")
     decoder, names = found
@@ -112,7 +112,7 @@ def read_decoder_config(place: Path) -> DecoderConfig | None:
     return found.config if found is not None and isinstance(found.config, DecoderConfig) else None
 
 
-def _read_decoder(
+def read_decoder(
     tensors: Tensors, encoder: Description
 ) -> tuple[DecoderConfig | UNetDecoderConfig, dict[str, str]] | str:
     """Return a decoder's configuration and its tensors' names with ours, or what it is instead."""

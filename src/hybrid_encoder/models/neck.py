@@ -64,7 +64,8 @@ class PyramidNeck(nn.Module):
         check_image_size(image_size)
         outputs = []
         for stride, sources, project, smooth in zip(self.strides, self.sources, self.project, self.smooth, strict=True):
-            size = (-(-image_size[0] // stride), -(-image_size[1] // stride))
+            # Rounded up; not as -(-H // stride), which ONNX cuts towards zero.
+            size = ((image_size[0] + stride - 1) // stride, (image_size[1] + stride - 1) // stride)
             x = project(torch.cat([maps[i] for i in sources], dim=1) if len(sources) > 1 else maps[sources[0]])
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             outputs.append(F.elu(smooth(x)))

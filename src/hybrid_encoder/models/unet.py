@@ -57,8 +57,8 @@ class UNetDecoder(nn.Module):
     def forward(self, maps: Sequence[Tensor], image_size: Size) -> dict[int, Tensor]:
         """Take four maps (B, C_i, h, w) to {scale: (B, 1, H // 2**scale, W // 2**scale)}, in [0, 1].
 
-        Sizes that are no multiple of 32 lie between levels that are not doubled exactly: they are resized to each
-        other's size.
+        Where a size is no multiple of 32, a level may be one row or column smaller than the doubled one before it,
+        which loses its last.
 
         Args:
             maps: from fine to coarse meaning, all on one grid.
