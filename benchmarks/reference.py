@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthModel
 from hybrid_encoder.config import HybridDepthConfig, PromptConfig
-from hybrid_encoder.models.decoder import DPTDecoder
+from hybrid_encoder.models.decoders import build_decoder
 from hybrid_encoder.models.fusion import Fusion
 from hybrid_encoder.towers.semantic import build_clip
 
@@ -58,7 +58,7 @@ class Reference(nn.Module):
         fusion = Fusion(widths, [dino.embed_dim] * 4, config.encoder.fusion)
         fusion.load_state_dict(_part(state, "encoder.fusion."))
         self.align = fusion.align
-        self.decoder: Any = DPTDecoder.from_config(model.encoder.feature_info.channels(), config.decoder)
+        self.decoder: Any = build_decoder(model.encoder.feature_info.channels(), config.decoder)
         self.decoder.load_state_dict(_part(state, "decoder."))
 
         self.requires_grad_(False)

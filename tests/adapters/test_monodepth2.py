@@ -207,6 +207,7 @@ def test_decoder_widths_follow_the_preset_unless_given(repo: Repo, tmp_path: Pat
         return decoder.dpt.project[0].out_channels, decoder.dpt.fuse[0].out.out_channels
 
     tiny = HybridDepthConfig.preset("tiny").decoder
+    assert isinstance(tiny, DecoderConfig)
     with monodepth2.patch("tiny"):
         assert widths() == (tiny.channels[0], tiny.features)
     with monodepth2.patch(TINY):

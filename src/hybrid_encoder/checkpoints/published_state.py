@@ -45,6 +45,11 @@ DECODER_NAMES = (
 )
 
 
+def is_published(tensors: Tensors) -> bool:
+    """Return whether any of an encoder's tensors has a published name."""
+    return MULTI_FRAME_KEY in tensors or any(name.startswith(SINGLE_FRAME) for name in tensors)
+
+
 def whole_state(
     stored: Any, config: Any, tensors: Tensors, decoder: Tensors, word_ids: tuple[int, ...], num_positions: int
 ) -> dict[str, Tensor]:

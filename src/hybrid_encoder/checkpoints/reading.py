@@ -8,7 +8,6 @@ knows a model class: a model builds itself from the configuration and says what 
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from hybrid_encoder.checkpoints import published, published_state, trained
 from hybrid_encoder.checkpoints.described import stored_config
-from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, WeightFile, read_tensors, read_weights
+from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, read_tensors, read_weights
+from hybrid_encoder.checkpoints.settings import BIN_RANGE, split_settings
 from hybrid_encoder.checkpoints.sources import find_source
 from hybrid_encoder.config import MODEL_CONFIGS, DepthScale, find_encoder_config
 from hybrid_encoder.config.architectures import check_stored
@@ -26,13 +26,6 @@ from hybrid_encoder.config.checking import shown
 from hybrid_encoder.config.serialization import MAX_BYTES, Serializable, parse
 from hybrid_encoder.errors import CheckpointError, ConfigError
 
-BIN_RANGE = ("min_depth_bin", "max_depth_bin")
-MAX_SETTING = 100_000  # pixels or metres
-SETTINGS: tuple[tuple[str, Any, str], ...] = (  # what stands among the tensors of a published encoder.pth
-    ("height", int, "a whole number of pixels, above 0 and below 100000"),
-    ("width", int, "a whole number of pixels, above 0 and below 100000"),
-    *((name, float, "a distance above 0 and below 100000") for name in BIN_RANGE),
-)
 DESCRIBED = {
     "HybridDepthEncoder": "an encoder without a decoder",
     "HybridDepthModel": "a single-frame model",
@@ -210,7 +203,7 @@ def _read_ours(folder: Path) -> Checkpoint:
 def _read_pair(path: Path) -> Checkpoint:
     """Read an encoder's file and its decoder's: ours, written by another codebase's trainer, or the published ones."""
     encoder = read_weights(path)
-    settings, tensors = _settings(encoder)
+    settings, tensors = split_settings(encoder)
     try:
         description = stored_config(tensors)
         if description is None:
@@ -228,15 +221,18 @@ def _read_published(path: Path, settings: dict[str, Any], tensors: dict[str, Ten
             "patch(), with the encoder that it was trained with, and save it again."
         )
     folder = path.parent
+    if not published_state.is_published(tensors):
+        raise CheckpointError(
+            f"{folder} is neither a published Hybrid-depth checkpoint nor one that was trained under patch(): "
+            f"{path.name} has {shown(next(iter(tensors), 'no tensors'))}; the scripts that wrote it read it."
+        )
     decoder = read_tensors(folder / "depth.pth") if (folder / "depth.pth").is_file() else {}
     size = (settings["height"], settings["width"]) if {"height", "width"} <= set(settings) else None
     bins = {name: float(settings[name]) for name in BIN_RANGE if name in settings}
     try:
         config = published.read_model_config(tensors, decoder, size, bins)
     except ConfigError as error:
-        raise CheckpointError(
-            f"{folder} is neither a published Hybrid-depth checkpoint nor one that was trained under patch(): {error}"
-        ) from error
+        raise CheckpointError(f"{folder} is not a published Hybrid-depth checkpoint: {error}") from error
     return Checkpoint(folder, "published", config, tensors, decoder)
 
 
@@ -252,21 +248,3 @@ def _read_stage1(path: Path) -> Checkpoint:
     except ConfigError as error:
         raise CheckpointError(f"{path} is not a stage-1 checkpoint of Hybrid-depth: {error}") from error
     return Checkpoint(path, "stage1", config, tensors)
-
-
-def _settings(content: WeightFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the settings of a published encoder.pth, checked, and its tensors without them."""
-    tensors = dict(content.tensors)
-    found: dict[str, Any] = {}
-    for name, kind, rule in SETTINGS:
-        value: Any = content.settings.get(name)
-        if name in tensors:
-            stored = tensors.pop(name)
-            value = stored.item() if stored.numel() == 1 else tuple(stored.shape)
-        if value is None:
-            continue
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if not numeric or not 0 < value < MAX_SETTING or kind(value) != value:
-            raise CheckpointError(f"{content.path}: {name!r} is {reprlib.repr(value)}; it must be {rule}.")
-        found[name] = kind(value)
-    return found, tensors

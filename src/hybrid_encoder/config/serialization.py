@@ -76,12 +76,12 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        # Unions here are "T or None", "int or a literal" and configurations that have other fields: the first part that
-        # has all the fields says how to read a container, or else the first.
+        # Unions here are "T or None", "int or a literal", and several configurations: of these the one that has most of
+        # the fields says how to read a container, and otherwise the first part.
         names = set(value) if isinstance(value, dict) else set()
         kinds = [kind for kind in args if dataclasses.is_dataclass(kind) and isinstance(kind, type)]
-        fitting = (kind for kind in kinds if names <= set(field_hints(kind)))
-        return _decode_value(next(fitting, args[0]), value, where)
+        kind = max(kinds, key=lambda each: len(names & set(field_hints(each))), default=args[0])
+        return _decode_value(kind, value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return decode(hint, value, where)
     if origin is tuple:
