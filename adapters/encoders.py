@@ -12,7 +12,6 @@ from torch import nn
 from hybrid_encoder.checkpoints.files import CONFIG
 from hybrid_encoder.checkpoints.reading import find_reader, read_config
 from hybrid_encoder.checkpoints.sources import find_local
-from hybrid_encoder.checkpoints.trained import read_decoder_config
 from hybrid_encoder.config import PRESETS, DecoderConfig, HybridDepthConfig, HybridEncoderConfig, find_encoder_config
 from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
 from hybrid_encoder.models.encoder import HybridDepthEncoder
@@ -62,7 +61,7 @@ class EncoderSource:
 
     @property
     def decoder_config(self) -> DecoderConfig:
-        """The decoder that goes with the encoder: stored beside it, or the preset's with its towers, or the paper's."""
+        """The decoder widths that go with the encoder: those of the preset with its towers, and else the paper's."""
         config: HybridEncoderConfig | None = None
         if isinstance(self.origin, HybridDepthEncoder):
             config = self.origin.config
@@ -70,8 +69,6 @@ class EncoderSource:
             config = self.origin
         elif os.path.isfile(os.path.join(self.origin, CONFIG)):
             config = find_encoder_config(read_config(Path(self.origin)))
-        elif (stored := read_decoder_config(Path(self.origin))) is not None:
-            return stored
         decoder = (PRESETS["paper"] if config is None else HybridDepthConfig.for_encoder(config)).decoder
         assert isinstance(decoder, DecoderConfig)  # every preset's is DPT
         return decoder

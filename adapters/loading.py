@@ -178,7 +178,10 @@ def _fix(name: str, stored: Description, own: Description) -> str:
         return f"with --{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
     if name == "match":
         return f"with patch(match={stored.config.match!r})"
-    preset, decoder = _preset(stored) if stored.network != "DepthDecoder" else None, ""
+    if stored.network == "DepthDecoder":
+        widths = {field: getattr(stored.config, field) for field in ("features", "channels", "head_channels")}
+        return f"with patch(decoder_config=DecoderConfig({', '.join(f'{n}={value}' for n, value in widths.items())}))"
+    preset, decoder = _preset(stored), ""
     if (stored.neck is None) != (own.neck is None):
         decoder = f", decoder={'dpt' if stored.neck is None else 'repository'!r}"
     if preset is not None:

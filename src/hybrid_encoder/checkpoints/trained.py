@@ -100,18 +100,6 @@ def read_trained(path: Path, encoder: Tensors, description: Description, setting
     )
 
 
-def read_decoder_config(place: Path) -> DecoderConfig | None:
-    """Return the configuration of the DPT decoder in a folder, or beside the encoder in a file of the folder.
-
-    None where the decoder is missing or another one.
-    """
-    file = place / "depth.pth" if place.is_dir() else place.with_name(FILES.get(place.name, "depth.pth"))
-    if not file.is_file():
-        return None
-    found = stored_config(read_tensors(file))
-    return found.config if found is not None and isinstance(found.config, DecoderConfig) else None
-
-
 def read_decoder(
     tensors: Tensors, encoder: Description
 ) -> tuple[DecoderConfig | UNetDecoderConfig, dict[str, str]] | str:
