@@ -13,22 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import Dim
 
 from hybrid_encoder import ConfigError, HybridDepthConfig, HybridDepthEncoder, HybridDepthModel, InputError
 from hybrid_encoder.cli import main
+from hybrid_encoder.config import NeckConfig, UNetDecoderConfig
 from hybrid_encoder.data import SyntheticDrive
 from hybrid_encoder.deploy import export
 from hybrid_encoder.deploy.compare import onnx_difference, program_difference
 from hybrid_encoder.deploy.export import export_onnx, export_program
 from hybrid_encoder.deploy.quantize import quantize_int8
 from hybrid_encoder.deploy.tools import LOGGERS, check_packages, quiet_exporters
+from hybrid_encoder.models.unet import UNetDecoder
 
 from helpers.log_state import logging_unchanged
 from helpers.small_models import small_dino
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 SIZE = (70, 106)  # no multiple of the patch
@@ -254,3 +257,30 @@ def test_the_command_refuses(run, tmp_path: Path) -> None:  # type: ignore[no-un
         code, _, err = run(*arguments)
         assert code == 2 and message in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_decoder_of_monodepth2_rounds_its_sizes_alike_in_onnx(tmp_path: Path) -> None:
+    class OnItsOwn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = (4, 4, 4, 4, 4)
+            self.decoder = UNetDecoder((3, 3, 3, 3), UNetDecoderConfig(NeckConfig(widths), widths, (0, 1)))
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            outputs = self.decoder([images[..., ::8, ::8]] * 4, (images.shape[-2], images.shape[-1]))
+            return outputs[0], outputs[1]
+
+    torch.manual_seed(0)
+    module, path = OnItsOwn().eval(), tmp_path / "decoder.onnx"
+    sides = {2: Dim("height", min=64, max=8192), 3: Dim("width", min=64, max=8192)}
+    with quiet_exporters():
+        images = torch.rand(1, 3, 64, 96)
+        program = torch.onnx.export(module, (images,), dynamo=True, dynamic_shapes=(sides,), verbose=False)
+    assert program is not None
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path))
+    for size in ((64, 96), (97, 131), (160, 65)):
+        images = torch.rand(1, 3, *size)
+        found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        for output, expected in zip(found, module(images), strict=True):
+            np.testing.assert_allclose(output, expected.detach().numpy(), rtol=0, atol=1e-5)
