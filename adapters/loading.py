@@ -186,4 +186,6 @@ def _fix(name: str, stored: Description, own: Description) -> str:
         decoder = f", decoder={'dpt' if stored.neck is None else 'repository'!r}"
     if preset is not None:
         return f"with patch({preset!r}{decoder})"
+    if stored.network == "MatchingEncoder":  # no single-frame encoder is loaded from its folder
+        return f"with patch(stored_config(torch.load(FILE)).config.encoder{decoder}), FILE being the weights'"
     return f"with patch(FOLDER{decoder}), FOLDER being where the weights are (--encoder FOLDER)"

@@ -220,6 +220,11 @@ def test_one_sentence_says_whose_weights_they_are(way: str) -> None:
         (_decoder(), _decoder([0]).state_dict(), r"scales is \[0\] there, and \[0, 1, 2, 3\] here\): .* --scales 0\.$"),
         (
             _student(num_depth_bins=8),
+            MatchingEncoder(HybridMatchingEncoder(TINY.replace(prompts=None), pretrained=False)).state_dict(),
+            r"for several frames, and this .* patch\(stored_config\(torch\.load\(FILE\)\)\.config\.encoder\), FILE",
+        ),
+        (
+            _student(num_depth_bins=8),
             _student(num_depth_bins=16).state_dict(),
             r"num_depth_bins is 16 there, and 8 here\): build what was trained, with --num_depth_bins 16\.$",
         ),
