@@ -13,7 +13,7 @@ from hybrid_encoder.config import HybridEncoderConfig, find_encoder_config
 
 from .loading import StrictLoading
 from .patching.construction import become
-from .patching.watching import parameters_of_optimizers
+from .patching.watching import LOG, parameters_of_optimizers, size_of
 
 Rebuild = Callable[[Description], nn.Module]
 
@@ -66,3 +66,4 @@ class Adoption:
                 new = rebuild(description).train(network.training)
                 device = next((x.device for x in network.state_dict().values()), None)
                 become(network, new.to(device))
+                LOG.info("%s, built anew as the weights say: %s", description.network, size_of(network))

@@ -13,7 +13,7 @@ from hybrid_encoder.config import DecoderConfig, find_encoder_config
 from hybrid_encoder.errors import AdapterError
 
 from .adoption import Adoption
-from .encoders import EncoderSource
+from .encoders import decoder_widths
 from .networks import DepthDecoder, Features
 from .patching.construction import Answer, Call
 from .patching.replacing import Replacement
@@ -88,7 +88,7 @@ class Readers:
 
         if self.config is not None:
             return build(self.config)
-        network = build(EncoderSource(find_encoder_config(encoder.model.config)).decoder_config)
+        network = build(decoder_widths(find_encoder_config(encoder.model.config)))
         self.adoption.leave_open(call.owner(network), lambda description: build(description.config))
         return network
 

@@ -9,10 +9,9 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from hybrid_encoder.checkpoints.files import CONFIG
-from hybrid_encoder.checkpoints.reading import find_reader, read_config
+from hybrid_encoder.checkpoints.reading import find_reader
 from hybrid_encoder.checkpoints.sources import find_local
-from hybrid_encoder.config import PRESETS, DecoderConfig, HybridDepthConfig, HybridEncoderConfig, find_encoder_config
+from hybrid_encoder.config import PRESETS, DecoderConfig, HybridDepthConfig, HybridEncoderConfig
 from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 
@@ -60,20 +59,6 @@ class EncoderSource:
         return cls(str(encoder))
 
     @property
-    def decoder_config(self) -> DecoderConfig:
-        """The decoder widths that go with the encoder: those of the preset with its towers, and else the paper's."""
-        config: HybridEncoderConfig | None = None
-        if isinstance(self.origin, HybridDepthEncoder):
-            config = self.origin.config
-        elif isinstance(self.origin, HybridEncoderConfig):
-            config = self.origin
-        elif os.path.isfile(os.path.join(self.origin, CONFIG)):
-            config = find_encoder_config(read_config(Path(self.origin)))
-        decoder = (PRESETS["paper"] if config is None else HybridDepthConfig.for_encoder(config)).decoder
-        assert isinstance(decoder, DecoderConfig)  # every preset's is DPT
-        return decoder
-
-    @property
     def brings_weights(self) -> bool:
         """Whether the encoder comes with weights of its own, whatever a trainer says about pretrained ones."""
         return not isinstance(self.origin, HybridEncoderConfig)
@@ -89,6 +74,13 @@ class EncoderSource:
         if isinstance(self.origin, HybridEncoderConfig):
             return HybridDepthEncoder(self.origin, pretrained=pretrained)
         return HybridDepthEncoder.from_pretrained(self.origin)
+
+
+def decoder_widths(encoder: HybridEncoderConfig) -> DecoderConfig:
+    """Return the decoder widths that go with an encoder: those of the preset with its towers, and else the paper's."""
+    decoder = HybridDepthConfig.for_encoder(encoder).decoder
+    assert isinstance(decoder, DecoderConfig)  # every preset's is DPT
+    return decoder
 
 
 class Handover:

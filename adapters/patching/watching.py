@@ -36,18 +36,25 @@ class Built:
         name: what was replaced.
         kind: class of the network.
         network: as long as it lives.
-        parameters: how many numbers it holds.
-        trained: how many of them are meant to train.
+        size: how many parameters it was built with, and how many of them train.
     """
 
     name: str
     kind: type[nn.Module]
     network: weakref.ref[nn.Module]
-    parameters: int
-    trained: int
+    size: str
 
     def __str__(self) -> str:
-        return f"{self.name} -> {self.kind.__name__}, {self.parameters:,} parameters, {self.trained:,} of them train"
+        network = self.network()
+        told = self.size if network is None or "_parameters" not in vars(network) else size_of(network)
+        return f"{self.name} -> {self.kind.__name__}, {told}"
+
+
+def size_of(network: nn.Module) -> str:
+    """Return how many parameters a network has, and how many of them train."""
+    every = {id(x): x for _, x in network.named_parameters()}
+    trained = sum(x.numel() for x in network.parameters() if x.requires_grad)
+    return f"{sum(x.numel() for x in every.values()):,} parameters, {trained:,} of them train"
 
 
 class Watch:
@@ -107,10 +114,7 @@ class Watch:
             network: which was built.
             owner: the object that lives on as it.
         """
-        parameters = {id(x): x for _, x in network.named_parameters()}
-        trained = sum(x.numel() for x in network.parameters() if x.requires_grad)
-        size = sum(x.numel() for x in parameters.values())
-        built = Built(name, type(network), weakref.ref(owner), size, trained)
+        built = Built(name, type(network), weakref.ref(owner), size_of(network))
         self.built.append(built)
         LOG.info("%s", built)
 

@@ -11,7 +11,7 @@ import torch
 from hybrid_encoder import HybridEncoderConfig
 from hybrid_encoder.adapters import encoders, monodepth2
 from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder
-from hybrid_encoder.config import DecoderConfig, HybridDepthConfig
+from hybrid_encoder.config import PRESETS, DecoderConfig, HybridDepthConfig
 from hybrid_encoder.errors import CheckpointError
 
 from helpers.toy_repository import Repo
@@ -53,7 +53,7 @@ WIDE = DecoderConfig(features=24, channels=(8, 8, 16, 16), head_channels=8)
 @pytest.fixture(autouse=True)
 def small_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another small encoder as the default: the paper's takes seconds to build."""
-    monkeypatch.setattr(encoders, "PRESETS", {**encoders.PRESETS, "paper": OTHER})
+    monkeypatch.setattr(encoders, "PRESETS", {**PRESETS, "paper": OTHER})
 
 
 def _train(repo: Repo, decoder: Any, config: DecoderConfig | None) -> tuple[DepthEncoder, Any]:
@@ -82,6 +82,7 @@ def test_what_was_trained_is_read_without_a_word_about_it(repo: Repo, script: st
     assert all(torch.equal(got["disp", s], expected["disp", s]) for s in range(4))
     with monodepth2.patch() as handle:
         del encoder, depth
+        assert isinstance(handle.builder, monodepth2.Monodepth2Builder)
         assert handle.builder._adoption.encoder_config("DepthEncoder") is None, "only while the weights are read"
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
-from hybrid_encoder.adapters import manydepth, monodepth2
+from hybrid_encoder.adapters import encoders, manydepth, monodepth2
 from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder, MatchingEncoder
-from hybrid_encoder.config import DEPTH_WORDS, IMAGENET_MEAN, PromptConfig
+from hybrid_encoder.config import DEPTH_WORDS, IMAGENET_MEAN, PRESETS, HybridDepthConfig, PromptConfig
 from hybrid_encoder.errors import AdapterError, CheckpointError, ConfigError
 
 from helpers.published_layout import stage1_config, write_stage1
@@ -305,3 +305,44 @@ def test_undo_restores_every_name(module: ModuleType, repo: Repo) -> None:
     for name, names in before.items():
         assert list(after[name]) == list(names)
         assert all(after[name][key] is value for key, value in names.items())
+
+
+SCRIPT = """
+    import torch
+    from manydepth import networks
+
+    def evaluate(folder, teacher, read_first):
+        name = "mono_encoder" if teacher else "encoder"
+        weights = torch.load(f"{folder}/{name}.pth") if read_first else None
+        if teacher:
+            encoder = networks.ResnetEncoder(18, False)
+        else:
+            encoder = networks.ResnetEncoderMatching(18, False, 64, 96, num_depth_bins=8, adaptive_bins=True)
+        weights = weights or torch.load(f"{folder}/{name}.pth")
+        encoder.load_state_dict({k: v for k, v in weights.items() if k in encoder.state_dict()})
+        return encoder.eval()
+"""
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+@pytest.mark.parametrize("teacher", [True, False])
+def test_scripts_are_not_told_what_the_weights_are_of(
+    module: ModuleType, repo: Repo, teacher: bool, read_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = HybridDepthConfig.for_encoder(TINY.replace(towers="semantic", prompts=None))
+    monkeypatch.setattr(encoders, "PRESETS", {**PRESETS, "paper": other})  # another small default
+    with manydepth.patch("tiny", match="both"):
+        models = module.Trainer().models
+    for name in ("encoder", "mono_encoder"):
+        torch.save({**models[name].state_dict(), "height": 64, "width": 96}, repo.root / f"{name}.pth")
+    repo.write({"manydepth/script.py": SCRIPT})
+    with manydepth.patch():
+        network = repo.load("manydepth.script").evaluate(repo.root, teacher, read_first)
+    trained = models["mono_encoder" if teacher else "encoder"].eval()
+    assert type(network) is type(trained) and network.model.config == trained.model.config
+    inputs: dict[str, torch.Tensor] = _inputs()
+    arguments = [inputs["current_image"]] if teacher else list(inputs.values())
+    with torch.no_grad():
+        got, expected = network(*arguments), trained(*arguments)
+    for a, b in zip(*(x if teacher else [*x[0], *x[1:]] for x in (got, expected)), strict=True):
+        assert torch.equal(a, b)

@@ -174,16 +174,15 @@ def test_no_frozen_parameter_reaches_an_optimizer_through_a_container(repo: Repo
         if form == "list":
             optimizer = torch.optim.AdamW(both.parameters(), 1e-4)
         elif form == "groups":
-            optimizer = torch.optim.AdamW(
-                [{"params": both.parameters()}, {"params": [torch.zeros(1)], "lr": 1e-3}], 1e-4
-            )
+            groups: list[dict[str, Any]] = [{"params": both.parameters()}, {"params": [torch.zeros(1)], "lr": 1e-3}]
+            optimizer = torch.optim.AdamW(groups, 1e-4)
         elif form == "one by one":
             optimizer = torch.optim.AdamW(layer.parameters(), 1e-4)
             rest = Container(encoder=trainer.encoder, depth=trainer.depth)
             optimizer.add_param_group({"params": rest.parameters()})
         else:
             try:
-                optimizer = torch.optim.AdamW(both.named_parameters(), 1e-4)  # type: ignore[arg-type]
+                optimizer = torch.optim.AdamW(both.named_parameters(), 1e-4)
             except TypeError:
                 pytest.skip("this torch takes no names")
         held = {id(x) for group in optimizer.param_groups for x in group["params"]}

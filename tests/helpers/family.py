@@ -90,12 +90,14 @@ CASES = (
             f"-m manydepth.train {MONO} --train_model {model} {extra}",
             option=option,
             adapter="manydepth",
+            refused=refused,
         )
-        for option, model, extra in (
-            ("resnet", "resnet", ""),
-            ("cmt", "cmt", ""),
-            ("swin", "swin", ""),
-            ("attention", "resnet", "--use_attention_decoder"),
+        for option, model, extra, refused in (
+            ("resnet", "resnet", "", ()),
+            ("cmt", "cmt", "", ()),
+            # Its trainer always begins with weights of its own encoder.
+            ("swin", "swin", "", ("the weights hold nothing for", "another model's")),
+            ("attention", "resnet", "--use_attention_decoder", ()),
         )
     ),
     Case("kaichen-z/Manydepth2", f"-m manydepth2.train {MONO} --mode many", option="many", adapter="manydepth"),
@@ -104,6 +106,8 @@ CASES = (
         f"-m manydepth2.train {MONO} --mode many2 --freeze_teacher_epoch 5",
         option="many2",
         adapter="manydepth",
+        # Its student reads optical flow beside the images.
+        refused=("no multi-frame encoder (the student) of it was built", "HRnetEncoderMatching"),
     ),
     Case(
         "LiuJF1226/monodepth2-ddp",
@@ -144,21 +148,44 @@ CASES = (
     ),
     Case("mattpoggi/mono-uncertainty", drive="mono_uncertainty"),
     Case("JiawangBian/sc_depth_pl", drive="sc_depth"),
-    Case(
-        "YihongSun/Dynamo-Depth",
-        "train.py --data_path {data} --log_dir {log} --dataset kitti --batch_size 2 --num_workers 0 "
-        f"--weights_init scratch {SIZE} --cuda_ids 0",
-        layout="dynamo",
-        refused=(),
+    *(
+        Case(
+            "YihongSun/Dynamo-Depth",
+            "train.py --data_path {data} --log_dir {log} --dataset kitti --batch_size 2 --num_workers 0 "
+            f"--weights_init scratch {SIZE} --cuda_ids 0 --depth_model {model}",
+            option=model,
+            layout="dynamo",
+        )
+        for model in ("monodepthv2", "litemono")
     ),
-    Case("nianticlabs/wavelet-monodepth", f"train.py {MONO} --frame_ids 0 -1 1", folder="KITTI", refused=()),
-    Case("LINA-lln/ADDS-DepthNet", f"train.py {MONO}", refused=()),
-    Case("prstrive/EPCDepth", "main.py --data_path {data} --no_cuda --batch_size 2 --num_workers 0", refused=()),
-    Case("BeileiCui/EndoDAC", f"train_end_to_end.py {MONO}", refused=()),
-    Case("TRI-ML/packnet-sfm", drive="packnet", refused=()),
-    Case("md4all/md4all", drive="md4all", refused=()),
-    Case("ifnspaml/SGDepth", drive="sgdepth", refused=()),
-    Case("sconlyshootery/FeatDepth", drive="featdepth", refused=()),
+    *(
+        Case(
+            "nianticlabs/wavelet-monodepth",
+            f"train.py {MONO} --frame_ids 0 -1 1 {extra}",
+            option=option,
+            folder="KITTI",
+        )
+        for option, extra in (("dense", ""), ("wavelets", "--use_wavelets"))
+    ),
+    Case("TRI-ML/packnet-sfm", drive="packnet"),
+    Case("md4all/md4all", drive="md4all"),
+    Case("ifnspaml/SGDepth", drive="sgdepth"),
+    Case("sconlyshootery/FeatDepth", drive="featdepth"),
+    Case(
+        "LINA-lln/ADDS-DepthNet",
+        f"train.py {MONO}",
+        refused=("one shared and two private ones for day and night", "Train in a Monodepth2 checkout instead"),
+    ),
+    Case(
+        "prstrive/EPCDepth",
+        "main.py --data_path {data} --no_cuda --batch_size 2 --num_workers 0",
+        refused=("a list of disparities from its own decoder", "Train in a Monodepth2 checkout instead"),
+    ),
+    Case(
+        "BeileiCui/EndoDAC",
+        f"train_end_to_end.py {MONO}",
+        refused=("without an encoder apart", "checkout of AF-SfMLearner instead"),
+    ),
 )
 
 

@@ -57,7 +57,8 @@ def _semantic(folder: Path) -> None:
     for camera, frame, image in _pictures():
         _save(image, folder / DRIVE / f"image_0{camera}" / "data" / f"{frame:010d}.png")
         place = folder / "segmentation" / DRIVE / f"image_0{camera}"
-        _save(_classes(*image.size, 8), place / f"{frame:010d}.png")
+        road_and_sidewalk = Image.eval(_classes(*image.size, 2), lambda number: number + 7)  # numbers of Cityscapes
+        _save(road_and_sidewalk, place / f"{frame:010d}.png")
 
 
 def _dynamo(folder: Path) -> None:
@@ -71,7 +72,8 @@ def _dynamo(folder: Path) -> None:
         (place / "depth").mkdir(parents=True, exist_ok=True)
         np.save(place / "depth" / f"{frame:010d}.npy", points.astype(float))
     day = DRIVE.partition("/")[0]
-    shutil.copy(DATA / day / "calib_cam_to_cam.txt", folder / day / "calib_cam_to_cam.txt")
+    for inside in (day, DRIVE):
+        shutil.copy(DATA / day / "calib_cam_to_cam.txt", folder / inside / "calib_cam_to_cam.txt")
 
 
 LAYOUTS: dict[str, Callable[[Path], None]] = {

@@ -150,7 +150,7 @@ class _Nothing:
         pass
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return kwargs or (args[-1] if args else None)
+        return kwargs or (args[-1] if args else self)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -166,7 +166,7 @@ def featdepth() -> None:
     network = Baseline(options)
     optimizer = adam(network)
     inputs: dict[Any, Tensor] = {(kind, i, 0): frames(i) for kind in ("color", "color_aug") for i in (0, -1, 1)}
-    camera = intrinsics()
+    camera = intrinsics(4)
     for scale in ((), *range(4)):
         names = ("K", "inv_K") if scale == () else (("K", scale), ("inv_K", scale))
         inputs |= {names[0]: camera, names[1]: camera.inverse()}

@@ -67,7 +67,7 @@ def sentence_of(error: BaseException) -> str | None:
 
 def _of_usage(error: Any) -> str:
     """Return what was typed wrong; nothing where the parser has shown the help instead."""
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = shortened(" ".join(error.format_message().split()).rstrip("."))
     context = getattr(error, "ctx", None)
     return f"{message}; see {context.command_path} --help." if message and context else message
 

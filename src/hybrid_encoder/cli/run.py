@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback
+import urllib.error
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -102,6 +103,12 @@ def run_command(
         except Exception as error:
             if not read and isinstance(error, SyntaxError | ValueError | OSError):  # of the script's text
                 raise InputError(f"{' '.join(command[:2])} cannot be run ({error}); name a Python script.") from error
+            if isinstance(error, urllib.error.URLError):
+                raise InputError(
+                    f"{' '.join(command[:2])} could not download what it asks for ({error.reason}): check the "
+                    "connection, put the file where the script looks for it, or ask for none, as --weights_init "
+                    "scratch and a folder of your own weights do."
+                ) from error
             if not shown:
                 raise
             traceback.print_exc()  # the script's own failure, as Python itself would end
