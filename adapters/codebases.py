@@ -43,6 +43,7 @@ class Refused:
 
 
 HRNET = (64, 18, 36, 72, 144)
+SIX_MAPS = "its own reads a map of full size beside the five that are coarser"
 MPVIT = (64, 128, 216, 288, 288)
 
 SINGLE_FRAME: dict[str, Codebase[CodebaseRecipe]] = {
@@ -53,17 +54,11 @@ SINGLE_FRAME: dict[str, Codebase[CodebaseRecipe]] = {
     ),
     "bdedepth": Codebase(
         ("networks/depth_hrnet.py:class DepthEncoder", "networks/depth_resnet.py:class DepthEncoder"),
-        (
-            # Its decoder on HRNet reads a map of full size, too.
+        tuple(
             CodebaseRecipe(
-                "BDEdepth",
-                "depth_hrnet.DepthEncoder",
-                ("depth_hrnet.DepthDecoder",),
-                frames=None,
-                strides=(1, 2, 4, 8, 16, 32),
-                channels=(16, *HRNET),
-            ),
-            CodebaseRecipe("BDEdepth", "depth_resnet.DepthEncoder", ("depth_resnet.DepthDecoder",), frames=None),
+                "BDEdepth", f"{name}.DepthEncoder", (f"{name}.DepthDecoder",), frames=None, dpt_decoder=SIX_MAPS
+            )
+            for name in ("depth_hrnet", "depth_resnet")
         ),
     ),
     "gasmono": Codebase(
@@ -85,7 +80,16 @@ SINGLE_FRAME: dict[str, Codebase[CodebaseRecipe]] = {
     ),
     "diffnet": Codebase(
         ("networks/test_hr_encoder.py:def hrnet18", "networks/HR_Depth_Decoder.py"),
-        (CodebaseRecipe("DIFFNet", "test_hr_encoder.hrnet18", ("HRDepthDecoder",), frames=None, channels=HRNET),),
+        (
+            CodebaseRecipe(
+                "DIFFNet",
+                "test_hr_encoder.hrnet18",
+                ("HRDepthDecoder",),
+                frames=None,
+                channels=HRNET,
+                dpt_decoder="its own reads several maps of each size",
+            ),
+        ),
     ),
     "hr-depth": Codebase(
         ("networks/HR_Depth_Decoder.py", "networks/mobilenetV3_encoder.py"),

@@ -93,17 +93,41 @@ def patch(
     source = EncoderSource.resolve(encoder)
     modules: Sequence[str | ModuleType] | None = [networks] if isinstance(networks, str | ModuleType) else networks
     recipes = _resolve(recipe, modules)
-    if decoder is None:
-        decoder = "repository" if any(each.own_decoder for each in recipes) and not language_loss else "dpt"
-    for each in recipes:
-        if decoder == "dpt" and each.own_decoder is not None:
-            raise AdapterError(
-                f"{each.name}'s decoder cannot be replaced by the DPT decoder, as {each.own_decoder}: {OWN_DECODER}"
-            )
-    if language_loss and decoder != "dpt":
-        raise ConfigError(f"language_loss needs decoder='dpt', which hands the logits on; decoder is {decoder!r}.")
-    settings = Settings(source, encoder is not None, decoder, decoder_config, pose, recipes, language_loss)
+    chosen = _choose_decoder(decoder, recipes, bool(language_loss))
+    settings = Settings(source, encoder is not None, chosen, decoder_config, pose, recipes, language_loss)
     return install(modules or recipes[0].networks, Monodepth2Builder(settings), legacy=legacy)
+
+
+def _choose_decoder(asked: DecoderChoice | None, recipes: Sequence[CodebaseRecipe], guided: bool) -> DecoderChoice:
+    """Return which decoder reads our maps: what was asked for, else what can work.
+
+    Args:
+        asked: None where nothing was.
+        recipes: of the codebase.
+        guided: whether the language loss is to read the logits, which the DPT decoder hands on.
+
+    Raises:
+        AdapterError: the codebase leaves no such choice.
+        ConfigError: the language loss without the DPT decoder.
+    """
+    decoder: DecoderChoice = "dpt"
+    if asked is not None:
+        decoder = asked
+    elif any(recipe.own_decoder for recipe in recipes) and not guided:
+        decoder = "repository"
+    for recipe in recipes:
+        if decoder == "dpt" and recipe.own_decoder is not None:
+            raise AdapterError(
+                f"{recipe.name}'s decoder cannot be replaced by the DPT decoder, as {recipe.own_decoder}: {OWN_DECODER}"
+            )
+        if decoder == "repository" and recipe.dpt_decoder is not None:
+            raise AdapterError(
+                f"{recipe.name}'s own decoder cannot read the hybrid encoder's maps, as {recipe.dpt_decoder}: "
+                "decoder='dpt' (--decoder dpt), the default there, takes its place."
+            )
+    if guided and decoder != "dpt":
+        raise ConfigError(f"language_loss needs decoder='dpt', which hands the logits on; decoder is {decoder!r}.")
+    return decoder
 
 
 def _resolve(

@@ -24,6 +24,7 @@ class CodebaseRecipe:
         networks: modules that hold them all.
         own_decoder: why only the codebase's own decoder can read the features; None where the DPT decoder can take its
             place.
+        dpt_decoder: why only the DPT decoder can; None where the codebase's own can read the maps of ``strides``.
         left_alone: ``(argument, value)`` of calls of the encoder that stay the codebase's own, as of a teacher with
             weights of its own.
     """
@@ -39,6 +40,7 @@ class CodebaseRecipe:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     networks: tuple[str, ...] = ("networks",)
     own_decoder: str | None = None
+    dpt_decoder: str | None = None
     left_alone: tuple[tuple[str, Any], ...] = ()
 
 

@@ -67,6 +67,22 @@ class TestDepthEncoderWithNeck(EncoderContract):
         return DepthEncoder(encoder, PyramidNeck(encoder.feature_info.channels(), self.channels, self.strides))
 
 
+class TestEncoderOfAnyCodebase(EncoderContract):
+    """As ``adapters.generic`` puts it before a codebase's decoder, with images that the caller normalised."""
+
+    channels = (64, 64, 128, 256, 512)
+    strides = (2, 4, 8, 16, 32)
+
+    def make(self) -> nn.Module:
+        encoder = HybridDepthEncoder("tiny", pretrained=False)
+        neck = PyramidNeck(encoder.feature_info.channels(), self.channels, self.strides)
+        return DepthEncoder(encoder, neck, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+
+    def features(self, encoder: nn.Module, images: Tensor) -> Sequence[Tensor]:
+        maps: Sequence[Tensor] = encoder((images - 0.45) / 0.225)
+        return maps
+
+
 # -- what the contract catches ----------------------------------------------------------------------------
 
 

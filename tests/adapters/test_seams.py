@@ -102,6 +102,9 @@ def test_recipes_choose_the_decoder_that_can_work(repo: Repo) -> None:
         monodepth2.patch("tiny", recipe=own, decoder="dpt")
     with pytest.raises(AdapterError, match="as it reads more"):
         monodepth2.patch("tiny", recipe=own, language_loss=0.1)
+    other = CodebaseRecipe("fork", dpt_decoder="its own reads lists")
+    with pytest.raises(AdapterError, match=r"fork's own decoder cannot read .*, as its own reads lists: decoder='dpt'"):
+        monodepth2.patch("tiny", recipe=other, decoder="repository")
     for old in ("monodepth2", "manydepth"):
         with pytest.raises(ConfigError, match=f"decoder is '{old}'; it must be 'dpt' or 'repository'"):
             monodepth2.patch("tiny", decoder=old)  # type: ignore[arg-type]

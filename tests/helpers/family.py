@@ -148,6 +148,18 @@ CASES = (
     ),
     Case("mattpoggi/mono-uncertainty", drive="mono_uncertainty"),
     Case("JiawangBian/sc_depth_pl", drive="sc_depth"),
+    Case(
+        "JiawangBian/sc_depth_pl",
+        drive="sc_depth",
+        option="generic",
+        adapter="generic",
+        arguments={
+            "target": "models.DepthNet.ResnetEncoder",
+            "mean": (0.45, 0.45, 0.45),
+            "std": (0.225, 0.225, 0.225),
+            "pretrained": "pretrained",
+        },
+    ),
     *(
         Case(
             "YihongSun/Dynamo-Depth",
