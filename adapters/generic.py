@@ -50,7 +50,8 @@ def patch(
         std: by which the codebase then divides.
         pretrained: the target's argument that asks for public weights; None where it has none, and the encoder comes
             with those that its configuration names.
-        frames: the target's argument for the number of images at once, if the same target builds a pose encoder.
+        frames: the target's argument for the number of images at once, if it builds pose encoders, too, which stay the
+            codebase's own; None is ``"num_input_images"``, where it has that.
         legacy: also apply the shims of :mod:`~hybrid_encoder.adapters.patching.legacy` to the codebase.
 
     Returns:

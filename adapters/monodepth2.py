@@ -227,7 +227,7 @@ class Monodepth2Builder:
         """Build the depth encoder for one image; more images go to the pose encoder."""
         if any(call.arguments.get(name) == value for name, value in recipe.left_alone):
             return call.build_own()
-        num_frames = 1 if recipe.frames is None else call[recipe.frames]
+        num_frames = call.arguments.get(recipe.frames or "num_input_images", 1)
         pretrained = None if recipe.pretrained is None else bool(call[recipe.pretrained])
         if num_frames != 1:
             return self._build_pose_encoder(call, num_frames, pretrained)

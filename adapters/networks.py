@@ -140,7 +140,16 @@ class DepthEncoder(Features):
         return self.encoder
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Take the caller's RGB, (B, 3, H, W), to features (B, num_ch_enc[i], h_i, w_i)."""
+        """Take the caller's RGB, (B, 3, H, W), to features (B, num_ch_enc[i], h_i, w_i).
+
+        Raises:
+            AdapterError: several images at once, as a pose encoder reads them.
+        """
+        if images.ndim == 4 and images.shape[1] in (6, 9):
+            raise AdapterError(
+                f"a depth encoder is given {images.shape[1] // 3} images at once, as a pose network "
+                "is: say which argument gives their number, with recipe=CodebaseRecipe(..., frames=...)."
+            )
         if self.normalised:
             mean, std = self.normalisation
             images = images * std + mean

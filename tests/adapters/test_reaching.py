@@ -236,6 +236,22 @@ def test_one_class_of_any_codebase(repo: Repo) -> None:
     assert type(repo.load("main").Trainer().encoder).__name__ == "Encoder"
 
 
+def test_a_pose_encoder_of_the_same_class_stays_the_codebases_own(repo: Repo) -> None:
+    networks = repo.load("networks")
+    with generic.patch("networks.ResnetEncoder", "tiny"):
+        assert isinstance(networks.ResnetEncoder(18, False), DepthEncoder)
+        assert type(networks.ResnetEncoder(18, False, num_input_images=2)) is networks.ResnetEncoder
+    renamed = RESNET.replace("num_input_images", "how_many")
+    repo.write({"encoders.py": renamed})
+    encoders = repo.load("encoders")
+    with generic.patch("encoders.ResnetEncoder", "tiny"):
+        pose = encoders.ResnetEncoder(18, False, how_many=2)
+        with pytest.raises(AdapterError, match=r"is given 2 images at once.*frames="):
+            pose(torch.rand(1, 6, 64, 64))
+    with generic.patch("encoders.ResnetEncoder", "tiny", frames="how_many"):
+        assert type(encoders.ResnetEncoder(18, False, how_many=2)) is encoders.ResnetEncoder
+
+
 def test_what_a_generic_patch_cannot_be_is_named(repo: Repo) -> None:
     repo.write({"models/net.py": NET})
     with pytest.raises(AdapterError, match=r"models\.net .* lacks the attribute 'Backbone'"):
