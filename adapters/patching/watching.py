@@ -12,7 +12,11 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from hybrid_encoder.errors import AdapterError
 
@@ -94,6 +98,7 @@ class Watch:
         WATCHES.add(self)
         self._hooks = [
             register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
             register_module_module_registration_hook(self._part_registered),
         ]
         self._let_in = keep_out(self._frozen)
@@ -136,18 +141,23 @@ class Watch:
     # -- while it trains ---------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if optimizer not in self._checked or not self.with_gradient:
+        if optimizer not in self._checked:
             ours = self._parameters()
             held = {id(x) for group in optimizer.param_groups for x in group["params"]}
-            if optimizer not in self._checked:
-                self._check(optimizer, held, ours)
-                self._checked.add(optimizer)
+            self._check(optimizer, held, ours)
+            self._checked.add(optimizer)
             if ours.keys() & held:
                 self._ours.add(optimizer)
                 self._stepped = True
-                self.with_gradient |= any(x.grad is not None for key, x in ours.items() if key in held)
         if optimizer in self._ours:
             self.before_step(optimizer)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # Not before it: a step may compute its gradients itself, by a closure.
+        if not self.with_gradient and optimizer in self._ours:
+            ours = self._parameters()
+            held = [x for group in optimizer.param_groups for x in group["params"]]
+            self.with_gradient = any(x.grad is not None for x in held if id(x) in ours)
 
     def _check(self, optimizer: Optimizer, held: set[int], ours: Mapping[int, nn.Parameter]) -> None:
         """Raise AdapterError if a training of the repository's networks goes on without ours."""

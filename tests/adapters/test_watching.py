@@ -76,6 +76,21 @@ def test_two_optimizers_may_share_the_networks(repo: Repo) -> None:
     assert handle.watch.with_gradient
 
 
+def test_a_step_may_compute_its_gradients_itself(repo: Repo) -> None:
+    handle = monodepth2.patch("tiny")
+    trainer = repo.load().Trainer()
+
+    def closure() -> Any:
+        trainer.optimizer.zero_grad()
+        loss = trainer.step(torch.rand(1, 3, 64, 64))[0]["loss"]
+        loss.backward()
+        return loss.item()
+
+    trainer.optimizer.step(closure)
+    assert handle.watch.with_gradient
+    handle.watch.check_used()
+
+
 def test_a_frozen_encoder_needs_no_optimizer(repo: Repo) -> None:
     monodepth2.patch("tiny")
     trainer = repo.load().Trainer()
