@@ -77,7 +77,7 @@ class Watcher:
         def owner(call: Call, network: nn.Module) -> nn.Module:
             found = own_owner(call, network)
             if isinstance(network, OURS):
-                self.built[found] = functools.partial(self.build, call)
+                self.built[found] = functools.partial(call_again, call.real, call.args, call.kwargs)
             return found
 
         def normalise(tower: Tower, images: Tensor) -> Tensor:
@@ -88,12 +88,6 @@ class Watcher:
         nn.modules.module.register_module_forward_hook(lambda module, *args: self.called.add(id(module)))
         register_optimizer_step_pre_hook(self._before_step)
         register_optimizer_step_post_hook(self._after_step)
-
-    def build(self, call: Call) -> Any:
-        """Repeat a call; a function is answered where its name stands, not in the function itself."""
-        names = vars(sys.modules[call.real.__module__])
-        made = names[call.real.__name__](*call.args, **call.kwargs)
-        return made
 
     def networks(self) -> list[nn.Module]:
         return list(self.built)
@@ -144,6 +138,11 @@ class Watcher:
             "frozen changed": len(frozen & changed),
             "finite": all(bool(x.isfinite().all()) for x in everything.values()),
         }
+
+
+def call_again(real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Repeat a call of the codebase; a function is answered where its name stands, not in the function itself."""
+    return vars(sys.modules[real.__module__])[real.__name__](*args, **kwargs)
 
 
 def held_by(optimizers: list[Optimizer]) -> set[int]:
