@@ -66,6 +66,13 @@ CASES = (
     Case("nianticlabs/monodepth2", f"train.py {MONO}"),
     Case("nianticlabs/manydepth", f"-m manydepth.train {MONO}", adapter="manydepth"),
     Case("nianticlabs/depth-hints", f"train.py {MONO}"),
+    Case("hmhemu/RA-Depth", f"train.py {MONO} --scales 0"),
+    Case("noahzn/Lite-Mono", f"train.py {MONO}"),
+    Case(
+        "hisfog/SfMNeXt-Impl",
+        f"train.py {MONO}",
+        refused=("its decoder predicts depth, by queries of its own", "Train in a Monodepth2 checkout instead"),
+    ),
     Case(
         "kieran514/robustdepth",
         f"train.py {MONO} --val_num_workers 0 --load_weights_folder None --teacher --warp_clear",

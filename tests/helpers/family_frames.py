@@ -94,6 +94,11 @@ def lay_out(layout: str, folder: Path) -> Path:
 
 def write_splits(checkout: Path, layout: str) -> None:
     """Write the frames at hand into the files of a checkout that say on what it trains."""
+    for name in ("train", "val"):  # a mirror may have left the long lists out
+        place = checkout / "splits" / "eigen_zhou" / f"{name}_files.txt"
+        if place.parent.parent.is_dir() and not place.exists():
+            place.parent.mkdir(exist_ok=True)
+            place.touch()
     foreign = {"nyu", "waymo", "nusc", "cityscapes", "odom", "endovis"} - {layout}
     for file in checkout.glob("**/splits/**/*_files.txt"):
         if foreign.isdisjoint(file.parts):
