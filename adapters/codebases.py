@@ -327,7 +327,7 @@ def recipes_named(name: str, codebases: Mapping[str, Codebase[Recipe]]) -> tuple
 
 
 def find_recipes(folders: Iterable[str], codebases: Mapping[str, Codebase[Recipe]]) -> tuple[Recipe, ...]:
-    """Return the recipes of the checkout in the first folder that holds a known one; else those of the first codebase.
+    """Return the recipes of the checkout in the first folder that holds one, or of the first codebase.
 
     Args:
         folders: as on ``sys.path``.
@@ -336,6 +336,7 @@ def find_recipes(folders: Iterable[str], codebases: Mapping[str, Codebase[Recipe
     Raises:
         AdapterError: the checkout is of a codebase that no recipe can serve.
     """
+    usual = next(iter(codebases.values()))
     for folder in folders:
         for codebase in codebases.values():
             if codebase.marks and holds(folder, codebase.marks):
@@ -343,7 +344,15 @@ def find_recipes(folders: Iterable[str], codebases: Mapping[str, Codebase[Recipe
         for name, refused in REFUSED.items():
             if holds(folder, refused.marks):
                 raise AdapterError(f"{Path(folder).absolute()} is a checkout of {name}: {refused.reason}")
-    return next(iter(codebases.values())).recipes
+        if any(holds(folder, [place]) for place in _places(usual)):
+            break  # this is where Python would find the networks
+    return usual.recipes
+
+
+def _places(codebase: Codebase[Recipe]) -> list[str]:
+    """Return where the modules of an unmarked codebase stand in its folder: a package or a file."""
+    tops = {module.partition(".")[0] for recipe in codebase.recipes for module in recipe.networks}
+    return [place for top in sorted(tops) for place in (top, f"{top}.py")]
 
 
 def holds(folder: str, marks: Iterable[str]) -> bool:

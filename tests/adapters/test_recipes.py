@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +111,18 @@ def test_what_cannot_be_served_is_refused_with_the_reason(repo: Repo, name: str)
     assert repo.names() == before and "networks" not in sys.modules
 
 
+def test_a_checkout_further_down_the_path_is_not_taken_for_this_one(repo: Repo, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for mark in codebases.SINGLE_FRAME["gasmono"].marks:
+        file, _, text = mark.partition(":")
+        (other / file).parent.mkdir(parents=True, exist_ok=True)
+        (other / file).write_text(f"# {text}\n")
+    both = [str(repo.root), str(other)]
+    found = [codebases.find_recipes(folders, codebases.SINGLE_FRAME)[0].name for folders in (both, both[::-1])]
+    assert found == ["Monodepth2", "GasMono"]
+    assert codebases.find_recipes([str(tmp_path), *both], codebases.SINGLE_FRAME)[0].name == "Monodepth2"
+
+
 @pytest.mark.parametrize("name", [name for name, codebase in codebases.SINGLE_FRAME.items() if codebase.marks])
 def test_every_checkout_is_recognised_by_its_own_marks_alone(repo: Repo, name: str) -> None:
     codebase = codebases.SINGLE_FRAME[name]
@@ -163,9 +175,7 @@ def test_one_name_for_both_encoders_with_arguments_of_other_names(repo: Repo, po
 def test_too_few_levels_for_the_repositorys_decoder_are_named(repo: Repo) -> None:
     repo.write({"networks/depth_decoder.py": FIVE_LEVELS})
     networks = repo.load("networks")
-    three = dataclasses.replace(
-        codebases.SINGLE_FRAME["monodepth2"].recipes[0], name="three", strides=(4, 8, 16), channels=None
-    )
+    three = CodebaseRecipe("three", strides=(4, 8, 16))
     with monodepth2.patch("tiny", recipe=three, decoder="repository"):
         encoder = networks.ResnetEncoder(18, False)
         with pytest.raises(AdapterError, match=r"DepthDecoder reads more than the 3 levels of recipe 'three'"):
