@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from hybrid_encoder.checkpoints.described import KEY, Description, stored_config
-from hybrid_encoder.config import HybridEncoderConfig, find_encoder_config
+from hybrid_encoder.config import find_encoder_config
 
+from .encoders import EncoderSource
 from .loading import StrictLoading
 from .patching.construction import become
 from .patching.watching import LOG, parameters_of_optimizers, size_of
@@ -24,23 +25,38 @@ class Adoption:
     Scripts that evaluate read a file of weights, build the networks, or first the one and then the other, and load.
     Weights that an adapter's network wrote describe it. As long as they are in memory, a network of that kind is built
     as they say; and one that was built before, that nothing trains, is built anew.
+
+    Args:
+        named: whether somebody named the encoder; it is built as named then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, named: bool) -> None:
+        self.named = named
         self._described: dict[str, tuple[weakref.ref[Tensor], Description]] = {}  # by kind of network
         self._open: weakref.WeakKeyDictionary[nn.Module, Rebuild] = weakref.WeakKeyDictionary()
 
-    def encoder_config(self, kind: str) -> HybridEncoderConfig | None:
-        """Return the configuration that weights in memory name for an encoder of a kind; None if none do."""
-        described = self.description(kind)
-        return None if described is None else find_encoder_config(described.config)
+    def source(self, kind: str, source: EncoderSource, pretrained: bool | None) -> EncoderSource:
+        """Return what an encoder is built from: what weights in memory say, else the source itself.
+
+        Args:
+            kind: of network that the encoder is for.
+            source: what it is built from otherwise.
+            pretrained: whether it is to start from public weights, so that no others are about to be loaded.
+        """
+        described = None if pretrained else self.description(kind)
+        return source if described is None else EncoderSource(find_encoder_config(described.config))
 
     def description(self, kind: str) -> Description | None:
-        """Return what weights in memory say of a network of a kind; None if none do."""
-        if kind not in self._described:
+        """Return what weights in memory say of an encoder for a kind of network; None if none do, or it was named."""
+        if self.named or kind not in self._described:
             return None
         alive, description = self._described[kind]
         return None if alive() is None else description
+
+    def leave_encoder_open(self, owner: nn.Module, rebuild: Rebuild, pretrained: bool | None) -> None:
+        """Let an encoder that nobody named, and that has no public weights, be built anew; see :meth:`leave_open`."""
+        if not self.named and not pretrained:
+            self.leave_open(owner, rebuild)
 
     def leave_open(self, owner: nn.Module, rebuild: Rebuild) -> None:
         """Let a network be built anew if weights say that they are of another one.

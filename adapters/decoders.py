@@ -47,15 +47,23 @@ class Readers:
         """Take note of an encoder of ours, or of the object that becomes it."""
         self._encoders.add(encoder)
 
-    def replacements(self, names: Sequence[str], *, num_optional: int = 0) -> list[Replacement]:
-        """Return what replaces the decoders of a codebase; the last ones may be missing."""
+    def replacements(
+        self, names: Sequence[str], dpt: Answer, own: Answer, *, num_optional: int = 0
+    ) -> list[Replacement]:
+        """Return what replaces the decoders of a codebase.
+
+        Args:
+            names: of the decoders.
+            dpt: builds the DPT decoder, see :meth:`build`.
+            own: builds the codebase's own.
+            num_optional: how many of the last ones may be missing where the DPT decoder takes their place.
+        """
         if self.choice != "dpt":
-            return [Replacement(name, _build_own, optional=True) for name in names]
+            return [Replacement(name, own, optional=True) for name in names]
         interface = Interface(("num_ch_enc", "scales"), ("features",), "disp")
         needed = len(names) - num_optional
         return [
-            Replacement(name, self.build, interface, OWN_DECODER, optional=index >= needed)
-            for index, name in enumerate(names)
+            Replacement(name, dpt, interface, OWN_DECODER, optional=index >= needed) for index, name in enumerate(names)
         ]
 
     def build(self, call: Call, num_prompts: int = 0) -> nn.Module:
@@ -116,7 +124,3 @@ class Readers:
             f"{call.real.__module__}.{call.real.__qualname__} is to read the hybrid encoder's features, which only the "
             f"DPT decoder can: {OWN_DECODER}"
         )
-
-
-def _build_own(call: Call) -> nn.Module:
-    return call.build_own()

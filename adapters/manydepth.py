@@ -127,7 +127,7 @@ class ManyDepthBuilder:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._handover = Handover()  # between student and teacher, which share what is frozen
-        self._adoption = Adoption()
+        self._adoption = Adoption(settings.named)
         others = settings.teacher == "repository"
         self._readers = Readers(settings.decoder, settings.decoder_config, self._adoption, others=others)
         self._training = PublishedTraining() if settings.training == "published" else None
@@ -142,7 +142,9 @@ class ManyDepthBuilder:
         student = Interface(("pretrained", *BINS), STUDENT_INPUTS)
         teacher = Interface(("pretrained", "num_input_images"), ("images",))
         return [
-            *self._readers.replacements(recipe.decoders, num_optional=len(recipe.decoders) - 1),
+            *self._readers.replacements(
+                recipe.decoders, self._readers.build, leave_alone, num_optional=len(recipe.decoders) - 1
+            ),
             Replacement(recipe.teacher, self.build_teacher, teacher),
             *(
                 Replacement(name, self.build_student, student, optional=name != recipe.students[0])
@@ -166,22 +168,22 @@ class ManyDepthBuilder:
     def build_student(self, call: Call) -> nn.Module:
         """Build the matching encoder, with the depth bins of the call."""
         pretrained = bool(call["pretrained"])
-        encoder = self._source("MatchingEncoder", student_source(self.settings.encoder), pretrained).build(pretrained)
+        source = self._adoption.source("MatchingEncoder", student_source(self.settings.encoder), pretrained)
+        encoder = source.build(pretrained)
         bins = {name: call[name] for name in BINS}
 
         def around(encoder: HybridDepthEncoder, match: Match) -> MatchingEncoder:
             return MatchingEncoder(HybridMatchingEncoder(encoder, match=match, **bins), self._neck(encoder))
 
-        described = self._adoption.description("MatchingEncoder")
+        described = None if pretrained else self._adoption.description("MatchingEncoder")
         student = around(encoder, self.settings.match if described is None else described.config.match)
         self._readers.add(call.owner(student))
-        if not self.settings.named and not pretrained:
 
-            def rebuild(description: Description) -> nn.Module:
-                config = description.config
-                return around(HybridDepthEncoder(config.encoder, pretrained=False), config.match)
+        def rebuild(description: Description) -> nn.Module:
+            config = description.config
+            return around(HybridDepthEncoder(config.encoder, pretrained=False), config.match)
 
-            self._adoption.leave_open(call.owner(student), rebuild)
+        self._adoption.leave_encoder_open(call.owner(student), rebuild, pretrained)
         if self.settings.share_frozen and self.settings.teacher == "hybrid":
             teacher = self._meet("student", "teacher", encoder, pretrained, call.owner(student))
             if teacher is not None:
@@ -193,29 +195,23 @@ class ManyDepthBuilder:
         if self.settings.teacher == "repository" or call["num_input_images"] != 1:
             return call.build_own()
         pretrained = bool(call["pretrained"])
-        source = self._source("DepthEncoder", self.settings.encoder, pretrained)
+        source = self._adoption.source("DepthEncoder", self.settings.encoder, pretrained)
         encoder = source.build(pretrained)
         if encoder is source.origin:
             encoder = copy.deepcopy(encoder)  # the student has the encoder itself
         teacher = DepthEncoder(encoder, self._neck(encoder))
         self._readers.add(call.owner(teacher))
-        if not self.settings.named and not pretrained:
 
-            def rebuild(description: Description) -> nn.Module:
-                encoder = HybridDepthEncoder(description.config, pretrained=False)
-                return DepthEncoder(encoder, self._neck(encoder))
+        def rebuild(description: Description) -> nn.Module:
+            encoder = HybridDepthEncoder(description.config, pretrained=False)
+            return DepthEncoder(encoder, self._neck(encoder))
 
-            self._adoption.leave_open(call.owner(teacher), rebuild)
+        self._adoption.leave_encoder_open(call.owner(teacher), rebuild, pretrained)
         if self.settings.share_frozen:
             student = self._meet("teacher", "student", encoder, pretrained, call.owner(teacher))
             if student is not None:
                 share_frozen(student, encoder)
         return teacher
-
-    def _source(self, kind: str, source: EncoderSource, pretrained: bool) -> EncoderSource:
-        """Return what an encoder is built from: as weights in memory say where nobody named it, else as given."""
-        config = None if self.settings.named or pretrained else self._adoption.encoder_config(kind)
-        return source if config is None else EncoderSource(config)
 
     def _meet(
         self, role: str, other: str, encoder: HybridDepthEncoder, pretrained: bool, network: nn.Module
@@ -228,6 +224,11 @@ class ManyDepthBuilder:
 
     def _neck(self, encoder: HybridDepthEncoder) -> PyramidNeck | None:
         return None if self.settings.decoder == "dpt" else PyramidNeck(encoder.feature_info.channels())
+
+
+def leave_alone(call: Call) -> nn.Module:
+    """Build what the repository itself would have built."""
+    return call.build_own()
 
 
 def student_source(source: EncoderSource) -> EncoderSource:

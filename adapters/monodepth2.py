@@ -12,7 +12,6 @@ their networks, and recognises their checkouts.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import weakref
@@ -177,7 +176,7 @@ class Monodepth2Builder:
         self._leading: weakref.ref[HybridDepthEncoder] | None = None  # of a depth encoder that is built first
         self._num_prompts: int | None = None  # of the depth encoder that was built last
         self._trainers = extend_compute_losses(settings.language_loss)
-        self._adoption = Adoption()
+        self._adoption = Adoption(settings.named)
         self._readers = Readers(settings.decoder, settings.decoder_config, self._adoption)
 
     @property
@@ -189,7 +188,8 @@ class Monodepth2Builder:
         encoders: list[Replacement] = []
         decoders: list[Replacement] = []
         for recipe in self.settings.recipes:
-            decoders += self._decoders(recipe)
+            own = functools.partial(self.build_own_decoder, recipe)
+            decoders += self._readers.replacements(recipe.decoders, self.build_decoder, own)
             read = tuple(name for name in (recipe.pretrained, recipe.frames) if name is not None)
             build = functools.partial(self.build_encoder, recipe)
             encoders.append(Replacement(recipe.encoder, build, Interface(read, ("images",))))
@@ -201,13 +201,6 @@ class Monodepth2Builder:
             others.append(Replacement("PoseDecoder", build_pose_decoder, Interface(("num_ch_enc",))))
             others.append(Replacement("PoseCNN", refuse_pose_cnn, optional=True))
         return decoders + encoders + others
-
-    def _decoders(self, recipe: CodebaseRecipe) -> list[Replacement]:
-        if self.settings.decoder == "dpt":
-            found = self._readers.replacements(recipe.decoders)
-            return [dataclasses.replace(each, build=self.build_decoder) for each in found]
-        build = functools.partial(self.build_own_decoder, recipe)
-        return [Replacement(name, build, optional=True) for name in recipe.decoders]
 
     def guard(self, cls: type[nn.Module]) -> Answer | None:
         return self._readers.guard(cls)
@@ -235,12 +228,11 @@ class Monodepth2Builder:
         network = self._around(recipe, encoder)
         owner = call.owner(network)
         self._readers.add(owner)
-        if not self.settings.named and not pretrained:
 
-            def rebuild(description: Description) -> nn.Module:
-                return self._around(recipe, HybridDepthEncoder(description.config, pretrained=False))
+        def rebuild(description: Description) -> nn.Module:
+            return self._around(recipe, HybridDepthEncoder(description.config, pretrained=False))
 
-            self._adoption.leave_open(owner, rebuild)
+        self._adoption.leave_encoder_open(owner, rebuild, pretrained)
         return network
 
     def _around(self, recipe: CodebaseRecipe, encoder: HybridDepthEncoder) -> DepthEncoder:
@@ -289,10 +281,7 @@ class Monodepth2Builder:
         Args:
             pretrained: what the call asks for; None where the codebase cannot say.
         """
-        source = self.settings.encoder
-        described = None if self.settings.named or pretrained else self._adoption.encoder_config("DepthEncoder")
-        if described is not None:
-            source = EncoderSource(described)
+        source = self._adoption.source("DepthEncoder", self.settings.encoder, pretrained)
         encoder = self._handover.take("depth", None if source.brings_weights else pretrained)
         if encoder is None:
             encoder = source.build(pretrained is not False)

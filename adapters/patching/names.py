@@ -88,15 +88,16 @@ class ReplacedNames:
         self._modules[id(module)] = module
         # All of them again: the running script goes on importing after it was served first.
         for known in self._modules.values():
-            self._serve_held(vars(known), known.__name__ + ".{}", depth=2 if self.registries else 0)
+            self._serve_held(vars(known), known.__name__, depth=2 if self.registries else 0, form="{}.{}")
 
-    def _serve_held(self, held: _Holder, title: str, depth: int) -> None:
+    def _serve_held(self, held: _Holder, title: str, depth: int, form: str = "{}[{!r}]") -> None:
         """Replace what a module, dict or list holds.
 
         Args:
             held: by name, key or position.
-            title: of one of them, with a place for its name.
+            title: what is said of it.
             depth: how many dicts and lists within each other are looked into.
+            form: of the title of one of its objects, from its own and the name, key or position.
         """
         items = held.items() if isinstance(held, MutableMapping) else enumerate(held)
         for key, value in list(items):
@@ -107,9 +108,9 @@ class ReplacedNames:
                 real, new = self._originals[id(value)], value
             else:
                 if depth and type(value) in (dict, list):
-                    self._serve_held(value, f"{title.format(key)}[{{!r}}]", depth - 1)
+                    self._serve_held(value, form.format(title, key), depth - 1)
                 continue
-            self._replaced[id(held), key] = _Place(title.format(key), held, key, real, new)
+            self._replaced[id(held), key] = _Place(form.format(title, key), held, key, real, new)
             held[key] = new
 
     @contextlib.contextmanager

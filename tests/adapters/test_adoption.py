@@ -83,7 +83,7 @@ def test_what_was_trained_is_read_without_a_word_about_it(repo: Repo, script: st
     with monodepth2.patch() as handle:
         del encoder, depth
         assert isinstance(handle.builder, monodepth2.Monodepth2Builder)
-        assert handle.builder._adoption.encoder_config("DepthEncoder") is None, "only while the weights are read"
+        assert handle.builder._adoption.description("DepthEncoder") is None, "only while the weights are read"
 
 
 def test_an_encoder_that_was_named_is_not_changed(repo: Repo) -> None:

@@ -346,3 +346,17 @@ def test_scripts_are_not_told_what_the_weights_are_of(
         got, expected = network(*arguments), trained(*arguments)
     for a, b in zip(*(x if teacher else [*x[0], *x[1:]] for x in (got, expected)), strict=True):
         assert torch.equal(a, b)
+
+
+def test_weights_in_memory_do_not_change_what_was_named(
+    module: ModuleType, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repo.root)
+    networks = module.networks
+    with manydepth.patch("tiny", match="both"):
+        torch.save(networks.ResnetEncoderMatching(18, False, 64, 96, num_depth_bins=8).state_dict(), "encoder.pth")
+    repo.write({"manydepth/reading.py": "import torch\n\ndef read():\n    return torch.load('encoder.pth')\n"})
+    with manydepth.patch("tiny", match="spatial"):
+        weights = repo.load("manydepth.reading").read()
+        student = networks.ResnetEncoderMatching(18, False, 64, 96, num_depth_bins=8)
+    assert weights and student.matching.config.match == "spatial"

@@ -114,9 +114,9 @@ WAYS: dict[str, tuple[str, str, str, dict[str, str | None], dict[str, Any]]] = {
     ),
     "a function in a dict of lists": (
         "import networks, networks.zoo",
-        "networks.zoo.KINDS['small'][0]",
+        "networks.zoo.KINDS['small {0}'][0]",
         "networks.DepthDecoder",
-        {"networks/zoo.py": FACTORY + "    KINDS = {'small': [make]}\n"},
+        {"networks/zoo.py": FACTORY + "    KINDS = {'small {0}': [make]}\n"},
         {"recipe": CodebaseRecipe("x", "zoo.make")},
     ),
     "a function that another one calls": (
