@@ -32,6 +32,7 @@ from hybrid_encoder.training.fine import FineStage, fine_model, fine_stage, trai
 from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, make_accelerator, train
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe
 
+from helpers import schedules
 from helpers.small_runs import Numbers, Regression, regress
 
 SIZE = (48, 96)
@@ -298,13 +299,7 @@ def test_a_demonstration_of_one_drive_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_steps", range(1, 51))
 @pytest.mark.parametrize("recipe", [*COARSE.values(), *FINE.values()])
 def test_every_number_of_steps_has_a_schedule(recipe: StageRecipe, num_steps: int) -> None:
-    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=recipe.lr)
-    scheduler = recipe.scheduler(optimizer, num_steps)
-    rates = []
-    for _ in range(num_steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
+    rates = schedules.rates(recipe, num_steps)
     assert all(0 < rate <= recipe.lr * (1 + 1e-9) for rate in rates)
     assert max(rates) > 0.9 * recipe.lr, "the rate of the recipe is reached"
     if recipe.schedule == "one_cycle" and num_steps > 2:

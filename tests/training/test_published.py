@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybrid_encoder import CheckpointError, HybridDepthConfig, HybridDepthEncoder, HybridDepthModel, PromptConfig
 from hybrid_encoder.config import DEPTH_WORDS, IMAGENET_MEAN, NO_MEAN, NO_STD
@@ -21,26 +21,16 @@ from hybrid_encoder.errors import InputError
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import train_coarse
 from hybrid_encoder.training.fine import fine_model, fine_stage
-from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe, StageRecipe
+from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe
 
 from helpers.fake_hub import fake_hub
 from helpers.kitti_layout import write_drive
 from helpers.published_layout import small_config, stage1_config, write_stage1
+from helpers.schedules import rates
 
 PUBLISHED_COARSE, PUBLISHED_FINE = COARSE["published"], FINE["published"]
 FREE_FINE = dataclasses.replace(PUBLISHED_FINE, pose_pretrained=False)  # nothing to download
 POSE_WEIGHTS = "timm/resnet18.tv_in1k"
-
-
-def rates(recipe: StageRecipe, steps: int) -> list[float]:
-    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], recipe.lr)
-    scheduler = recipe.scheduler(optimizer, steps)
-    found = []
-    for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return found
 
 
 # -- how long and how fast -----------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, train_co
 from hybrid_encoder.training.loop import Stage, train
 from hybrid_encoder.training.recipes import COARSE, CoarseRecipe, StageRecipe, train_stage
 
+from helpers import schedules
+
 STEPS, SAVE_EVERY = 9, 3
 
 
@@ -51,38 +53,23 @@ def test_invalid_settings_are_refused() -> None:
         StageRecipe(1e-3, 0.0, 0, steps=1)
 
 
-def _rates(recipe: StageRecipe, steps: int, group: dict[str, Any] | None = None) -> list[float]:
-    """The rate of every step."""
-    groups = [{"name": "rest", "params": [nn.Parameter(torch.ones(1))], "lr": recipe.lr}]
-    if group is not None:
-        groups.insert(0, {"params": [nn.Parameter(torch.ones(1))], **group})
-    optimizer = torch.optim.SGD(groups, recipe.lr)
-    scheduler = recipe.scheduler(optimizer, steps)
-    found = []
-    for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return found
-
-
 @pytest.mark.parametrize("warm_up", [0.1, 0.3])
 def test_one_cycle_rises_to_the_rate_at_its_warm_up_and_falls_to_nothing(warm_up: float) -> None:
     recipe = StageRecipe(2e-3, 0.0, 1, epochs=1, warm_up=warm_up)
-    rates = _rates(recipe, 100)
+    rates = schedules.rates(recipe, 100)
     peak = rates.index(max(rates))
     assert abs(peak - 100 * warm_up) <= 1 and rates[peak] == pytest.approx(2e-3, rel=1e-2)
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[0] < 0.1 * 2e-3 and rates[-1] < 1e-3 * 2e-3
     # Every group keeps its own share.
-    half = _rates(recipe, 100, {"name": "pose", "lr": 1e-3})
+    half = schedules.rates(recipe, 100, {"name": "pose", "lr": 1e-3})
     assert half == pytest.approx([rate / 2 for rate in rates], rel=1e-6)
 
 
 def test_steps_fall_by_ten() -> None:
     recipe = StageRecipe(1.0, 0.0, 1, steps=30, schedule="steps", drop=1 / 3)
-    assert _rates(recipe, 30) == pytest.approx([1.0] * 10 + [0.1] * 10 + [0.01] * 10)
-    assert _rates(dataclasses.replace(recipe, drop=0.001), 3) == pytest.approx([1.0, 0.1, 0.01])
+    assert schedules.rates(recipe, 30) == pytest.approx([1.0] * 10 + [0.1] * 10 + [0.01] * 10)
+    assert schedules.rates(dataclasses.replace(recipe, drop=0.001), 3) == pytest.approx([1.0, 0.1, 0.01])
 
 
 # -- run.json ----------------------------------------------------------------------------------------------
