@@ -143,7 +143,10 @@ class ManyDepthBuilder:
         teacher = Interface(("pretrained", "num_input_images"), ("images",))
         return [
             *self._readers.replacements(
-                recipe.decoders, self._readers.build, leave_alone, num_optional=len(recipe.decoders) - 1
+                recipe.decoders,
+                self._readers.build,
+                lambda call: call.build_own(),
+                num_optional=len(recipe.decoders) - 1,
             ),
             Replacement(recipe.teacher, self.build_teacher, teacher),
             *(
@@ -224,11 +227,6 @@ class ManyDepthBuilder:
 
     def _neck(self, encoder: HybridDepthEncoder) -> PyramidNeck | None:
         return None if self.settings.decoder == "dpt" else PyramidNeck(encoder.feature_info.channels())
-
-
-def leave_alone(call: Call) -> nn.Module:
-    """Build what the repository itself would have built."""
-    return call.build_own()
 
 
 def student_source(source: EncoderSource) -> EncoderSource:

@@ -193,7 +193,7 @@ def test_a_killed_coarse_run_is_resumed_exactly(tmp_path: Path) -> None:
         from pathlib import Path
         import torch
         torch.set_num_threads({torch.get_num_threads()})  # sums over threads are others
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]  # its folder, and helpers
         import test_recipes
         test_recipes.coarse_run(Path({str(tmp_path / "parts")!r}), kill_at={step})
     """
