@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from hybrid_encoder.config.checking import Within, check_fields
+from typing_extensions import Self
+
+from hybrid_encoder.config.checking import Within, check_fields, fits, shown
 from hybrid_encoder.config.parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -102,6 +104,25 @@ class DepthScale(Serializable):
             )
         if self.size is not None and self.size[0] * self.size[1] > MAX_PIXELS:
             raise ConfigError(f"size is {self.size}, height and width; they may have {MAX_PIXELS} pixels at most.")
+
+    def in_metres(self, factor: float) -> Self:
+        """Return the same configuration in metres: the range, and with it every depth, multiplied by a factor.
+
+        Args:
+            factor: metres in one unit of the present depth.
+
+        Raises:
+            ConfigError: a factor that is no positive number, or that takes the range beyond 1e-6 to 1e9.
+        """
+        if not fits(float, factor) or not 0 < factor < float("inf"):
+            raise ConfigError(f"the factor to metres is {shown(factor)}; give a positive, finite number.")
+        low, high = float(self.min_depth * factor), float(self.max_depth * factor)
+        if not (fits(Depth, low) and fits(Depth, high)):
+            raise ConfigError(
+                f"the factor to metres is {factor:g}, and takes the range of depth from {self.min_depth:g} to "
+                f"{self.max_depth:g} beyond 1e-06 to 1e+09 m; check how it was measured."
+            )
+        return self.replace(min_depth=low, max_depth=high, metric=True)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,20 @@ class DepthModel(EncoderHolder):
         """Return depth = 1 / (1 / max_depth + (1 / min_depth - 1 / max_depth) x disparity)."""
         return disparity_to_depth(disparity, self.config.min_depth, self.config.max_depth)
 
+    def set_metric_scale(self, factor: float) -> None:
+        """Say how many metres one unit of depth is: from now on predictions are in metres, and so they are saved.
+
+        Disparity stays as it is. So do the depth bins of a multi-frame model, which are in the unit of the poses that
+        it is given.
+
+        Args:
+            factor: multiplies depth, as :mod:`hybrid_encoder.evaluation` fits it.
+
+        Raises:
+            ConfigError: a factor that is no positive number, or that takes the range beyond 1e-6 to 1e9 m.
+        """
+        self.config = self.config.in_metres(factor)
+
     def language_depth(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the depth that the words say, whatever the decoder makes of them.
 
