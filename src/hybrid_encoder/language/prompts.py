@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
@@ -111,6 +111,9 @@ class DepthPrompts(nn.Module):
             kept: Tensor = _kept_matrix([parameter.detach() for parameter in parameters], self.index, self.dim)
             return kept
         return self._kept.get("prompts", parameters, self._encode)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

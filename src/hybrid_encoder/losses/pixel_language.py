@@ -7,6 +7,8 @@ without a valid pixel the loss is zero and still carries a gradient.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -78,6 +80,9 @@ class PixelLanguageLoss(nn.Module):
     def forward(self, logits: Tensor, depth: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the loss; arguments and result are those of the function."""
         return pixel_language_loss(logits, depth, self.bin_centers, mask)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
 
 def check_logits_and_bins(logits: Tensor, bin_centers: Tensor) -> None:

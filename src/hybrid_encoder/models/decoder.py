@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +151,9 @@ class DPTDecoder(nn.Module):
             x = self.heads[str(scale)](reduced.pop(scale), working)
             outputs[scale] = self._activate(x, (max(1, height // 2**scale), max(1, width // 2**scale)))
         return outputs
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def _activate(self, x: Tensor, size: Size) -> Tensor:
         if self.activation == "sigmoid":

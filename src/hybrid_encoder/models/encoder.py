@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +116,9 @@ class HybridDepthEncoder(HybridModel):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Take RGB in [0, 1], (B, 3, H, W) with H and W from 32 up, to four decoder-ready maps (B, C_i, h, w)."""
         return self.forward_features(images).maps
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def forward_features(self, images: Tensor) -> HybridFeatures:
         """Run the same pass and return everything it computed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,9 @@ class Fusion(nn.Module):
         if not aligned:
             return list(spatial)
         return [torch.cat([a, b], dim=1) for a, b in zip(spatial, aligned, strict=True)]
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def _to_grid(self, level: int, x: Tensor, grid: Grid) -> Tensor:
         convolution = self.align[level]

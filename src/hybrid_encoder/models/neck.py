@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -70,3 +71,6 @@ class PyramidNeck(nn.Module):
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             outputs.append(F.elu(smooth(x)))
         return outputs
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,9 @@ class PoseNetwork(nn.Module):
         motion = SCALE * self.head(self.backbone(pair)[-1]).mean((-2, -1))
         return motion[:, :3], motion[:, 3:]
 
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
+
 
 class ClassTokenPoseHead(nn.Module):
     """One linear layer from two class tokens to six numbers of motion (as published).
@@ -87,3 +90,6 @@ class ClassTokenPoseHead(nn.Module):
         """Take class tokens (B, C) of two frames in temporal order to axis-angle and translation, both (B, 3)."""
         motion = SCALE * self.linear(torch.cat([first, second], dim=-1))
         return motion[..., :3], motion[..., 3:]
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any

@@ -7,7 +7,7 @@ written from the decoder's structure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,9 @@ class UNetDecoder(nn.Module):
                 disparity = torch.sigmoid(self.heads[str(level)](x))
                 outputs[level] = _fit(disparity, (height // 2**level, width // 2**level))
         return {scale: outputs[scale] for scale in self.scales}
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
 
 def _fit(x: Tensor, size: Size) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,9 @@ class SemanticTower(Tower):
             return self._vit(self.normalise(images))
         first = self.first(images)
         return [first, *self.rest(first)]
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def first(self, images: Tensor) -> Tensor:
         """Return the first map alone, (B, C_0, H/4, W/4).

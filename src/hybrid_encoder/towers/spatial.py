@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,9 @@ class SpatialTower(Tower):
         outputs, prefix = self.tokens(images, grid)
         class_token = outputs[-1][:, 0] if self.has_class_token else None
         return [to_map(tokens[:, prefix:], grid) for tokens in outputs], class_token
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def class_token(self, images: Tensor) -> Tensor:
         """Return the class token of RGB in [0, 1], (B, C).

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -64,6 +64,9 @@ class CoarseStage(Stage):
             "contrastive": parts.contrastive.detach(),
             "order": order,
         }
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def compare(self, batch: PatchBatch) -> CoarseLoss:
         """Return the loss and its parts, with the logits of patches against prompts."""

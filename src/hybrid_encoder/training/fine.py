@@ -158,6 +158,9 @@ class FineStage(Stage):
             total = total + self.language_loss * logged["language"]
         return {"loss": total, **{name: value.detach() for name, value in logged.items()}}
 
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
+
     def _check_sources(self, images: Tensor) -> None:
         if images.shape[1] != 1 + len(self.offsets):
             raise InputError(

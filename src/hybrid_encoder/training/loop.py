@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -50,6 +50,9 @@ class Stage(nn.Module):
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Return scalars to log by name; ``"loss"`` is minimised, and is a mean over the batch."""
         raise NotImplementedError
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def describe(self, batch: Any) -> str:
         """Return what the batch was made of, for an error message: file names, where there are any."""
