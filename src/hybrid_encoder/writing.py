@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,18 +29,32 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def replace_files(written: Path, folder: Path, names: Iterable[str]) -> None:
+def replace_files(written: Path, folder: Path, names: Iterable[str], durable: bool = True) -> None:
     """Move files that were written into one folder to another one of the same disk, over those of the same names.
 
-    None is moved before the content of all has reached the disk.
+    Args:
+        written: where they are.
+        folder: where they go.
+        names: of the files, in the order in which they are moved.
+        durable: move none before the content of all has reached the disk. What can be made again in a second does not
+            have to wait for it.
     """
     names = list(names)
     for name in names:
-        with open(written / name, "rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(written / name, "rb+") as file:
+                os.fsync(file.fileno())
         os.chmod(written / name, 0o666 & ~_umask())
     for name in names:
         os.replace(written / name, folder / name)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write a file to, in a hidden folder beside its place; it is moved there if the block ends well."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as staging:
+        yield Path(staging) / path.name
+        replace_files(Path(staging), path.parent, [path.name])
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from hybrid_encoder.config import MIN_SIZE
@@ -58,24 +59,40 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
         InputError: as ``open_image``.
     """
     with opened(path, max_pixels) as image:
-        upright = _upright(path, image)
-        if upright.mode == "F":
-            return torch.from_numpy(np.array(upright)).div_(255).expand(3, -1, -1).contiguous()
-        pixels = torch.from_numpy(np.array(upright if upright.mode == "RGB" else upright.convert("RGB")))
+        return _as_tensor(_upright(path, image))
+
+
+def convert_image(image: Image.Image) -> Tensor:
+    """Convert one of Pillow's images to RGB in [0, 1], float32, (3, H, W), by the rules of ``read_image``.
+
+    Raises:
+        InputError: smaller than 32 pixels, damaged, or grey of 32 bits.
+    """
+    name = getattr(image, "filename", "") or "the PIL image"
+    try:
+        return _as_tensor(_upright(name, image.copy()))
+    except OSError as error:  # it is decoded only now
+        raise InputError(f"{name} cannot be read ({error}); save it again.") from None
+
+
+def _as_tensor(upright: Image.Image) -> Tensor:
+    if upright.mode == "F":
+        return torch.from_numpy(np.array(upright)).div_(255).expand(3, -1, -1).contiguous()
+    pixels = torch.from_numpy(np.array(upright if upright.mode == "RGB" else upright.convert("RGB")))
     return pixels.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _upright(path: Path, image: Image.Image) -> Image.Image:
-    """Decode an opened image and turn it upright; grey of 16 bits comes as floats from 0 to 255, mode "F"."""
+def _upright(name: Path | str, image: Image.Image) -> Image.Image:
+    """Decode an image and turn it upright; grey of 16 bits comes as floats from 0 to 255, mode "F"."""
     if min(image.size) < MIN_SIZE:
         raise InputError(
-            f"{path} is {image.height} x {image.width}; height and width must be at least {MIN_SIZE}: resize it up."
+            f"{name} is {image.height} x {image.width}; height and width must be at least {MIN_SIZE}: resize it up."
         )
     tags = getattr(image, "tag_v2", {})  # of TIFF
     # Older versions of Pillow read 16 bits of PNG and PPM as 32.
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise InputError(
-            f"{path} holds grey values of 32 bits, of which nothing says what is white; save it with 8 or 16 bits."
+            f"{name} holds grey values of 32 bits, of which nothing says what is white; save it with 8 or 16 bits."
         )
     ImageOps.exif_transpose(image, in_place=True)
     if not image.mode.startswith("I"):
@@ -85,6 +102,33 @@ def _upright(path: Path, image: Image.Image) -> Image.Image:
     if tags.get(PHOTOMETRIC) == 0:  # white is 0
         values = white - values
     return Image.fromarray(values / np.float32(white / 255))
+
+
+def field_of_view(source: object) -> float | None:
+    """Return the horizontal field of view, in degrees, that the EXIF data of a picture tell; None where they do not.
+
+    They hold the focal length of a camera for 36 mm film that sees as much, along the longer side of the picture.
+
+    Args:
+        source: a path or a PIL image; anything else has no EXIF data.
+    """
+    if isinstance(source, Image.Image):
+        image = source
+        exif, size = image.getexif(), image.size
+    elif isinstance(source, (str, Path)):
+        with opened(expanded(source)) as image:
+            exif, size = image.getexif(), image.size
+    else:
+        return None
+    try:
+        focal = float(exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm) or 0)
+    except (TypeError, ValueError):
+        return None
+    if not 1 <= focal <= 10_000:
+        return None
+    turned = exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    width = size[1] if turned else size[0]
+    return math.degrees(2 * math.atan(36 / 2 / focal * width / max(size)))
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:

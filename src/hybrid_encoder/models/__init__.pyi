@@ -1,11 +1,13 @@
 from .base import EncoderHolder, HybridModel
 from .decoder import DPTDecoder
-from .depth import DepthModel, DepthPrediction, HybridDepthModel
+from .depth import DepthModel, HybridDepthModel
 from .encoder import HybridDepthEncoder, HybridFeatures
 from .fusion import Fusion
 from .matching import HybridMatchingEncoder, HybridMatchingModel, MatchingFeatures
 from .neck import PyramidNeck
 from .pose_network import ClassTokenPoseHead, PoseNetwork
+from .prediction import DepthPrediction
+from .sizes import right_size
 
 __all__ = [
     "ClassTokenPoseHead",
@@ -23,4 +25,5 @@ __all__ = [
     "MatchingFeatures",
     "PoseNetwork",
     "PyramidNeck",
+    "right_size",
 ]

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.config import HybridDepthConfig
+from hybrid_encoder.config.checking import shown
+from hybrid_encoder.data.conversion import ImageLike, to_image
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import disparity_to_depth
 from hybrid_encoder.geometry.plane_sweep import check_tensors
 from hybrid_encoder.language.depth_words import bin_centers, language_depth
-from hybrid_encoder.models.base import EncoderHolder, check_working_size, find_config, in_evaluation
+from hybrid_encoder.models.base import EncoderHolder, find_config, in_evaluation
 from hybrid_encoder.models.decoders import Decoder, build_decoder
-from hybrid_encoder.models.encoder import HybridDepthEncoder, check_images
+from hybrid_encoder.models.encoder import HybridDepthEncoder, check_images, check_value_range
+from hybrid_encoder.models.prediction import DepthPrediction
+from hybrid_encoder.models.sizes import Size, WorkingSize, working_size
 
-
-class DepthPrediction(NamedTuple):
-    """What ``infer`` returns, all at the size of the images; the name of each field says its scale.
-
-    Attributes:
-        disparity: (B, 1, H, W), 1 near and 0 far (Monodepth2's ``disp``).
-        relative_depth: (B, 1, H, W), scale unknown; None where the scale is known.
-        depth_m: (B, 1, H, W) in metres; None where the scale is unknown.
-    """
-
-    disparity: Tensor
-    relative_depth: Tensor | None
-    depth_m: Tensor | None
+# Pictures that go through the network together where nobody says how many.
+MOST_AT_ONCE, PIXELS_AT_ONCE = 8, 1_000_000
 
 
 class DepthModel(EncoderHolder):
@@ -91,9 +84,10 @@ class DepthModel(EncoderHolder):
             return outputs[scale]
         return F.interpolate(outputs[scale], size, mode="bilinear", align_corners=False)
 
-    def _prediction(self, disparity: Tensor) -> DepthPrediction:
+    @torch.inference_mode()
+    def _prediction(self, disparity: Tensor, source: Any = None) -> DepthPrediction:
         depth, metric = self.to_depth(disparity), self.config.metric
-        return DepthPrediction(disparity, None if metric else depth, depth if metric else None)
+        return DepthPrediction(disparity, None if metric else depth, depth if metric else None, source)
 
 
 class HybridDepthModel(DepthModel):
@@ -130,32 +124,138 @@ class HybridDepthModel(DepthModel):
         """
         return self._finest(self.forward_scales(images), (images.shape[-2], images.shape[-1]))
 
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
+
     def forward_scales(self, images: Tensor) -> dict[int, Tensor]:
         """Return the disparity of every scale of the decoder: {s: (B, 1, H // 2**s, W // 2**s)}."""
         outputs: dict[int, Tensor] = self.decoder(self.encoder(images), (images.shape[-2], images.shape[-1]))
         return outputs
 
-    @torch.inference_mode()
-    def infer(self, images: Tensor, size: tuple[int, int] | None = None) -> DepthPrediction:
-        """Predict as in evaluation mode, at the size of the images; the model's own mode stays as it is.
+    @overload
+    def infer(
+        self, images: ImageLike, size: WorkingSize = None, *, batch_size: int | None = None
+    ) -> DepthPrediction: ...
+
+    @overload
+    def infer(
+        self, images: list[Any] | tuple[Any, ...], size: WorkingSize = None, *, batch_size: int | None = None
+    ) -> list[DepthPrediction]: ...
+
+    def infer(
+        self,
+        images: ImageLike | list[Any] | tuple[Any, ...],
+        size: WorkingSize = None,
+        *,
+        batch_size: int | None = None,
+    ) -> DepthPrediction | list[DepthPrediction]:
+        """Predict as in evaluation mode, at the size of the pictures; the model's own mode stays as it is.
 
         Args:
-            images: RGB in [0, 1], (3, H, W) or (B, 3, H, W), on any device.
-            size: height and width to work at, from 32 up; the images' own by default.
+            images: one picture, a path, a PIL image, an array or a tensor as :func:`to_image` takes them; a batch of
+                one size, a tensor (B, 3, H, W); or a list of pictures, in mixed kinds and sizes.
+            size: to work at. By default the one that the weights were fitted at where the picture's aspect is within
+                25 % of its, else as many pixels at the picture's own aspect (:func:`right_size`); ``"native"`` is the
+                picture's own, and (H, W), from 32 up, any other.
+            batch_size: pictures that the network sees at once. By default all of a tensor; of a list up to 8, fewer
+                where they are large.
+
+        Returns:
+            The prediction for a picture or a batch; a list of them for a list.
 
         Raises:
-            InputError: images of another shape, type or value range; a size that cannot be.
+            InputError: pictures of another kind, shape, type or value range; a size that cannot be.
         """
-        if size is not None:
-            check_working_size(size)
-        batch = images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
-        check_images(batch)
-        own = (batch.shape[-2], batch.shape[-1])
+        check_batch_size(batch_size)
+        if isinstance(images, (list, tuple)):
+            if not images:
+                raise InputError("images is an empty list; at least one picture is needed.")
+            return list(self.infer_stream(images, size, batch_size=batch_size))
+        if isinstance(images, Tensor) and images.ndim == 4:
+            return self._infer_batch(images, size, batch_size)
+        return next(self._stream([("images", images)], size, batch_size))
+
+    def infer_stream(
+        self, images: Iterable[ImageLike], size: WorkingSize = None, *, batch_size: int | None = None
+    ) -> Iterator[DepthPrediction]:
+        """Predict pictures as they come, in their order, in the memory of one batch; ``infer`` of a list uses it.
+
+        Args:
+            images, size, batch_size: as for :meth:`infer`. Pictures next to each other that are worked at in one size
+                are seen at once.
+
+        Raises:
+            InputError: as :meth:`infer`, when the picture's turn comes.
+        """
+        check_batch_size(batch_size)
+        return self._stream(((f"images[{index}]", image) for index, image in enumerate(images)), size, batch_size)
+
+    def _stream(
+        self, images: Iterable[tuple[str, ImageLike]], size: WorkingSize, batch_size: int | None
+    ) -> Iterator[DepthPrediction]:
+        waiting: list[tuple[ImageLike, Size, Tensor]] = []
+        for name, source in images:
+            image = to_image(source, name)
+            own = (image.shape[-2], image.shape[-1])
+            small = self._resized(image[None], self.working_size(own, size))
+            if waiting and waiting[0][2].shape != small.shape:
+                yield from self._predicted(waiting)
+                waiting = []
+            waiting.append((source, own, small))
+            if len(waiting) >= (batch_size or _most_at_once(small)):
+                yield from self._predicted(waiting)
+                waiting = []
+        if waiting:
+            yield from self._predicted(waiting)
+
+    def working_size(self, image_size: Size, size: WorkingSize = None) -> Size:
+        """Return the (H, W) that :meth:`infer` works at for a picture of this (H, W)."""
+        return working_size(size, image_size, self.config.size, self.encoder.stride)
+
+    def _infer_batch(self, images: Tensor, size: WorkingSize, batch_size: int | None) -> DepthPrediction:
+        floats = images.float() / 255 if images.dtype == torch.uint8 else images
+        check_images(floats)
+        own = (images.shape[-2], images.shape[-1])
+        small = self._resized(floats, self.working_size(own, size))
+        parts = [self._disparity(part, own) for part in small.split(batch_size or len(small))]
+        return self._prediction(torch.cat(parts), images)
+
+    def _predicted(self, waiting: Sequence[tuple[ImageLike, Size, Tensor]]) -> Iterator[DepthPrediction]:
+        small = torch.cat([image for _, _, image in waiting])
+        disparity = self._disparity(small)
+        for (source, own, _), one in zip(waiting, disparity, strict=True):
+            yield self._prediction(_resized_to(one[None], own)[0], source)
+
+    @torch.inference_mode()
+    def _resized(self, images: Tensor, size: Size) -> Tensor:
+        """Return images on the model's device, of the model's type, at the size to work at."""
         parameter = next(self.parameters())
-        batch = batch.to(parameter.device, parameter.dtype)
-        if size is not None and tuple(size) != own:
-            batch = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
-        disparity = in_evaluation(self)(batch).float()
-        if disparity.shape[-2:] != own:
-            disparity = F.interpolate(disparity, own, mode="bilinear", align_corners=False)
-        return self._prediction(disparity[0] if images.ndim == 3 else disparity)
+        images = images.to(parameter.device, parameter.dtype)
+        if size == (images.shape[-2], images.shape[-1]):
+            return images
+        if self.encoder.check_values:
+            check_value_range(images)  # clamping would hide it
+        return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+    @torch.inference_mode()
+    def _disparity(self, images: Tensor, size: Size | None = None) -> Tensor:
+        disparity: Tensor = in_evaluation(self)(images).float()
+        return disparity if size is None else _resized_to(disparity, size)
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Raise InputError unless this is a number of pictures, or None."""
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise InputError(f"batch_size is {shown(batch_size)}; a whole number from 1 up is needed, or None.")
+
+
+@torch.inference_mode()
+def _resized_to(disparity: Tensor, size: Size) -> Tensor:
+    if size == (disparity.shape[-2], disparity.shape[-1]):
+        return disparity
+    return F.interpolate(disparity, size, mode="bilinear", align_corners=False)
+
+
+def _most_at_once(images: Tensor) -> int:
+    """Return how many pictures like these go through the network together, where nobody says."""
+    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,9 @@ from hybrid_encoder.geometry.plane_sweep import (
 from hybrid_encoder.models._depth_bins import DepthBinsLoader
 from hybrid_encoder.models.base import find_config, in_evaluation
 from hybrid_encoder.models.decoders import build_decoder
-from hybrid_encoder.models.depth import DepthModel, DepthPrediction
+from hybrid_encoder.models.depth import DepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
+from hybrid_encoder.models.prediction import DepthPrediction
 
 Match = Literal["semantic", "spatial", "both"]
 
@@ -181,6 +182,9 @@ class HybridMatchingEncoder(DepthBinsLoader):
         found = self.forward_features(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin)
         return found.hybrid.maps, found.lowest_cost, found.confidence
 
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
+
     def forward_features(
         self,
         current_image: Tensor,
@@ -284,6 +288,9 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
         """Take images and geometry, as :meth:`HybridMatchingEncoder.forward` does, to disparity (B, 1, H, W)."""
         scales = self.forward_scales(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin)
         return self._finest(scales, (current_image.shape[-2], current_image.shape[-1]))
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
 
     def forward_scales(
         self,
