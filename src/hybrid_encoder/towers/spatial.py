@@ -77,7 +77,8 @@ class SpatialTower(Tower):
             ConfigError: a model without one.
         """
         self.check_class_token()
-        token: Tensor = self(images)[1]
+        _, token = self(images)
+        assert token is not None  # as just checked
         return token
 
     def check_class_token(self) -> None:
