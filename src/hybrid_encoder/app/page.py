@@ -1,0 +1,196 @@
+"""The page itself, made of gradio's components; what it does is in ``running``."""
+
+from __future__ import annotations
+
+import html
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hybrid_encoder.app.running import COLORMAPS, NATIVE, RIGHT, TOY, USUAL_FOV, Choices, DepthRunner, VideoStep
+from hybrid_encoder.errors import HybridEncoderError, InputError
+
+SIZES = (RIGHT, NATIVE, "96x320", "192x640", "320x1024")
+DOWNLOADS = ("Coloured map (.png)", "Depth (.npy)", "Points (.ply)")
+WAITING = 20  # visitors in the queue
+# The network works for one visitor at a time. Values come as the browser sends them: ``Choices`` says what is checked.
+BY_ONE: dict[str, Any] = {
+    "concurrency_limit": 1,
+    "concurrency_id": "network",
+    "preprocess": False,
+    "api_visibility": "private",
+}
+QUICK: dict[str, Any] = {"api_visibility": "private", "queue": False}
+FOLDER = re.compile(r"/\S*/hybrid-encoder-app-\w+/(?:\S*/)?")  # where uploads are, which is nothing to a visitor
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+HEAD = "# Depth from one picture\nBring a picture or a video; see how far away everything is, and turn it in space. {}"
+HERE = "Everything is computed on this machine, and nothing leaves it."
+ELSEWHERE = "Pictures are sent to the machine that serves this page, and deleted there after {} minutes."
+TOY_NOTE = (
+    "**`tiny` is a toy**: it was trained on drawn streets like the example, and shows what the method does. For "
+    "photographs, take weights that were trained on photographs."
+)
+
+
+def looks() -> dict[str, Any]:
+    """Return how the page looks, for ``launch``; its fonts are those of the visitor's system."""
+    return {"theme": gr.themes.Soft(primary_hue="indigo", font=FONTS, font_mono=MONO), "css": CSS}
+
+
+CSS = """
+.gradio-container { max-width: 1400px !important; margin: 0 auto !important; }
+"""
+
+
+def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
+    """Return the page, not yet served.
+
+    Args:
+        runner: does the work.
+        local: only this machine can reach the page.
+        kept_for: seconds after which gradio's copies of files are deleted.
+    """
+    with gr.Blocks(title="Depth from one picture", analytics_enabled=False, delete_cache=(60, kept_for)) as page:
+        gr.Markdown(HEAD.format(HERE if local else ELSEWHERE.format(round(kept_for / 60))))
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                with gr.Tabs():
+                    with gr.Tab("Picture") as picture_tab:
+                        picture = gr.Image(
+                            label="Picture", sources=["upload", "clipboard"], type="filepath", height=260
+                        )
+                        predict = gr.Button("Predict depth", variant="primary")
+                        example = gr.Button("Try the example", size="sm")
+                    with gr.Tab("Video") as video_tab:
+                        video = gr.Video(label="Video", sources=["upload"], height=260)
+                        source_above = gr.Checkbox(label="Show the source above the depth", value=True)
+                        with gr.Row():
+                            predict_video = gr.Button("Predict depth", variant="primary")
+                            stop = gr.Button("Stop", variant="stop", interactive=False)
+                choices = _choices(runner)
+            with gr.Column(scale=3, min_width=320):
+                with gr.Column() as of_picture:
+                    slider = gr.ImageSlider(label="Picture and depth (near is bright)", interactive=False)
+                    scene = gr.Model3D(label="Point cloud: drag to turn, scroll to come closer", height=420)
+                    with gr.Row():
+                        files = [gr.DownloadButton(name, interactive=False) for name in DOWNLOADS]
+                with gr.Column(visible=False) as of_video:
+                    result = gr.Video(label="Depth (near is bright)", interactive=False, autoplay=True, loop=True)
+                summary = gr.HTML()
+
+        outputs = [slider, scene, *files, summary]
+        run: dict[str, Any] = {
+            "fn": partial(_on_picture, runner),
+            "inputs": [picture, *choices],
+            "outputs": outputs,
+            **BY_ONE,
+        }
+        predict.click(**run)
+        picture.upload(**run)
+        example.click(runner.example, outputs=picture, **QUICK).success(**run)
+        picture.clear(_nothing, outputs=outputs, **QUICK)
+
+        running = predict_video.click(
+            partial(_on_video, runner),
+            inputs=[video, source_above, *choices],
+            outputs=[result, summary],
+            **BY_ONE,
+        )
+        stop.click(lambda: (None, "<p>Stopped.</p>"), outputs=[result, summary], cancels=[running], **QUICK)
+        video.clear(lambda: (None, ""), outputs=[result, summary], **QUICK)
+
+        for tab, is_picture in ((picture_tab, True), (video_tab, False)):
+            tab.select(
+                partial(_show, is_picture), outputs=[of_picture, of_video, summary], show_progress="hidden", **QUICK
+            )
+    page.queue(max_size=WAITING, default_concurrency_limit=1)
+    return page
+
+
+def _choices(runner: DepthRunner) -> list[gr.components.Component]:
+    """Return what can be chosen, in the order of the fields of ``Choices``."""
+    with gr.Group():
+        weights = gr.Dropdown(
+            list(runner.weights),
+            label="Weights",
+            info="Or type a checkpoint folder or a Hub id." if runner.any_weights else None,
+            allow_custom_value=runner.any_weights,
+        )
+        with gr.Row():
+            size = gr.Dropdown(list(SIZES), label="Working size", info="Or type HEIGHTxWIDTH.", allow_custom_value=True)
+            colormap = gr.Dropdown(list(COLORMAPS), label="Colours", info="Of the depth map.")
+        fov = gr.Number(
+            value=None,
+            label="Field of view in degrees",
+            info=f"Horizontal, for the point cloud. Empty: from the photograph's EXIF data, else {USUAL_FOV:g}.",
+        )
+    if TOY in runner.weights:
+        gr.Markdown(TOY_NOTE)
+    return [weights, size, colormap, fov]
+
+
+def _on_picture(runner: DepthRunner, picture: dict[str, Any] | None, *choices: Any) -> tuple[Any, ...]:
+    with _told():
+        done = runner.picture(_path(picture, "picture"), Choices(*choices))
+    files = (gr.DownloadButton(value=path, interactive=True) for path in (done.colors, done.numbers, done.cloud))
+    return (done.picture, done.depth), done.scene, *files, _paragraph(done.summary)
+
+
+def _on_video(
+    runner: DepthRunner, video: dict[str, Any] | None, source_above: Any, *choices: Any
+) -> Iterator[tuple[Any, ...]]:
+    with _told():
+        for step in runner.video(_path(video, "video"), Choices(*choices, source_above=bool(source_above))):
+            yield (step.video, _paragraph(step.summary)) if step.video else (gr.skip(), _progress(step))
+
+
+def _nothing() -> tuple[Any, ...]:
+    """Return what the results of a picture are where there is none."""
+    return None, None, *(gr.DownloadButton(value=None, interactive=False) for _ in DOWNLOADS), ""
+
+
+def _show(is_picture: bool) -> tuple[Any, ...]:
+    return gr.Column(visible=is_picture), gr.Column(visible=not is_picture), ""
+
+
+def _path(payload: dict[str, Any] | None, what: str) -> Path:
+    """Return the path of an uploaded file; gradio has checked that it is one."""
+    path = payload.get("path") if isinstance(payload, dict) else None
+    if not isinstance(path, str):
+        raise InputError(f"there is no {what} yet; drop one on the page, or take the example.")
+    return Path(path)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say on the page what went wrong: our own errors as they are, for others the terminal has the traceback."""
+    try:
+        yield
+    except HybridEncoderError as error:
+        sentence = FOLDER.sub("", str(error))
+        raise gr.Error(html.escape(sentence), duration=None, title="That did not work", print_exception=False) from None
+    except Exception as error:
+        traceback.print_exc()
+        raise gr.Error(
+            f"Something went wrong ({type(error).__name__}); the terminal of this page says more.",
+            duration=None,
+            print_exception=False,
+        ) from None
+
+
+def _progress(step: VideoStep) -> str:
+    total = f" of {step.total}" if step.total else ""
+    bar = f'<progress max="{step.total}" value="{step.done}"></progress>' if step.total else "<progress></progress>"
+    return f"<p>{step.done}{total} frames {bar}</p>"
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"

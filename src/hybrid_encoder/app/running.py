@@ -1,0 +1,287 @@
+"""What the page does, without the page: from a picture or a video to files, with one model that is kept loaded."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hybrid_encoder.data.images import colorize, field_of_view, open_image
+from hybrid_encoder.data.point_clouds import PointCloud, write_cloud
+from hybrid_encoder.data.results import MARK
+from hybrid_encoder.data.video import VideoFrames, VideoWriter
+from hybrid_encoder.errors import InputError, shortened
+from hybrid_encoder.models.depth import HybridDepthModel
+
+if TYPE_CHECKING:
+    from hybrid_encoder.models.sizes import Size, WorkingSize
+
+EXAMPLE = Path(__file__).with_name("street.jpg")  # frame 0 of SyntheticDrive(905, 4, height=288, width=960)
+TOY = "tiny"
+RIGHT, NATIVE = "right size", "picture's own"
+COLORMAPS = ("magma", "inferno", "viridis", "turbo", "cividis", "gray")
+USUAL_FOV = 65.0  # degrees, of a phone held level
+
+MAX_PIXELS = 50_000_000  # of a picture
+MAX_FRAMES = 20_000  # of a video: eleven minutes at 30 a second
+MAX_SHOWN = 1600  # pixels on the longer side of what the slider shows
+POINTS_SHOWN, POINTS_SAVED = 250_000, 2_000_000
+BATCH = 4  # frames
+STEADY = 0.9  # share of the last frames' range in the next one's, so that the colours of a video do not flicker
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What can be chosen on the page, as it comes from there: nothing of it is checked yet.
+
+    Attributes:
+        weights: ``"tiny"``, a folder, or a Hub id.
+        size: ``RIGHT``, ``NATIVE``, or ``HEIGHTxWIDTH``.
+        colormap: one of ``COLORMAPS``.
+        fov: horizontal field of view in degrees; None where nobody said it.
+        source_above: whether a video shows its source above the depth.
+    """
+
+    weights: Any = TOY
+    size: Any = RIGHT
+    colormap: Any = COLORMAPS[0]
+    fov: Any = None
+    source_above: Any = False
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """Files made of one picture, and what is to be said of them.
+
+    Attributes:
+        picture, depth: to look at, of one size, at most 1600 pixels on the longer side.
+        scene: at most 250,000 points, ``.glb``.
+        colors, numbers, cloud: to keep: the coloured map and the depth at the picture's size, and at most two million
+            points as ``.ply``.
+        summary: how it was made.
+    """
+
+    picture: Path
+    depth: Path
+    scene: Path
+    colors: Path
+    numbers: Path
+    cloud: Path
+    summary: str
+
+
+@dataclass(frozen=True)
+class VideoStep:
+    """How far a video is; the last step has the result.
+
+    Attributes:
+        done: frames.
+        total: frames, None where the file does not say.
+        video: the finished file, at the last step.
+        summary: how it was made, at the last step.
+    """
+
+    done: int
+    total: int | None
+    video: Path | None = None
+    summary: str = ""
+
+
+class DepthRunner:
+    """One model, loaded once and used by one visitor at a time, and a folder for what it makes.
+
+    Args:
+        folder: made if it is not there.
+        weights: those that can be chosen.
+        device: to predict on.
+        any_weights: let a visitor name other ones. A path or a Hub id makes this machine read files or download, which
+            only the person who sits at it should be able to ask for.
+        kept_for: seconds after which results are deleted.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        weights: Sequence[str],
+        *,
+        device: torch.device,
+        any_weights: bool = False,
+        kept_for: float = 3600,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.weights, self.device = folder, tuple(weights), device
+        self.any_weights, self.kept_for = any_weights, kept_for
+        self._name, self._model = "", None
+        self._lock = threading.Lock()
+
+    def load(self, weights: Any) -> HybridDepthModel:
+        """Return the model of these weights: the one at hand, or else it is replaced.
+
+        Raises:
+            CheckpointError: the weights cannot be loaded.
+            InputError: they are not among those that can be chosen.
+        """
+        name = weights.strip() if isinstance(weights, str) else ""
+        if not (name in self.weights or (name and self.any_weights)):
+            raise InputError(
+                f"the weights {shortened(repr(weights), 80)} cannot be chosen here; take {' or '.join(self.weights)}."
+            )
+        if self._model is None or self._name != name:
+            self._model = None  # before the next one is there: both may be too much
+            self._model = HybridDepthModel.from_pretrained(name).to(self.device)
+            self._name = name
+        return self._model
+
+    def picture(self, path: Path, choices: Choices) -> PictureResult:
+        """Predict depth for a picture, and write what is shown and what can be kept.
+
+        Args:
+            path: of the picture; what is kept is named after it.
+            choices: as the page has them.
+
+        Raises:
+            HybridEncoderError: the picture cannot be read, or a choice cannot be.
+        """
+        size, colormap, fov = _working_size(choices.size), _colormap(choices.colormap), _field_of_view(choices.fov)
+        with self._lock:
+            image = open_image(path, MAX_PIXELS)
+            model = self.load(choices.weights)
+            begun = time.perf_counter()
+            prediction = model.infer(path, size)
+            seconds = time.perf_counter() - begun
+            folder, stem = self._new_folder(), path.stem
+            colors, numbers = prediction.save(folder, stem, colormap=colormap)
+            known = fov or field_of_view(path)
+            points = prediction.points(fov=known or USUAL_FOV)
+        for suffix, most in ((".ply", POINTS_SAVED), (".glb", POINTS_SHOWN)):
+            write_cloud(folder / f"{stem}_points{suffix}", thinned(points, most))
+        camera = f"field of view {known or USUAL_FOV:.3g}°{'' if known else ' (assumed)'}"
+        made = self._made(model, (image.height, image.width), size)
+        return PictureResult(
+            picture=_shown(image, folder / f"{stem}_picture.png"),
+            depth=_shown(Image.open(colors), folder / f"{stem}_shown.png"),
+            scene=folder / f"{stem}_points.glb",
+            colors=colors,
+            numbers=numbers,
+            cloud=folder / f"{stem}_points.ply",
+            summary=f"{made}, {seconds:.2g} s; {camera}.",
+        )
+
+    def video(self, path: Path, choices: Choices) -> Iterator[VideoStep]:
+        """Predict depth for the frames of a video, one step for each; when it is closed early, no file is left.
+
+        Args:
+            path: of the video; the result is named after it.
+            choices: as the page has them.
+
+        Raises:
+            HybridEncoderError: the video cannot be read, or is too long, or a choice cannot be.
+        """
+        size, colormap = _working_size(choices.size), _colormap(choices.colormap)
+        with self._lock, VideoFrames(path, max_pixels=MAX_PIXELS) as frames:
+            _check_length(path, frames.num_frames or 0)
+            model = self.load(choices.weights)
+            target = self._new_folder() / f"{path.stem}_depth.mp4"
+            height, width = frames.size
+            yield VideoStep(0, frames.num_frames)
+            begun, done, ends = time.perf_counter(), 0, None
+            shape = (2 * height, width) if choices.source_above else (height, width)
+            with VideoWriter(target, shape, frames.rate, comment=MARK) as writer:
+                for prediction in model.infer_stream(frames, size, batch_size=BATCH):
+                    low, high = _range(prediction.disparity)
+                    ends = (low, high) if ends is None else _blended(ends, (low, high))
+                    depth = colorize(prediction.disparity[0], *ends, name=colormap)
+                    writer.write(np.vstack((prediction.source, depth)) if choices.source_above else depth)
+                    done += 1
+                    _check_length(path, done)
+                    yield VideoStep(done, frames.num_frames)
+            made = self._made(model, frames.size, size)
+            rate = done / (time.perf_counter() - begun)
+            yield VideoStep(done, done, target, f"{made}, {done} frames, {rate:.2g} a second.")
+
+    def example(self) -> Path:
+        """Return a copy of the example picture among the results, from where it may be served."""
+        return Path(shutil.copy(EXAMPLE, self._new_folder()))
+
+    def _made(self, model: HybridDepthModel, own: Size, size: WorkingSize) -> str:
+        """Return which weights worked, at which size, and where."""
+        height, width = model.working_size(own, size)
+        return f"Made by {self._name!r} at {height} x {width} on {self.device}"
+
+    def _new_folder(self) -> Path:
+        """Return an empty folder, after results that are old enough have been deleted."""
+        for folder in self.folder.iterdir():
+            if time.time() - folder.stat().st_mtime > self.kept_for:
+                shutil.rmtree(folder, ignore_errors=True)
+        return Path(tempfile.mkdtemp(dir=self.folder))
+
+
+def thinned(cloud: PointCloud, most: int) -> PointCloud:
+    """Return a cloud of at most so many of the points, chosen at random, the same in every run."""
+    if len(cloud.positions) <= most:
+        return cloud
+    chosen = np.sort(np.random.default_rng(0).choice(len(cloud.positions), most, replace=False))
+    return PointCloud(cloud.positions[chosen], cloud.colors[chosen])
+
+
+def _shown(image: Image.Image, path: Path) -> Path:
+    """Write a picture at a size to look at, and return its path."""
+    image.thumbnail((MAX_SHOWN, MAX_SHOWN))
+    image.convert("RGB").save(path, compress_level=1)
+    return path
+
+
+def _range(disparity: torch.Tensor) -> tuple[float, float]:
+    """Return the ends of the colours for one frame, as pictures have them."""
+    values = disparity.cpu().numpy()
+    return float(values.min()), float(np.percentile(values, 95))
+
+
+def _blended(before: tuple[float, float], now: tuple[float, float]) -> tuple[float, float]:
+    low, high = (STEADY * old + (1 - STEADY) * new for old, new in zip(before, now, strict=True))
+    return low, high
+
+
+def _working_size(text: Any) -> WorkingSize:
+    if text in (RIGHT, NATIVE):
+        return None if text == RIGHT else "native"
+    found = re.fullmatch(r"\s*([0-9]{2,5})\s*[xX\u00d7]\s*([0-9]{2,5})\s*", text) if isinstance(text, str) else None
+    if not found:
+        raise InputError(
+            f"the working size is {shortened(repr(text), 40)}; choose one, or type HEIGHTxWIDTH, for example 192x640."
+        )
+    return int(found[1]), int(found[2])
+
+
+def _colormap(name: Any) -> str:
+    if name not in COLORMAPS:
+        raise InputError(f"the colours are {shortened(repr(name), 40)}; choose one of {', '.join(COLORMAPS)}.")
+    return str(name)
+
+
+def _field_of_view(degrees: Any) -> float | None:
+    if degrees in (None, "", 0):
+        return None
+    if not isinstance(degrees, (int, float)) or not 1 <= degrees <= 170:
+        raise InputError(
+            f"the field of view is {shortened(repr(degrees), 40)}; give degrees from 1 to 170, or leave it empty."
+        )
+    return float(degrees)
+
+
+def _check_length(path: Path, num_frames: int) -> None:
+    if num_frames > MAX_FRAMES:
+        raise InputError(
+            f"{path} has more than {MAX_FRAMES:,} frames, the most that this page takes; cut it, or use "
+            "hybrid-encoder predict."
+        )
