@@ -5,6 +5,7 @@ Pixel centres are at integers, so that resizing by s takes x to (x + 0.5) s - 0.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -149,6 +150,25 @@ def resized_intrinsics(K: Tensor, before: Size, after: Size) -> Tensor:
     """Return intrinsics (..., 3, 3) in pixels of images resized from ``before`` to ``after``, (H, W) each."""
     x, y = after[1] / before[1], after[0] / before[0]
     return K.new_tensor([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]]) @ K
+
+
+def intrinsics_from_fov(fov: float, size: Size) -> Tensor:
+    """Return ``K``, (3, 3), of a camera that sees an angle from the left to the right border of its images.
+
+    Pixels are square, and the axis goes through the middle of the image.
+
+    Args:
+        fov: horizontal field of view, in degrees.
+        size: (H, W) of the images.
+
+    Raises:
+        InputError: a field of view that is not between 0 and 180 degrees.
+    """
+    if not 0 < fov < 180:
+        raise InputError(f"fov is {fov}; the horizontal field of view in degrees lies between 0 and 180.")
+    height, width = size
+    focal = width / 2 / math.tan(math.radians(fov) / 2)  # the borders are half a pixel beyond the outer centres
+    return torch.tensor([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
 def disparity_to_depth(disparity: Tensor, min_depth: float, max_depth: float) -> Tensor:

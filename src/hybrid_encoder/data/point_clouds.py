@@ -1,0 +1,157 @@
+"""Coloured points: from a depth map and its picture, and as files that viewers of point clouds read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.geometry.camera import unproject
+from hybrid_encoder.writing import write_whole, written_whole
+
+CLOUD_SUFFIXES = (".ply", ".glb")
+BLOCK = 256  # rows that are unprojected at once
+EDGE_RTOL = 0.04  # MoGe's own
+# One point of a PLY file, without padding.
+VERTEX = np.dtype([("position", "<f4", 3), ("color", "u1", 3)])
+# glTF looks along -z, with y up.
+GLTF_AXES = np.array([1, -1, -1], np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PointCloud:
+    """Points with colours.
+
+    Attributes:
+        positions: (N, 3), float32, in the unit of the depth that they come from; camera axes x right, y down,
+            z forward.
+        colors: RGB, (N, 3), uint8.
+    """
+
+    positions: NDArray[np.float32]
+    colors: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        """Raise InputError where the two do not fit together."""
+        if self.positions.ndim != 2 or self.positions.shape[1] != 3 or self.colors.shape != self.positions.shape:
+            raise InputError(
+                f"positions are {self.positions.shape} and colors {self.colors.shape}; both must be (N, 3)."
+            )
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return len(self.positions)
+
+
+def unprojected(
+    depth: Tensor,
+    rgb: NDArray[np.uint8],
+    K: Tensor,
+    max_depth: float | None = None,
+    edge_rtol: float | None = None,
+) -> PointCloud:
+    """Return the points that a depth map shows, row by row.
+
+    Pixels whose depth is not finite or not above 0 give none.
+
+    Args:
+        depth: (H, W) or (1, H, W), in metres or on any other scale.
+        rgb: the picture, (H, W, 3), uint8.
+        K: intrinsics in pixels of the picture, (3, 3).
+        max_depth: leave out what is farther.
+        edge_rtol: leave out pixels in whose 3 x 3 neighbourhood depth differs by more than this part of their own
+            (:func:`depth_edges`); 0.04 is usual. A depth map is continuous where the world is not, and such pixels
+            would hang in the air between an object and what is behind it.
+
+    Raises:
+        InputError: shapes that do not fit, or intrinsics that cannot be inverted.
+    """
+    depth = depth.detach().cpu().float().reshape(depth.shape[-2:])
+    if depth.shape != rgb.shape[:2] or rgb.shape[2:] != (3,) or rgb.dtype != np.uint8:
+        raise InputError(
+            f"depth is {tuple(depth.shape)} and rgb {rgb.shape}, {rgb.dtype}; a picture of "
+            f"{(*depth.shape, 3)}, uint8 is needed."
+        )
+    kept = depth.isfinite() & (depth > 0)
+    if max_depth is not None:
+        kept &= depth <= max_depth
+    if edge_rtol is not None:
+        kept &= ~depth_edges(depth, edge_rtol)
+    positions = []
+    for top in range(0, len(depth), BLOCK):  # a photograph as a whole would take several times its memory
+        rows = depth[top : top + BLOCK]
+        shifted = K.detach().cpu().float().clone()
+        shifted[1, 2] -= top
+        points = unproject(rows[None, None], shifted[None])[0].T
+        positions.append(points[kept[top : top + BLOCK].flatten()].numpy())
+    return PointCloud(np.concatenate(positions), rgb[kept.numpy()])
+
+
+def depth_edges(depth: Tensor, rtol: float) -> Tensor:
+    """Return where depth (H, W) jumps, bool: it differs in the 3 x 3 neighbourhood by more than ``rtol`` of itself.
+
+    Neighbours that are not finite are no neighbours.
+    """
+    known = depth.isfinite()
+    highest = _largest(torch.where(known, depth, -torch.inf))
+    lowest = -_largest(torch.where(known, -depth, -torch.inf))
+    return known & (highest - lowest > rtol * depth)
+
+
+def _largest(values: Tensor) -> Tensor:
+    return torch.nn.functional.max_pool2d(values[None, None], 3, 1, 1)[0, 0]
+
+
+def write_cloud(path: Path, cloud: PointCloud) -> None:
+    """Write points to a file, whole or not at all.
+
+    A ``.ply`` file is binary and keeps the camera's axes (x right, y down, z forward), as the header says. A ``.glb``
+    file (glTF) has y up and looks along -z, as its readers expect: y and z change their sign.
+
+    Args:
+        path: of the file; its ending says the format.
+        cloud: at least one point.
+
+    Raises:
+        InputError: another ending, or a cloud without a point.
+        ConfigError: for ``.glb``, trimesh is not installed.
+    """
+    if path.suffix.lower() not in CLOUD_SUFFIXES:
+        raise InputError(f"{path} ends in {path.suffix!r}; name a file of {' or '.join(CLOUD_SUFFIXES)}.")
+    if not len(cloud):
+        raise InputError(f"{path} would hold no point; nothing was written.")
+    if path.suffix.lower() == ".glb":
+        write_whole(path, _as_glb(cloud))
+    else:
+        _write_ply(path, cloud)
+
+
+def _write_ply(path: Path, cloud: PointCloud) -> None:
+    fields = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
+    header = [
+        *("ply", "format binary_little_endian 1.0", "comment hybrid-encoder: x right, y down, z forward"),
+        *(f"element vertex {len(cloud)}", *fields, "end_header\n"),
+    ]
+    vertices = np.empty(len(cloud), VERTEX)
+    vertices["position"], vertices["color"] = cloud.positions, cloud.colors
+    with written_whole(path) as written, open(written, "wb") as file:
+        file.write("\n".join(header).encode())
+        file.write(vertices.data)
+
+
+def _as_glb(cloud: PointCloud) -> bytes:
+    try:
+        import trimesh
+    except ImportError:
+        raise ConfigError(
+            "trimesh is not installed, which writes .glb; pip install 'hybrid-encoder[glb]', or write .ply."
+        ) from None
+    points: Any = trimesh.PointCloud(cloud.positions * GLTF_AXES, colors=cloud.colors)
+    content: bytes = points.export(file_type="glb")
+    return content
