@@ -5,6 +5,7 @@ Imports no torch: a configuration can be read, checked and printed without loadi
 
 from __future__ import annotations
 
+from hybrid_encoder.config.architectures import IMAGENET_MEAN, IMAGENET_STD, NO_MEAN, NO_STD, Triple
 from hybrid_encoder.config.models import (
     MODEL_CONFIGS,
     PRESETS,
@@ -17,17 +18,12 @@ from hybrid_encoder.config.models import (
 )
 from hybrid_encoder.config.parts import (
     DEPTH_WORDS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     MIN_SIZE,
-    NO_MEAN,
-    NO_STD,
     DecoderConfig,
     FusionConfig,
     PromptConfig,
     SemanticConfig,
     SpatialConfig,
-    Triple,
 )
 from hybrid_encoder.config.pyramids import NeckConfig, UNetDecoderConfig
 from hybrid_encoder.config.serialization import FORMAT_VERSION, migrate

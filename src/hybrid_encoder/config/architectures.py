@@ -6,6 +6,7 @@ repository or code, and every size has a limit: building any of them runs this m
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from hybrid_encoder.config.checking import Count, Matching, Table, Within, check_table, check_value, shown
@@ -15,6 +16,25 @@ ModelName = Annotated[
     str, Matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", "the name of an architecture: letters, digits, '_', '.' and '-'")
 ]
 TRANSFORMERS = "hf:"  # before the name of a spatial tower of transformers
+
+Triple = tuple[float, float, float]
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+OPENAI_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
+NO_MEAN: Triple = (0.0, 0.0, 0.0)
+NO_STD: Triple = (1.0, 1.0, 1.0)
+_HALF: Triple = (0.5, 0.5, 0.5)
+
+OWN_NORMALISATION: tuple[tuple[str, Triple, Triple], ...] = (
+    ("SigLIP", _HALF, _HALF),
+    ("PE-Core", _HALF, _HALF),
+    ("MobileCLIP2-(S3|S4|L-14)", OPENAI_MEAN, OPENAI_STD),
+    ("MobileCLIP", NO_MEAN, NO_STD),
+    ("EVA0[12]", OPENAI_MEAN, OPENAI_STD),
+    ("dinov3", IMAGENET_MEAN, IMAGENET_STD),
+)
+"""Families by what their names hold, with the mean and std that their public weights were trained with."""
 
 Layers = Annotated[int, Within(1, 256)]
 Heads = Annotated[int, Within(1, 256)]
@@ -64,6 +84,8 @@ OPEN_CLIP: Table = {
 TIMM: Table = {
     "embed_dim": Count,
     "depth": Layers,
+    "depths": tuple[Layers, Layers, Layers, Layers],
+    "dims": tuple[Count, Count, Count, Count],
     "num_heads": Heads,
     "img_size": Side | tuple[Side, Side],
     "patch_size": Side,
@@ -125,6 +147,17 @@ DINO_OF_TRANSFORMERS: dict[str, Table] = {
 """The DINO models of transformers by their ``model_type``, with the settings that are kept of each."""
 
 
+def own_normalisation(name: str) -> tuple[Triple, Triple] | None:
+    """Return the mean and std that a model's public weights were trained with, and with which it is used here.
+
+    CLIP of OpenAI's kind and DINOv2 give None: the published models feed them raw RGB in [0, 1].
+
+    Args:
+        name: of the model, as open_clip, timm or transformers call it.
+    """
+    return next(((mean, std) for pattern, mean, std in OWN_NORMALISATION if re.search(pattern, name)), None)
+
+
 def check_spatial(name: str, overrides: dict[str, Any]) -> None:
     """Check the name and the overrides of a spatial tower.
 
@@ -164,8 +197,10 @@ def dino_settings(values: dict[str, Any]) -> dict[str, Any]:
     """
     kind = values.get("model_type")
     if kind not in DINO_OF_TRANSFORMERS:
+        timms = "; DINOv3's ConvNeXts come through timm, as 'convnext_tiny.dinov3_lvd1689m'"
         raise ConfigError(
-            f"the model of transformers is a {kind!r}; it must be one of {', '.join(map(repr, DINO_OF_TRANSFORMERS))}."
+            f"the model of transformers is a {kind!r}; it must be one of {', '.join(map(repr, DINO_OF_TRANSFORMERS))}"
+            f"{timms if kind == 'dinov3_convnext' else ''}."
         )
     table = DINO_OF_TRANSFORMERS[kind]
     return {"model_type": kind, **{name: value for name, value in values.items() if name in table}}

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 from typing_extensions import Self
 
+from hybrid_encoder.config.architectures import IMAGENET_MEAN, IMAGENET_STD
 from hybrid_encoder.config.checking import Within, check_fields, fits, shown
 from hybrid_encoder.config.parts import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     MIN_SIZE,
     DecoderConfig,
     FusionConfig,
@@ -69,13 +68,13 @@ class HybridEncoderConfig(Serializable):
     def for_matching(self) -> HybridEncoderConfig:
         """Return these settings as published for several frames.
 
-        CLIP's input, and it alone, is normalised with ImageNet's mean and std. DINO is frozen whole, where it starts
-        from public weights, and everything else trains, CLIP's text tower too.
+        CLIP's input, and it alone, is normalised with ImageNet's mean and std, unless its family has its own. DINO is
+        frozen whole, where it starts from public weights, and everything else trains, CLIP's text tower too.
         """
         prompts = self.prompts and dataclasses.replace(self.prompts, train_text=True)
         trainable = 0 if self.spatial.pretrained else self.spatial.trainable_blocks
         return self.replace(
-            semantic=dataclasses.replace(self.semantic, mean=IMAGENET_MEAN, std=IMAGENET_STD, trainable=True),
+            semantic=dataclasses.replace(self.semantic.normalised(IMAGENET_MEAN, IMAGENET_STD), trainable=True),
             spatial=dataclasses.replace(self.spatial, trainable_blocks=trainable),
             prompts=prompts,
         )

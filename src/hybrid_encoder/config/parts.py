@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from hybrid_encoder.config.architectures import OPEN_CLIP, ModelName, check_spatial
-from hybrid_encoder.config.checking import Count, Text, Within, check_fields, check_table, shown
+from typing_extensions import Self
+
+from hybrid_encoder.config.architectures import (
+    NO_MEAN,
+    NO_STD,
+    OPEN_CLIP,
+    ModelName,
+    check_spatial,
+    own_normalisation,
+)
+from hybrid_encoder.config.checking import Count, Text, Within, check_fields, check_table, check_value, shown
 from hybrid_encoder.errors import ConfigError
 
 MAX_PROMPTS = 16384
 MIN_SIZE = 32  # pixels: the least height and width that an encoder takes
 
-Triple = tuple[float, float, float]
 _MeanValue = Annotated[float, Within(-1000, 1000)]
 _StdValue = Annotated[float, Within(1e-3, 1000)]
 Mean = tuple[_MeanValue, _MeanValue, _MeanValue]
 Std = tuple[_StdValue, _StdValue, _StdValue]
 Block = Annotated[int, Within(0, 255)]
+_Token = Annotated[int, Within(0, 2_000_000)]
 TrainText = bool | Literal["all_but_blocks"]
 
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
-NO_MEAN: Triple = (0.0, 0.0, 0.0)
-NO_STD: Triple = (1.0, 1.0, 1.0)
+_OWN: Any = None  # until the model is known
 
 DEPTH_WORDS = (
     "very close",
@@ -37,16 +44,38 @@ DEPTH_WORDS = (
 """The seven phrases of the coarse stage, near before far."""
 
 
+class _Tower:
+    """What the configurations of both towers have in common: the normalisation of RGB in [0, 1]."""
+
+    name: str
+    mean: Mean
+    std: Std
+
+    def _take_own_normalisation(self) -> None:
+        """Fill in what was left out; a frozen dataclass has no other way."""
+        mean, std = own_normalisation(str(self.name)) or (NO_MEAN, NO_STD)
+        for field_name, own in (("mean", mean), ("std", std)):
+            if getattr(self, field_name) is None:
+                object.__setattr__(self, field_name, own)
+
+    def normalised(self, mean: Mean, std: Std) -> Self:
+        """Return a copy with the mean and std of a published recipe; a family with its own keeps what it has."""
+        if own_normalisation(self.name):
+            return self
+        return dataclasses.replace(self, mean=mean, std=std)  # type: ignore[type-var]  # of the dataclasses below
+
+
 @dataclass(frozen=True)
-class SemanticConfig:
-    """The CLIP tower: any open_clip model with a ResNet, ViT or ConvNeXt image tower.
+class SemanticConfig(_Tower):
+    """The CLIP tower: an open_clip model with a ResNet, ViT, EVA, ConvNeXt or FastViT image tower (CLIP, SigLIP, ...).
 
     Args:
         name: open_clip architecture. OpenAI's weights need the ``-quickgelu`` names.
         pretrained: open_clip weight tag for a new model, None for random weights.
         overrides: sizes laid over the architecture's configuration, for example ``{"vision_cfg": {"width": 16}}``;
             those of :data:`hybrid_encoder.config.architectures.OPEN_CLIP`.
-        mean, std: normalisation of RGB in [0, 1]; the published models feed raw [0, 1].
+        mean, std: normalisation of RGB in [0, 1]. Left out, they are the model's own
+            (:func:`hybrid_encoder.config.architectures.own_normalisation`); the published models feed raw [0, 1].
         trainable: whether the image tower trains.
 
     Raises:
@@ -56,29 +85,30 @@ class SemanticConfig:
     name: ModelName = "RN50-quickgelu"
     pretrained: Text | None = "openai"
     overrides: dict[str, Any] = field(default_factory=dict)
-    mean: Mean = NO_MEAN
-    std: Std = NO_STD
+    mean: Mean = _OWN
+    std: Std = _OWN
     trainable: bool = True
 
     def __post_init__(self) -> None:
+        self._take_own_normalisation()
         check_fields(self, "semantic.")
         check_table(OPEN_CLIP, self.overrides, "semantic.overrides")
 
 
 @dataclass(frozen=True)
-class SpatialConfig:
-    """The DINO tower: a timm vision transformer, or ``hf:<repository or folder>`` for transformers.
+class SpatialConfig(_Tower):
+    """The DINO tower: a timm vision transformer or ConvNeXt, or ``hf:<repository or folder>`` for transformers.
 
     Args:
         name: timm model name, or ``hf:`` and a Hub id or folder.
         pretrained: whether a new model starts from the public weights.
         overrides: sizes of the timm model (``embed_dim``, ``depth``, ...), those of
             :data:`hybrid_encoder.config.architectures.TIMM`; a model of transformers keeps its architecture here.
-        blocks: 0-based blocks whose outputs are the four maps; None spreads them evenly.
+        blocks: 0-based blocks whose outputs are the four maps; None spreads them evenly, or takes a ConvNeXt's stages.
         position_embedding: how a learned position grid is resampled. ``"dinov2"`` is the rule of
             the DINOv2 code (bicubic, scale factor (n + 0.1) / n0, no antialias); ``"size"`` is bicubic
             to the exact size with antialias (timm's); ``"auto"`` takes what the model was made with.
-        mean, std: normalisation of RGB in [0, 1]; the published models feed raw [0, 1].
+        mean, std: normalisation of RGB in [0, 1]; left out, the model's own as for the semantic tower.
         trainable_blocks: how many of the last blocks train; ``"all"`` trains the whole tower.
     """
 
@@ -87,11 +117,12 @@ class SpatialConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     blocks: tuple[Block, Block, Block, Block] | None = None
     position_embedding: Literal["auto", "dinov2", "size"] = "auto"
-    mean: Mean = NO_MEAN
-    std: Std = NO_STD
+    mean: Mean = _OWN
+    std: Std = _OWN
     trainable_blocks: Annotated[int, Within(0, 256)] | Literal["all"] = 1
 
     def __post_init__(self) -> None:
+        self._take_own_normalisation()
         check_fields(self, "spatial.")
         check_spatial(self.name, self.overrides)
 
@@ -127,6 +158,8 @@ class PromptConfig:
         decoder_input: what the decoder reads: ``"concat"``, [logits, map], or the ``"logits"`` alone.
         train_text: whether the text tower trains: whole, not at all, or ``"all_but_blocks"``, its embeddings, last norm
             and projection around frozen blocks, as published for one frame.
+        token_ids: texts and their tokens, as a tokenizer of the Hugging Face Hub gave them (SigLIP's, say). A model
+            fills this in, so that its checkpoint is loaded without asking the Hub.
     """
 
     template: Text = "This patch appears to be {}"
@@ -135,15 +168,18 @@ class PromptConfig:
     init: Literal["random", "words"] = "random"
     decoder_input: Literal["concat", "logits"] = "concat"
     train_text: TrainText = "all_but_blocks"
+    token_ids: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self, "prompts.")
+        for text, ids in self.token_ids.items():
+            check_value(tuple[_Token, ...], ids, f"prompts.token_ids[{shown(text)}]")
         if self.template.count("{}") != 1:
             raise ConfigError(f"prompts.template is {self.template!r}; it needs exactly one {{}} for the depth word.")
         if not 2 <= self.num_prompts <= MAX_PROMPTS:
-            field = "num_tokens" if self.words is None else "words"
+            name = "num_tokens" if self.words is None else "words"
             raise ConfigError(
-                f"prompts.{field} gives {self.num_prompts} prompts; at least 2 are needed to tell near from far, and "
+                f"prompts.{name} gives {self.num_prompts} prompts; at least 2 are needed to tell near from far, and "
                 f"at most {MAX_PROMPTS} are taken."
             )
 

@@ -113,8 +113,8 @@ def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = 
         return encoder
     config = HybridEncoderConfig.preset(str(source))
     config = config.replace(
-        semantic=dataclasses.replace(config.semantic, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-        spatial=dataclasses.replace(config.spatial, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        semantic=config.semantic.normalised(IMAGENET_MEAN, IMAGENET_STD),
+        spatial=config.spatial.normalised(IMAGENET_MEAN, IMAGENET_STD),
         prompts=_words(config, recipe),
     )
     return HybridDepthEncoder(config, pretrained=pretrained)

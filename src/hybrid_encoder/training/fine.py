@@ -304,8 +304,8 @@ def fine_model(
 
 def _with_raw_input(config: HybridEncoderConfig) -> HybridEncoderConfig:
     return config.replace(
-        semantic=dataclasses.replace(config.semantic, mean=NO_MEAN, std=NO_STD),
-        spatial=dataclasses.replace(config.spatial, mean=NO_MEAN, std=NO_STD),
+        semantic=config.semantic.normalised(NO_MEAN, NO_STD),
+        spatial=config.spatial.normalised(NO_MEAN, NO_STD),
     )
 
 
