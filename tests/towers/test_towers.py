@@ -14,10 +14,12 @@ import torch.nn.functional as F
 
 from hybrid_encoder import ConfigError, SpatialConfig
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, SemanticConfig
-from hybrid_encoder.towers import spatial
+from hybrid_encoder.towers import timm_vit
+from hybrid_encoder.towers.clip_weights import check_activation
+from hybrid_encoder.towers.dino import SpatialTower
 from hybrid_encoder.towers.positions import resample_positions
-from hybrid_encoder.towers.semantic import SemanticTower, build_clip, check_activation
-from hybrid_encoder.towers.spatial import SpatialTower, build_spatial
+from hybrid_encoder.towers.semantic import SemanticTower, build_clip
+from hybrid_encoder.towers.spatial import build_spatial
 
 from helpers.small_models import small_clip, small_dino
 
@@ -82,7 +84,7 @@ def test_spatial_maps_equal_timms_own(name: str) -> None:
     images = torch.rand(1, 3, 4 * patch, 6 * patch)
     with torch.no_grad():
         own = tower.model.forward_intermediates(
-            images, indices=[0, 1, 2, 3], norm=True, intermediates_only=True, return_prefix_tokens=True
+            tower.normalise(images), indices=[0, 1, 2, 3], norm=True, intermediates_only=True, return_prefix_tokens=True
         )
         maps, class_token = tower(images)
     for (a, _), b in zip(own, maps, strict=True):
@@ -135,7 +137,7 @@ def test_a_transformers_model_from_a_folder(kind: str, tmp_path: Path) -> None:
 def test_positions_are_resampled_once_per_size() -> None:
     tower = build_spatial(small_dino("vit_small_patch14_dinov2"), False).eval()
     with (
-        mock.patch.object(spatial, "resample_positions", wraps=resample_positions) as counted,
+        mock.patch.object(timm_vit, "resample_positions", wraps=resample_positions) as counted,
         torch.no_grad(),
     ):
         for size in ((42, 70), (42, 70), (56, 70), (42, 70), (56, 70)):

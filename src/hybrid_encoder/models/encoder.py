@@ -17,8 +17,9 @@ from hybrid_encoder.language.prompts import DepthPrompts
 from hybrid_encoder.models.base import HybridModel, find_config
 from hybrid_encoder.models.fusion import Fusion
 from hybrid_encoder.towers.base import patch_grid
+from hybrid_encoder.towers.dino import SpatialTower
 from hybrid_encoder.towers.semantic import SemanticTower, build_clip
-from hybrid_encoder.towers.spatial import SpatialTower, build_spatial
+from hybrid_encoder.towers.spatial import build_spatial
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 Blocks = Union[bool, Annotated[int, Within(0, 1024)]]  # noqa: UP007  # Annotated has no | in Python 3.10

@@ -35,6 +35,8 @@ class Tower(nn.Module):
     Attributes:
         channels: of each of the four maps.
         strides: pixels per cell of each map.
+        taps: of a transformer, the blocks whose outputs are the maps.
+        kept_positions: positions resampled for the sizes seen last.
         grad_checkpointing: recompute activations in the backward pass.
     """
 
@@ -42,6 +44,7 @@ class Tower(nn.Module):
     std: Tensor
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    taps: tuple[int, ...]
 
     def __init__(self, mean: Triple, std: Triple) -> None:
         super().__init__()
@@ -49,10 +52,10 @@ class Tower(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.identity_norm = not any(mean) and all(value == 1 for value in std)
         self.grad_checkpointing = False
-        self._positions = TensorCache()
+        self.kept_positions = TensorCache()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._positions.clear()  # a move to another dtype or device and back changes values, not versions
+        self.kept_positions.clear()  # a move to another dtype or device and back changes values, not versions
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> Self:
@@ -64,7 +67,7 @@ class Tower(nn.Module):
 
     def freeze_positions(self) -> None:
         """Keep the positions of the sizes seen so far as constants, for an export."""
-        self._positions.freeze()
+        self.kept_positions.freeze()
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return RGB in [0, 1] in the module's dtype, minus mean, divided by std."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,56 +12,78 @@ from torch import Tensor, nn
 from hybrid_encoder.compiling import known
 from hybrid_encoder.config import SemanticConfig
 from hybrid_encoder.config.checking import shown
-from hybrid_encoder.downloading import downloads, hub_folder
+from hybrid_encoder.downloading import downloads
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.quiet import quiet
-from hybrid_encoder.towers.base import Tower, evenly_spread_blocks, fit_to_patches, to_map
+from hybrid_encoder.towers.base import Grid, Tower, evenly_spread_blocks, fit_to_patches, to_map
+from hybrid_encoder.towers.clip_weights import check_activation, find_weights
 from hybrid_encoder.towers.positions import resample_positions
+from hybrid_encoder.towers.stages import STRIDES, is_staged, prepare_stages, run_stem, stages
+from hybrid_encoder.towers.timm_vit import prepare_vit, run_blocks
+
+TAKE_ANOTHER = (
+    "choose an open_clip model with a ResNet, ViT, EVA, ConvNeXt or FastViT image tower (RN50, ViT-B-16, "
+    "ViT-B-16-SigLIP2, EVA02-B-16, convnext_base, MobileCLIP2-S2, ...)"
+)
 
 
 class SemanticTower(Tower):
     """CLIP's image tower: four maps, from fine to coarse.
 
-    ResNets and ConvNeXts give strides 4, 8, 16, 32 and can be entered after the first map
-    (``first`` and ``rest``); a ViT gives four maps at its patch stride.
+    ResNets, ConvNeXts and FastViTs give strides 4, 8, 16, 32 and can be entered after the first map (``first`` and
+    ``rest``); a vision transformer gives four maps at its patch stride, those of timm through the final norm.
+
+    Attributes:
+        kind: ``"resnet"``, ``"stages"`` (of timm), or ``"vit"``.
     """
 
     visual: Any  # an open_clip image tower
 
     def __init__(self, visual: Any, config: SemanticConfig) -> None:
         super().__init__(config.mean, config.std)
+        self.kind = "vit"
+        trunk = getattr(visual, "trunk", None)  # timm's, where open_clip took the tower from there
         if hasattr(visual, "layer4"):
             self.kind = "resnet"
             visual.attnpool = nn.Identity()
             _make_pools_traceable(visual)
             self.channels = tuple(_resnet_width(getattr(visual, f"layer{i}")) for i in (1, 2, 3, 4))
-            self.strides = (4, 8, 16, 32)
-        elif hasattr(visual, "trunk") and hasattr(visual.trunk, "stages"):
-            self.kind = "convnext"
-            trunk = visual.trunk
-            trunk.norm_pre, trunk.head, visual.head = nn.Identity(), nn.Identity(), nn.Identity()
-            self.channels = tuple(info["num_chs"] for info in trunk.feature_info)
-            self.strides = tuple(info["reduction"] for info in trunk.feature_info)
+            self.strides = STRIDES
+        elif trunk is not None and is_staged(trunk):
+            self.kind = "stages"
+            self.channels = prepare_stages(trunk, f"semantic.name is {config.name!r}", TAKE_ANOTHER)
+            self.strides = STRIDES
+            visual.head = nn.Identity()
+        elif trunk is not None:
+            self.patch = prepare_vit(trunk, f"semantic.name is {config.name!r} ({type(trunk).__name__})", TAKE_ANOTHER)
+            self._declare_blocks(len(trunk.blocks), int(trunk.embed_dim))
+            trunk.attn_pool, trunk.fc_norm, trunk.head, visual.head = None, *(nn.Identity() for _ in range(3))
         elif hasattr(visual, "transformer") and hasattr(visual, "conv1"):
-            self.kind = "vit"
-            visual.proj, visual.ln_post = None, nn.Identity()
-            self.taps = evenly_spread_blocks(len(visual.transformer.resblocks))
             self.patch = int(visual.patch_size[0])
-            self.channels = (int(visual.transformer.width),) * 4
-            self.strides = (self.patch,) * 4
+            self._declare_blocks(len(visual.transformer.resblocks), int(visual.transformer.width))
+            visual.proj, visual.ln_post = None, nn.Identity()
         else:
             raise ConfigError(
-                f"semantic.name is {config.name!r}, whose image tower ({type(visual).__name__}) is neither a ResNet, "
-                "a ViT nor a ConvNeXt; choose an open_clip model that has one of these."
+                f"semantic.name is {config.name!r}, whose image tower ({type(visual).__name__}) is not known here; "
+                f"{TAKE_ANOTHER}."
             )
         self.visual = visual
 
+    def _declare_blocks(self, depth: int, width: int) -> None:
+        self.taps = evenly_spread_blocks(depth)
+        self.channels = (width,) * 4
+        self.strides = (self.patch,) * 4
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Take RGB in [0, 1], (B, 3, H, W), to four maps (B, C_i, H_i, W_i)."""
-        if self.kind == "vit":
-            return self._vit(self.normalise(images))
-        first = self.first(images)
-        return [first, *self.rest(first)]
+        if self.kind != "vit":
+            first = self.first(images)
+            return [first, *self.rest(first)]
+        images, grid = fit_to_patches(self.normalise(images), self.patch)
+        if not hasattr(self.visual, "trunk"):
+            return self._open_clips_vit(images, grid)
+        outputs, prefix = run_blocks(self, self.visual.trunk, images, grid, "size")
+        return [to_map(tokens[:, prefix:], grid) for tokens in outputs]
 
     if TYPE_CHECKING:
         __call__ = forward  # nn.Module's says Any
@@ -73,30 +94,32 @@ class SemanticTower(Tower):
         Raises:
             ConfigError: a ViT, whose blocks have no stages to stop after.
         """
+        if self.kind == "vit":
+            raise ConfigError("a ViT has no first map to enter after; choose a ResNet, ConvNeXt or FastViT CLIP.")
         x = self.normalise(images)
-        if self.kind == "resnet":
-            return self.run_block(self.visual.layer1, self.visual.stem(x))
-        if self.kind == "convnext":
-            return self.run_block(self.visual.trunk.stages[0], self.visual.trunk.stem(x))
-        raise ConfigError("a ViT has no first map to enter after; choose a ResNet or ConvNeXt CLIP.")
+        x = self.visual.stem(x) if self.kind == "resnet" else run_stem(self.visual.trunk, x)
+        return self.run_block(self._stages()[0], x)
 
     def rest(self, first: Tensor) -> list[Tensor]:
         """Return the second to fourth map, computed from the first."""
-        visual = self.visual
-        stages = [visual.layer2, visual.layer3, visual.layer4] if self.kind == "resnet" else visual.trunk.stages[1:]
         maps, x = [], first
-        for stage in stages:
+        for stage in self._stages()[1:]:
             x = self.run_block(stage, x)
             maps.append(x)
         return maps
 
-    def _vit(self, images: Tensor) -> list[Tensor]:
+    def _stages(self) -> list[nn.Module]:
         visual = self.visual
-        images, grid = fit_to_patches(images, self.patch)
+        if self.kind == "resnet":
+            return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
+        return stages(visual.trunk)
+
+    def _open_clips_vit(self, images: Tensor, grid: Grid) -> list[Tensor]:
+        visual = self.visual
         x = visual.conv1(images).flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         table = visual.positional_embedding
-        position = self._positions.get(
+        position = self.kept_positions.get(
             grid, [table], lambda: resample_positions(table[None], visual.grid_size, grid, 1, "size")
         )
         x = visual.ln_pre(x + position.to(x.dtype))
@@ -153,58 +176,6 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"semantic.overrides is {shown(config.overrides)}, of which open_clip cannot build a {config.name} "
             f"({type(error).__name__}: {error}); change the sizes."
         ) from error
-
-
-def find_weights(name: str, pretrained: str) -> str:
-    """Return the file of weights that a tag of open_clip stands for, downloaded where it is not in the cache.
-
-    Args:
-        name: of the architecture.
-        pretrained: a tag, or a file of the user's own, which is returned as it is.
-
-    Raises:
-        ConfigError: neither.
-        CheckpointError: the file is not in the cache, and cannot be downloaded.
-    """
-    import open_clip
-
-    stated = open_clip.get_pretrained_cfg(name, pretrained)
-    if not stated:
-        if os.path.isfile(pretrained):
-            return pretrained
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ConfigError(
-            f"semantic.pretrained is {pretrained!r}, which is neither a file nor weights of {name} that open_clip "
-            f"knows; it knows {tags}."
-        )
-    if not stated.get("hf_hub"):
-        return pretrained  # open_clip finds these
-    repo, _, named = stated["hf_hub"].rpartition("/")
-    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    if named:
-        names = [named] if named.endswith(".safetensors") else [f"{os.path.splitext(named)[0]}.safetensors", named]
-    folder, found = hub_folder(repo, [(n, [n]) for n in names], f"CLIP's weights {pretrained!r} of {name}")
-    return str(folder / found)
-
-
-def check_activation(config: SemanticConfig, base: dict[str, Any]) -> None:
-    """Raise ConfigError where weights were trained with another activation than the architecture has: they load, and
-    what they compute is wrong."""
-    import open_clip
-
-    weights = open_clip.get_pretrained_cfg(config.name, config.pretrained)
-    if not weights:
-        return  # a file of the user's own, or a tag that open_clip refuses
-    wanted = bool(weights.get("quick_gelu", False))
-    if wanted == bool(config.overrides.get("quick_gelu", base.get("quick_gelu", False))):
-        return
-    other = f"{config.name}-quickgelu" if wanted else config.name.removesuffix("-quickgelu")
-    by_name = other != config.name and open_clip.get_pretrained_cfg(other, config.pretrained)
-    fix = f"name {other!r}" if by_name else f'give overrides={{"quick_gelu": {wanted}}}'
-    raise ConfigError(
-        f"semantic.name is {config.name!r}, built with{'out' if wanted else ''} QuickGELU, and its weights "
-        f"{config.pretrained!r} were trained with{'' if wanted else 'out'} it; {fix}."
-    )
 
 
 class _AveragePool(nn.AvgPool2d):
