@@ -145,13 +145,24 @@ def _write_ply(path: Path, cloud: PointCloud) -> None:
         file.write(vertices.data)
 
 
-def _as_glb(cloud: PointCloud) -> bytes:
+def check_glb() -> None:
+    """Raise ConfigError unless ``.glb`` files can be written here.
+
+    Raises:
+        ConfigError: trimesh is not installed.
+    """
     try:
-        import trimesh
+        import trimesh  # noqa: F401
     except ImportError:
         raise ConfigError(
             "trimesh is not installed, which writes .glb; pip install 'hybrid-encoder[glb]', or write .ply."
         ) from None
+
+
+def _as_glb(cloud: PointCloud) -> bytes:
+    check_glb()
+    import trimesh
+
     points: Any = trimesh.PointCloud(cloud.positions * GLTF_AXES, colors=cloud.colors)
     content: bytes = points.export(file_type="glb")
     return content
