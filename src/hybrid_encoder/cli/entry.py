@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -15,7 +16,9 @@ from hybrid_encoder.cli.demo import demo_command
 from hybrid_encoder.cli.evaluate import evaluate_command
 from hybrid_encoder.cli.export import export_command
 from hybrid_encoder.cli.failures import sentence_of
+from hybrid_encoder.cli.fit_scale import fit_scale_command
 from hybrid_encoder.cli.info import info_command
+from hybrid_encoder.cli.options import console
 from hybrid_encoder.cli.predict import predict_command
 from hybrid_encoder.cli.run import run_command
 from hybrid_encoder.cli.terminal import complain, give_up_streams, prepare_streams
@@ -25,14 +28,36 @@ from hybrid_encoder.errors import InputError
 
 WRONG, INTERRUPTED = 2, 130  # exit statuses, as shells have them
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from hybrid_encoder import __version__
+
+        console.print(f"hybrid-encoder {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Monocular depth from CLIP and DINO under language guidance.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 app.command("predict")(predict_command)
 app.command("evaluate")(evaluate_command)
+app.command("fit-scale")(fit_scale_command)
 app.command("info")(info_command)
 app.command("convert")(convert_command)
 app.command("demo")(demo_command)

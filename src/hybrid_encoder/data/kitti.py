@@ -103,6 +103,18 @@ class KittiDrive:
         shift[:3, 3] = np.linalg.solve(self._projection[:, :3], self._projection[:, 3])
         return np.asarray(shift @ rectify @ self._transform("calib_velo_to_cam.txt"))
 
+    @cached_property
+    def other(self) -> KittiDrive:
+        """The same drive seen by the other colour camera."""
+        return KittiDrive(self.folder, 5 - self.camera)
+
+    @cached_property
+    def baseline(self) -> float:
+        """Position of the other colour camera along the x axis of this one, in metres: 0.53 from left to right."""
+        projections = self._projection, self.other._projection
+        own, other = (float(np.linalg.solve(P[:, :3], P[:, 3])[0]) for P in projections)
+        return own - other
+
     def lidar_file(self, frame: int) -> Path:
         """Return the file of a frame's lidar points; where there is none, what KITTI would call it."""
         return self._scans.get(frame, self._data("velodyne_points") / f"{frame:010d}.bin")

@@ -93,13 +93,8 @@ def depth_metrics(
         ValueError: shapes that differ, an unknown crop, an empty range of depth, an image without a valid pixel, or
             predictions at valid pixels that are not finite or, with ``median_scaling``, have no positive median.
     """
-    _check(pred, target, mask, min_depth, max_depth, crop)
+    valid = valid_pixels(pred, target, mask, min_depth=min_depth, max_depth=max_depth, crop=crop)
     height, width = target.shape[-2:]
-    valid = (target > min_depth) & (target < max_depth)
-    if mask is not None:
-        valid &= mask
-    if crop is not None:
-        valid &= _crop_mask(crop, height, width).to(valid.device)
     images = (tensor.detach().reshape(-1, height, width) for tensor in (pred, target, valid))
     return DepthMetrics.mean(
         [
@@ -107,6 +102,23 @@ def depth_metrics(
             for index, (d, g, use) in enumerate(zip(*images, strict=True))
         ]
     )
+
+
+def valid_pixels(
+    pred: Tensor, target: Tensor, mask: Tensor | None, *, min_depth: float, max_depth: float, crop: str | None
+) -> Tensor:
+    """Return which pixels count, bool, of the targets' shape; arguments as for :func:`depth_metrics`.
+
+    Raises:
+        ValueError: shapes that differ, an unknown crop, an empty range of depth.
+    """
+    _check(pred, target, mask, min_depth, max_depth, crop)
+    valid = (target > min_depth) & (target < max_depth)
+    if mask is not None:
+        valid &= mask
+    if crop is not None:
+        valid &= _crop_mask(crop, target.shape[-2], target.shape[-1]).to(valid.device)
+    return valid
 
 
 def _check(
@@ -142,13 +154,13 @@ def _one_image(
     if num_bad:
         raise ValueError(f"image {index} of the batch has {num_bad} predictions that are not finite; all must be.")
     if scale:
-        median = _median(d)
-        if median <= 0:
+        middle = median(d)
+        if middle <= 0:
             raise ValueError(
-                f"image {index} of the batch has a median prediction of {median:g}; median scaling needs a "
+                f"image {index} of the batch has a median prediction of {middle:g}; median scaling needs a "
                 "positive one: give depth, which is positive."
             )
-        d = d * (_median(g) / median)
+        d = d * (median(g) / middle)
     num_below, num_above = int((d < min_depth).sum()), int((d > max_depth).sum())
     d = d.clamp(min_depth, max_depth)
     error, ratio = d - g, torch.maximum(d / g, g / d)
@@ -166,7 +178,7 @@ def _one_image(
     )
 
 
-def _median(values: Tensor) -> float:
+def median(values: Tensor) -> float:
     """Return numpy's median; ``torch.median`` returns the lower of the middle two values."""
     ordered, n = values.sort().values, values.numel()
     return float((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)

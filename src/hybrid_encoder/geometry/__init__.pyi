@@ -12,15 +12,18 @@ from .camera import (
     unproject,
     warp,
 )
+from .ground import Ground, fit_ground
 from .plane_sweep import confidence_mask, depth_bins, lowest_cost_disparity, plane_sweep_cost_volume
 from .pose import pose_matrix
 
 __all__ = [
+    "Ground",
     "Projected",
     "confidence_mask",
     "depth_bins",
     "depth_to_disparity",
     "disparity_to_depth",
+    "fit_ground",
     "intrinsics_from_fov",
     "lowest_cost_disparity",
     "pixel_coordinates",
