@@ -28,10 +28,7 @@ lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	@$(MAKE) --no-print-directory types
 
-# adapters/ is hybrid_encoder.adapters once installed; for mypy, links put it in that place.
 types: $(DEV) ## mypy alone
-	@rm -rf build/types && mkdir -p build/types/hybrid_encoder
-	@ln -s "$(CURDIR)"/src/hybrid_encoder/* "$(CURDIR)"/adapters build/types/hybrid_encoder/
 	$(BIN)/mypy
 	$(BIN)/mypy tests benchmarks
 
