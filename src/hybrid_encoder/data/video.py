@@ -231,10 +231,17 @@ class VideoWriter:
         self._num_frames += 1
 
     def __exit__(self, *error: Any) -> None:
-        """Finish the file and move it into its place; after an error, remove it."""
+        """Finish the file and move it into its place; after an error, remove it.
+
+        Raises:
+            InputError: no frame was written.
+            OSError: the file cannot be finished.
+        """
         self._stack.__exit__(*error)
 
     def _finish(self, kind: object, *error: object) -> None:
+        if kind is None and not self._num_frames:
+            raise InputError(f"{self.path} would hold no frame; nothing was written.")
         if kind is None:
             self._container.mux(self._stream.encode(None))
 
