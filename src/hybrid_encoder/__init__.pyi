@@ -1,5 +1,6 @@
 from . import (
     adapters,
+    app,
     caching,
     checkpoints,
     cli,

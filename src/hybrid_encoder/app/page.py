@@ -18,6 +18,8 @@ from hybrid_encoder.errors import HybridEncoderError, InputError
 
 SIZES = (RIGHT, NATIVE, "96x320", "192x640", "320x1024")
 DOWNLOADS = ("Coloured map (.png)", "Depth (.npy)", "Points (.ply)")
+AROUND, ABOVE, AWAY = 90, 80, 0.75  # degrees, degrees, extents: from behind the one who took the picture
+SECONDS = 20  # that a sentence is shown
 WAITING = 20  # visitors in the queue
 # The network works for one visitor at a time. Values come as the browser sends them: ``Choices`` says what is checked.
 BY_ONE: dict[str, Any] = {
@@ -38,16 +40,23 @@ TOY_NOTE = (
     "**`tiny` is a toy**: it was trained on drawn streets like the example, and shows what the method does. For "
     "photographs, take weights that were trained on photographs."
 )
+# On a wide screen the results stand beside input and settings; on a phone they come between them.
+CSS = """
+.gradio-container { max-width: 1400px !important; margin: 0 auto !important; }
+#areas { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr);
+         grid-template-areas: "input" "results" "settings"; }
+#input { grid-area: input; } #results { grid-area: results; } #settings { grid-area: settings; }
+@media (min-width: 800px) {
+  #areas { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); grid-template-rows: auto 1fr;
+           grid-template-areas: "input results" "settings results"; }
+}
+progress { width: 100%; accent-color: var(--color-accent); }
+"""
 
 
 def looks() -> dict[str, Any]:
     """Return how the page looks, for ``launch``; its fonts are those of the visitor's system."""
-    return {"theme": gr.themes.Soft(primary_hue="indigo", font=FONTS, font_mono=MONO), "css": CSS}
-
-
-CSS = """
-.gradio-container { max-width: 1400px !important; margin: 0 auto !important; }
-"""
+    return {"theme": gr.themes.Default(primary_hue="indigo", font=FONTS, font_mono=MONO), "css": CSS}
 
 
 def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
@@ -60,57 +69,55 @@ def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
     """
     with gr.Blocks(title="Depth from one picture", analytics_enabled=False, delete_cache=(60, kept_for)) as page:
         gr.Markdown(HEAD.format(HERE if local else ELSEWHERE.format(round(kept_for / 60))))
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                with gr.Tabs():
-                    with gr.Tab("Picture") as picture_tab:
-                        picture = gr.Image(
-                            label="Picture", sources=["upload", "clipboard"], type="filepath", height=260
-                        )
-                        predict = gr.Button("Predict depth", variant="primary")
-                        example = gr.Button("Try the example", size="sm")
-                    with gr.Tab("Video") as video_tab:
-                        video = gr.Video(label="Video", sources=["upload"], height=260)
-                        source_above = gr.Checkbox(label="Show the source above the depth", value=True)
-                        with gr.Row():
-                            predict_video = gr.Button("Predict depth", variant="primary")
-                            stop = gr.Button("Stop", variant="stop", interactive=False)
-                choices = _choices(runner)
-            with gr.Column(scale=3, min_width=320):
+        with gr.Row(elem_id="areas"):
+            with gr.Column(elem_id="input"), gr.Tabs():
+                with gr.Tab("Picture") as picture_tab:
+                    picture = gr.Image(label="Picture", sources=["upload", "clipboard"], type="filepath", height=260)
+                    predict = gr.Button("Predict depth", variant="primary")
+                    example = gr.Button("Try the example", size="sm")
+                with gr.Tab("Video") as video_tab:
+                    video = gr.Video(label="Video", sources=["upload"], height=260)
+                    source_above = gr.Checkbox(label="Show the source above the depth", value=True)
+                    predict_video = gr.Button("Predict depth", variant="primary")
+                    stop = gr.Button("Stop", size="sm")
+            with gr.Column(elem_id="results"):
                 with gr.Column() as of_picture:
-                    slider = gr.ImageSlider(label="Picture and depth (near is bright)", interactive=False)
-                    scene = gr.Model3D(label="Point cloud: drag to turn, scroll to come closer", height=420)
+                    slider = gr.ImageSlider(label="Picture | depth", interactive=False, max_height=600)
+                    summary = gr.HTML()
+                    scene = gr.Model3D(label="Point cloud", height=420, visible="hidden")
                     with gr.Row():
-                        files = [gr.DownloadButton(name, interactive=False) for name in DOWNLOADS]
+                        files = [gr.DownloadButton(name, size="md", visible=False) for name in DOWNLOADS]
                 with gr.Column(visible=False) as of_video:
-                    result = gr.Video(label="Depth (near is bright)", interactive=False, autoplay=True, loop=True)
-                summary = gr.HTML()
+                    result = gr.Video(label="Depth", interactive=False, autoplay=True, loop=True)
+                    progress = gr.HTML()
+            with gr.Column(elem_id="settings"):
+                choices = _choices(runner)
 
-        outputs = [slider, scene, *files, summary]
+        outputs = [slider, summary, scene, *files]
         run: dict[str, Any] = {
             "fn": partial(_on_picture, runner),
             "inputs": [picture, *choices],
             "outputs": outputs,
+            "show_progress_on": slider,
             **BY_ONE,
         }
-        predict.click(**run)
-        picture.upload(**run)
-        example.click(runner.example, outputs=picture, **QUICK).success(**run)
+        for begin in (predict.click, picture.upload):
+            begin(_nothing, outputs=outputs, **QUICK).then(**run)
+        example.click(_nothing, outputs=outputs, **QUICK).then(runner.example, outputs=picture, **QUICK).success(**run)
         picture.clear(_nothing, outputs=outputs, **QUICK)
 
         running = predict_video.click(
             partial(_on_video, runner),
             inputs=[video, source_above, *choices],
-            outputs=[result, summary],
+            outputs=[result, progress],
+            show_progress_on=result,
             **BY_ONE,
         )
-        stop.click(lambda: (None, "<p>Stopped.</p>"), outputs=[result, summary], cancels=[running], **QUICK)
-        video.clear(lambda: (None, ""), outputs=[result, summary], **QUICK)
+        stop.click(lambda: (None, "<p>Stopped.</p>"), outputs=[result, progress], cancels=[running], **QUICK)
+        video.clear(lambda: (None, ""), outputs=[result, progress], **QUICK)
 
         for tab, is_picture in ((picture_tab, True), (video_tab, False)):
-            tab.select(
-                partial(_show, is_picture), outputs=[of_picture, of_video, summary], show_progress="hidden", **QUICK
-            )
+            tab.select(partial(_show, is_picture), outputs=[of_picture, of_video], show_progress="hidden", **QUICK)
     page.queue(max_size=WAITING, default_concurrency_limit=1)
     return page
 
@@ -124,14 +131,20 @@ def _choices(runner: DepthRunner) -> list[gr.components.Component]:
             info="Or type a checkpoint folder or a Hub id." if runner.any_weights else None,
             allow_custom_value=runner.any_weights,
         )
-        with gr.Row():
-            size = gr.Dropdown(list(SIZES), label="Working size", info="Or type HEIGHTxWIDTH.", allow_custom_value=True)
-            colormap = gr.Dropdown(list(COLORMAPS), label="Colours", info="Of the depth map.")
-        fov = gr.Number(
-            value=None,
-            label="Field of view in degrees",
-            info=f"Horizontal, for the point cloud. Empty: from the photograph's EXIF data, else {USUAL_FOV:g}.",
+        size = gr.Dropdown(
+            list(SIZES),
+            label="Working size",
+            info="Right: as the weights were fitted. Or type height x width.",
+            allow_custom_value=True,
         )
+        with gr.Row():
+            colormap = gr.Dropdown(list(COLORMAPS), label="Colours", info="magma: near is bright")
+            fov = gr.Textbox(
+                label="Field of view",
+                info="degrees, for the cloud",
+                placeholder=f"EXIF data, else {USUAL_FOV:g}",
+                max_lines=1,
+            )
     if TOY in runner.weights:
         gr.Markdown(TOY_NOTE)
     return [weights, size, colormap, fov]
@@ -140,8 +153,9 @@ def _choices(runner: DepthRunner) -> list[gr.components.Component]:
 def _on_picture(runner: DepthRunner, picture: dict[str, Any] | None, *choices: Any) -> tuple[Any, ...]:
     with _told():
         done = runner.picture(_path(picture, "picture"), Choices(*choices))
-    files = (gr.DownloadButton(value=path, interactive=True) for path in (done.colors, done.numbers, done.cloud))
-    return (done.picture, done.depth), done.scene, *files, _paragraph(done.summary)
+    files = (gr.DownloadButton(value=path, visible=True) for path in (done.colors, done.numbers, done.cloud))
+    scene = gr.Model3D(done.scene, camera_position=(AROUND, ABOVE, AWAY * done.extent), visible=True)
+    return (done.picture, done.depth), _paragraph(done.summary), scene, *files
 
 
 def _on_video(
@@ -154,11 +168,12 @@ def _on_video(
 
 def _nothing() -> tuple[Any, ...]:
     """Return what the results of a picture are where there is none."""
-    return None, None, *(gr.DownloadButton(value=None, interactive=False) for _ in DOWNLOADS), ""
+    hidden = (gr.DownloadButton(value=None, visible=False) for _ in DOWNLOADS)
+    return None, "", gr.Model3D(None, visible="hidden"), *hidden
 
 
 def _show(is_picture: bool) -> tuple[Any, ...]:
-    return gr.Column(visible=is_picture), gr.Column(visible=not is_picture), ""
+    return gr.Column(visible=is_picture), gr.Column(visible=not is_picture)
 
 
 def _path(payload: dict[str, Any] | None, what: str) -> Path:
@@ -176,12 +191,12 @@ def _told() -> Iterator[None]:
         yield
     except HybridEncoderError as error:
         sentence = FOLDER.sub("", str(error))
-        raise gr.Error(html.escape(sentence), duration=None, title="That did not work", print_exception=False) from None
+        raise gr.Error(html.escape(sentence), duration=SECONDS, print_exception=False) from None
     except Exception as error:
         traceback.print_exc()
         raise gr.Error(
             f"Something went wrong ({type(error).__name__}); the terminal of this page says more.",
-            duration=None,
+            duration=SECONDS,
             print_exception=False,
         ) from None
 

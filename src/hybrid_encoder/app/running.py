@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import tempfile
@@ -17,16 +18,17 @@ import torch
 from PIL import Image
 
 from hybrid_encoder.data.images import colorize, field_of_view, open_image
-from hybrid_encoder.data.point_clouds import PointCloud, write_cloud
+from hybrid_encoder.data.point_clouds import EDGE_RTOL, PointCloud, write_cloud
 from hybrid_encoder.data.results import MARK
 from hybrid_encoder.data.video import VideoFrames, VideoWriter
 from hybrid_encoder.errors import InputError, shortened
 from hybrid_encoder.models.depth import HybridDepthModel
 
 if TYPE_CHECKING:
+    from hybrid_encoder.models.prediction import DepthPrediction
     from hybrid_encoder.models.sizes import Size, WorkingSize
 
-EXAMPLE = Path(__file__).with_name("street.jpg")  # frame 0 of SyntheticDrive(905, 4, height=288, width=960)
+EXAMPLE = Path(__file__).with_name("street.jpg")  # frame 0 of SyntheticDrive(920, 4, height=288, width=960)
 TOY = "tiny"
 RIGHT, NATIVE = "right size", "picture's own"
 COLORMAPS = ("magma", "inferno", "viridis", "turbo", "cividis", "gray")
@@ -37,6 +39,8 @@ MAX_FRAMES = 20_000  # of a video: eleven minutes at 30 a second
 MAX_SHOWN = 1600  # pixels on the longer side of what the slider shows
 POINTS_SHOWN, POINTS_SAVED = 250_000, 2_000_000
 BATCH = 4  # frames
+FAR = 2.5  # times the median depth: what is beyond, the sky above all, would make the rest of a scene small
+EDGES = 0.3  # of points that are shown: a scene is easier to see with slopes in it than with holes
 STEADY = 0.9  # share of the last frames' range in the next one's, so that the colours of a video do not flicker
 
 
@@ -48,14 +52,14 @@ class Choices:
         weights: ``"tiny"``, a folder, or a Hub id.
         size: ``RIGHT``, ``NATIVE``, or ``HEIGHTxWIDTH``.
         colormap: one of ``COLORMAPS``.
-        fov: horizontal field of view in degrees; None where nobody said it.
+        fov: horizontal field of view in degrees, as text; empty where nobody said it.
         source_above: whether a video shows its source above the depth.
     """
 
     weights: Any = TOY
     size: Any = RIGHT
     colormap: Any = COLORMAPS[0]
-    fov: Any = None
+    fov: Any = ""
     source_above: Any = False
 
 
@@ -65,7 +69,8 @@ class PictureResult:
 
     Attributes:
         picture, depth: to look at, of one size, at most 1600 pixels on the longer side.
-        scene: at most 250,000 points, ``.glb``.
+        scene: at most 250,000 points without the far background, ``.glb``.
+        extent: diagonal of the box around the scene, in its unit.
         colors, numbers, cloud: to keep: the coloured map and the depth at the picture's size, and at most two million
             points as ``.ply``.
         summary: how it was made.
@@ -74,6 +79,7 @@ class PictureResult:
     picture: Path
     depth: Path
     scene: Path
+    extent: float
     colors: Path
     numbers: Path
     cloud: Path
@@ -162,18 +168,21 @@ class DepthRunner:
             folder, stem = self._new_folder(), path.stem
             colors, numbers = prediction.save(folder, stem, colormap=colormap)
             known = fov or field_of_view(path)
-            points = prediction.points(fov=known or USUAL_FOV)
-        for suffix, most in ((".ply", POINTS_SAVED), (".glb", POINTS_SHOWN)):
-            write_cloud(folder / f"{stem}_points{suffix}", thinned(points, most))
+            points = _points(prediction, known or USUAL_FOV)
+            shown = foreground(_points(prediction, known or USUAL_FOV, EDGES))
+        cloud, scene = folder / f"{stem}_points.ply", folder / f"{stem}_points.glb"
+        write_cloud(cloud, thinned(points, POINTS_SAVED))
+        write_cloud(scene, thinned(shown, POINTS_SHOWN))
         camera = f"field of view {known or USUAL_FOV:.3g}°{'' if known else ' (assumed)'}"
         made = self._made(model, (image.height, image.width), size)
         return PictureResult(
             picture=_shown(image, folder / f"{stem}_picture.png"),
             depth=_shown(Image.open(colors), folder / f"{stem}_shown.png"),
-            scene=folder / f"{stem}_points.glb",
+            scene=scene,
+            extent=float(np.linalg.norm(np.ptp(shown.positions, axis=0))),
             colors=colors,
             numbers=numbers,
-            cloud=folder / f"{stem}_points.ply",
+            cloud=cloud,
             summary=f"{made}, {seconds:.2g} s; {camera}.",
         )
 
@@ -226,11 +235,24 @@ class DepthRunner:
         return Path(tempfile.mkdtemp(dir=self.folder))
 
 
+def _points(prediction: DepthPrediction, fov: float, edges: float = EDGE_RTOL) -> PointCloud:
+    """Return the points of a prediction, all of them where depth jumps everywhere."""
+    points = prediction.points(fov=fov, edges=edges)
+    return points if len(points) else prediction.points(fov=fov, edges=None)
+
+
+def foreground(cloud: PointCloud) -> PointCloud:
+    """Return the points that are at most two and a half times as far as half of them."""
+    depth = cloud.positions[:, 2]
+    kept = depth <= FAR * np.median(depth)
+    return PointCloud(cloud.positions[kept], cloud.colors[kept])
+
+
 def thinned(cloud: PointCloud, most: int) -> PointCloud:
     """Return a cloud of at most so many of the points, chosen at random, the same in every run."""
-    if len(cloud.positions) <= most:
+    if len(cloud) <= most:
         return cloud
-    chosen = np.sort(np.random.default_rng(0).choice(len(cloud.positions), most, replace=False))
+    chosen = np.sort(np.random.default_rng(0).choice(len(cloud), most, replace=False))
     return PointCloud(cloud.positions[chosen], cloud.colors[chosen])
 
 
@@ -269,14 +291,17 @@ def _colormap(name: Any) -> str:
     return str(name)
 
 
-def _field_of_view(degrees: Any) -> float | None:
-    if degrees in (None, "", 0):
-        return None
-    if not isinstance(degrees, (int, float)) or not 1 <= degrees <= 170:
+def _field_of_view(text: Any) -> float | None:
+    text = "" if text is None else str(text).strip().removesuffix("°")
+    try:
+        degrees = float(text) if text else None
+    except ValueError:
+        degrees = math.nan
+    if degrees is not None and not 1 <= degrees <= 170:
         raise InputError(
-            f"the field of view is {shortened(repr(degrees), 40)}; give degrees from 1 to 170, or leave it empty."
+            f"the field of view is {shortened(repr(text), 40)}; give degrees from 1 to 170, or leave it empty."
         )
-    return float(degrees)
+    return degrees
 
 
 def _check_length(path: Path, num_frames: int) -> None:
