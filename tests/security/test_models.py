@@ -92,11 +92,16 @@ def test_a_twin_has_the_same_parameters_and_hooks(tiny: HybridDepthModel) -> Non
 
 
 @pytest.mark.parametrize(
-    "size", [0, -1, (0, 0), (-64, 96), (64.0, 96.0), ("64", "96"), "64x96", (64,), (64, 96, 3), (31, 96), (True, 64)]
+    "size", [0, -1, (0, 0), (-64, 96), (64.0, 96.0), ("64", "96"), (64,), (64, 96, 3), (31, 96), (True, 64)]
 )
 def test_sizes_that_cannot_be(tiny: HybridDepthModel, size: Any) -> None:
     with pytest.raises(InputError, match=r"size is .*two whole numbers of at least 32"):
         tiny.infer(IMAGES, size=size)
+
+
+def test_a_word_that_is_no_size(tiny: HybridDepthModel) -> None:
+    with pytest.raises(InputError, match=r"size is '64x96'; it must be 'native', \(H, W\)"):
+        tiny.infer(IMAGES, size="64x96")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
@@ -106,10 +111,13 @@ def test_sizes_that_cannot_be(tiny: HybridDepthModel, size: Any) -> None:
         (torch.rand(1, 4, 64, 96), "three channels"),
         (torch.rand(3, 64), "needed"),
         (torch.rand(3, 8, 96), "at least 32"),
-        (torch.zeros(3, 64, 96, dtype=torch.uint8), "divide bytes by 255"),
+        (torch.zeros(3, 64, 96, dtype=torch.int64), "convert it"),
+        (torch.full((3, 64, 96), 255.0), "divide bytes by 255"),
         (torch.full((3, 64, 96), float("nan")), r"RGB in \[0, 1\]"),
         (torch.full((3, 64, 96), float("inf")), r"RGB in \[0, 1\]"),
-        ([[0.0]], "a tensor"),
+        ([[0.0]], r"images\[0\] is a list; a path"),
+        ([], "empty list"),
+        (3, "images is a int; a path"),
         (torch.rand(1, 3, 64, 96).to_sparse(), "dense float32 is needed"),
         (torch.rand(1, 3, 64, 96).to(torch.float8_e4m3fn), "dense float32 is needed"),
     ],

@@ -20,7 +20,8 @@ from PIL import Image
 from hybrid_encoder import InputError
 from hybrid_encoder.data import OrderedDepth, depth_files
 from hybrid_encoder.data.depth_maps import read_depth
-from hybrid_encoder.data.images import find_images, open_image, read_image
+from hybrid_encoder.data.finding import find_images
+from hybrid_encoder.data.images import open_image, read_image
 
 from helpers.pictures import EPS, OTHER_FORMATS, bomb, chunk, encoded, png, scene, tiff
 from helpers.traps import Traps

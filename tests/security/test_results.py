@@ -102,7 +102,7 @@ def test_all_damaged_images_are_named_at_once(run: Run, folder: Path) -> None:
     os.mkfifo("pipe.png")
     code, _, err = run("predict", folder, "pipe.png", *QUICK)
     assert code == 2 and err.count("\n") == 1
-    assert "5 of 7 images cannot be used: in/x1.jpg, in/x2.png, in/x3.bmp, in/x4.png and pipe.png" in err
+    assert "5 of 7 files cannot be used: in/x1.jpg, in/x2.png, in/x3.bmp, in/x4.png and pipe.png" in err
     assert not Path("predictions").exists()
 
 
@@ -123,19 +123,19 @@ def test_long_names(run: Run, folder: Path) -> None:
 def test_what_is_not_finite_is_no_result(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: float
 ) -> None:
-    infer = HybridDepthModel.infer
+    predict = HybridDepthModel._prediction
     calls = 0
 
-    def break_second(self: HybridDepthModel, *arguments: Any, **options: Any) -> Any:
+    def break_second(self: HybridDepthModel, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        prediction = infer(self, *arguments, **options)
+        prediction = predict(self, *arguments)
         if calls == 2:
             with torch.inference_mode():
                 getattr(prediction, field)[..., 3, 5:9] = value
         return prediction
 
-    monkeypatch.setattr(HybridDepthModel, "infer", break_second)
+    monkeypatch.setattr(HybridDepthModel, "_prediction", break_second)
     code, _, err = run("predict", folder, "--output", "out", *QUICK)
     assert code == 2 and "in/b.jpg, 4 are not finite" in err and err.count("\n") == 1
     assert sorted(os.listdir("out")) == ["a_depth.png", "a_relative_depth.npy"]
@@ -154,13 +154,13 @@ def test_weights_that_give_nothing_finite(run: Run, folder: Path, tiny_model: Hy
 def test_a_full_disk_leaves_what_was_finished_and_nothing_half(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    from hybrid_encoder.cli import _results
+    from hybrid_encoder.models import prediction
 
     if again:  # of the second picture, both earlier results stay
         assert run("predict", folder, "--output", "out", *QUICK)[0] == 0
         Image.fromarray(255 - scene()).save(folder / "b.jpg")
     expected = contents(Path("out"))
-    write, calls = _results.write_array, 0
+    write, calls = prediction.write_array, 0
 
     def fill_up(path: Path, array: Any) -> None:
         nonlocal calls
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_what_was_finished_and_nothing_half(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_results, "write_array", fill_up)
+        patch.setattr(prediction, "write_array", fill_up)
         code, _, err = run("predict", folder, "--output", "out", *QUICK)
     assert code == 2 and "No space left" in err and err.count("\n") == 1
     left = contents(Path("out"))
@@ -185,18 +185,22 @@ def test_a_full_disk_leaves_what_was_finished_and_nothing_half(
 
 def test_the_limit_on_pixels(run: Run, folder: Path) -> None:
     code, _, err = run("predict", folder, "--output", "out", "--max-pixels", "3000", *QUICK)
-    assert code == 2 and "images cannot be used" in err
+    assert code == 2 and "files cannot be used" in err
     (folder / "b.jpg").unlink()
     code, _, err = run("predict", folder, "--output", "out", "--max-pixels", "3000", *QUICK)
     assert code == 2 and "a.png is 48 x 64, 3,072 pixels; at most 3,000 are read" in err
     assert run("predict", folder, "--output", "out", "--max-pixels", "3072", *QUICK)[0] == 0
 
 
-def test_without_a_size_the_weights_work_at_their_own(run: Run, folder: Path) -> None:
-    for output, size in (("own", ()), ("same", ("--size", "96x320")), ("other", ("--size", "32x64"))):
-        assert run("predict", folder / "a.png", "--output", output, *size)[0] == 0
-    own, same, other = (np.load(Path(name, "a_relative_depth.npy")) for name in ("own", "same", "other"))
-    assert np.array_equal(own, same) and not np.allclose(own, other)
+def test_without_a_size_the_weights_work_at_the_right_one(run: Run, folder: Path) -> None:
+    """The fitted 96 x 320 where the aspect is near it, else as many pixels at the picture's own; never its own size."""
+    Image.fromarray(scene()).resize((120, 40)).save(folder / "wide.png")
+    for name, right in (("a.png", "154x196"), ("wide.png", "96x320")):
+        for output, size in (("own", ()), ("same", ("--size", right)), ("native", ("--size", "native"))):
+            assert run("predict", folder / name, "--output", output, *size)[0] == 0
+        file = f"{Path(name).stem}_relative_depth.npy"
+        own, same, native = (np.load(Path(output, file)) for output in ("own", "same", "native"))
+        assert np.array_equal(own, same) and not np.allclose(own, native)
 
 
 def test_depth_beyond_what_16_bits_hold_is_refused(run: Run, folder: Path, tiny_model: HybridDepthModel) -> None:

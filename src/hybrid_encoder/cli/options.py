@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,9 @@ from hybrid_encoder.errors import InputError, shortened
 
 if TYPE_CHECKING:
     import torch
+
+    from hybrid_encoder.models.depth import HybridDepthModel
+    from hybrid_encoder.models.sizes import WorkingSize
 
 Source = Annotated[str, typer.Argument(help="'tiny', a checkpoint folder, a stage-1 .ckpt file, or a Hub id.")]
 Weights = Annotated[str, typer.Option(help="'tiny' (ships with the package), a checkpoint folder, or a Hub id.")]
@@ -42,6 +46,68 @@ def parse_size(text: str) -> tuple[int, int]:
             f"{MAX_SIZE}, for example 224x672."
         )
     return size
+
+
+def parse_working_size(text: str | None) -> WorkingSize:
+    """Return a size as ``infer`` takes it: ``HEIGHTxWIDTH`` as (H, W), ``native`` and None as they are.
+
+    Raises:
+        InputError: as :func:`parse_size`.
+    """
+    return text if text is None or text == "native" else parse_size(text)  # type: ignore[return-value]  # "native"
+
+
+def parse_intrinsics(text: str | None) -> Any:
+    """Return ``fx,fy,cx,cy``, or the 3x3 matrix in a file, as a list of three rows; None where none is given.
+
+    Raises:
+        InputError: neither four numbers nor a .json, .txt or .npy file with three rows of three.
+    """
+    if text is None:
+        return None
+    import numpy as np
+
+    parts = text.split(",")
+    if len(parts) == 4:
+        try:
+            fx, fy, cx, cy = map(float, parts)
+        except ValueError:
+            raise InputError(f"--intrinsics is {shortened(text, 80)!r}; fx,fy,cx,cy are four numbers.") from None
+        return [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
+    path = Path(text).expanduser()
+    readers: dict[str, Any] = {
+        ".json": lambda: json.loads(path.read_text(encoding="utf-8")),
+        ".txt": lambda: np.loadtxt(path),
+        ".npy": lambda: np.load(path, allow_pickle=False),
+    }
+    try:
+        matrix = np.asarray(readers[path.suffix.lower()](), dtype=np.float64).reshape(3, 3)
+    except KeyError:
+        raise InputError(
+            f"--intrinsics is {shortened(text, 80)!r}; give fx,fy,cx,cy or a .json, .txt or .npy file."
+        ) from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or shortened(str(error), 120)
+        raise InputError(f"{path} holds no 3x3 matrix of intrinsics ({reason}); give three rows of three.") from None
+    return matrix.tolist()
+
+
+def describe_weights(source: str, model: HybridDepthModel, size: WorkingSize) -> str:
+    """Return a line that says which weights work, and at which size."""
+    name = f"{source}, a toy for drawn streets: take real weights for photographs" if source == "tiny" else source
+    from hybrid_encoder.models.sizes import UNKNOWN_PIXELS
+
+    fitted = model.config.size
+    if size == "native":
+        works = "at each picture's own size"
+    elif size is not None:
+        works = f"at {size[0]} x {size[1]}"
+    elif fitted is None:
+        works = f"at up to {UNKNOWN_PIXELS:,} pixels, as the weights do not say what they were fitted at"
+    else:
+        works = f"at {fitted[0]} x {fitted[1]}, or as many pixels at another aspect"
+    scale = "depth in metres" if model.config.metric else "depth without a scale"
+    return f"weights: {name}; working {works}; {scale}"
 
 
 def check_finite(option: str, value: float | None) -> None:

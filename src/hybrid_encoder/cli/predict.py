@@ -1,137 +1,317 @@
-"""``hybrid-encoder predict``: depth for images."""
+"""``hybrid-encoder predict``: depth for pictures and videos."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hybrid_encoder.cli.options import Device, Weights, console, make_folder, parse_size, pick_device
-from hybrid_encoder.errors import CheckpointError, InputError
+from hybrid_encoder.cli.options import (
+    Device,
+    Weights,
+    console,
+    describe_weights,
+    make_folder,
+    parse_intrinsics,
+    parse_working_size,
+    pick_device,
+)
+from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
-    from hybrid_encoder.models.depth import DepthPrediction
+    from hybrid_encoder.cli._work import Job, Work
+    from hybrid_encoder.models.depth import HybridDepthModel, PreparedImage
+    from hybrid_encoder.models.sizes import WorkingSize
 
-NumberFormat = Literal["npy", "png16"]
-FARTHEST = 65535 / 256  # metres in KITTI's 16-bit PNG files
+NumberFormat = Literal["npy", "png16", "none"]
+CloudFormat = Literal["ply", "glb"]
 
 
 def predict_command(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders of images, or glob patterns.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Pictures, videos, folders (with those inside them), glob patterns, or .txt files with a path a line.",
+            show_default=False,
+        ),
+    ],
     weights: Weights = "tiny",
-    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results; the folders of the input are made in it.")
+    ] = Path("predictions"),
     size: Annotated[
         str | None,
         typer.Option(
-            help="HEIGHTxWIDTH that the model works at, e.g. 224x672; by default the size that the weights were fitted "
-            "at. Results have the size of their image."
+            help="What the model works at: HEIGHTxWIDTH, e.g. 224x672, or native, the picture's own. By default the "
+            "size that the weights were fitted at, or as many pixels at the picture's own aspect where this is another "
+            "one by more than 25 %. Results have the size of their picture."
         ),
     ] = None,
     numbers: Annotated[
         NumberFormat,
         typer.Option(
-            help="npy: float32 depth. png16: metres x 256 (KITTI) if the scale is known, or disparity x 65535."
+            help="npy: float32 depth. png16: metres x 256 (KITTI) if the scale is known, or disparity x 65535. "
+            "none: only the coloured map."
         ),
     ] = "npy",
+    colormap: Annotated[str, typer.Option(help="One of matplotlib's; near is at its upper end.")] = "magma",
+    colour_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--range",
+            metavar="NEAR FAR",
+            help="Depths at the two ends of the colours, the same for all pictures; by default each picture's own.",
+        ),
+    ] = None,
+    point_cloud: Annotated[
+        CloudFormat | None, typer.Option(help="Write a coloured point cloud of every picture, too.")
+    ] = None,
+    fov: Annotated[
+        float | None,
+        typer.Option(help="Horizontal field of view in degrees, for point clouds; by default from EXIF data."),
+    ] = None,
+    intrinsics: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --fov: fx,fy,cx,cy in pixels, or a .json, .txt or .npy file with a 3x3 matrix. Focal "
+            "lengths below 10 are shares of width and height."
+        ),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, take every N-th frame.")] = 1,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Of a video, show the source beside the depth.")
+    ] = False,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Of a video, write the results of each frame, too, as for pictures.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures that the network sees at once; by default up to 8.")
+    ] = None,
     max_pixels: Annotated[
         int | None,
-        typer.Option(min=1, help="Refuse larger images before they are decoded; by default 89 million pixels."),
+        typer.Option(min=1, help="Refuse larger pictures before they are decoded; by default 89 million pixels."),
     ] = None,
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Go on without the files that cannot be read.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON, and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Predict depth: for every image a coloured map (near is bright) and the numbers, at the size of the image.
+    """Predict depth: of every picture a coloured map (near is bright) and the numbers, of every video a video.
 
-    Results of earlier runs are left out of the images, and replaced; other files never are.
+    Results of earlier runs are left out of the input, and replaced; other files never are.
     """
-    from rich.progress import track
-
-    from hybrid_encoder.cli._results import check_targets, written_together
-    from hybrid_encoder.data.images import read_image
+    from hybrid_encoder.cli._work import find_work, refusal
+    from hybrid_encoder.data.images import check_colormap
     from hybrid_encoder.data.opening import MAX_PIXELS, expanded
     from hybrid_encoder.models.depth import HybridDepthModel
 
-    working_size = None if size is None else parse_size(size)
+    check_colormap(colormap)
+    options = _save_options(numbers, colormap, colour_range, point_cloud, fov, intrinsics)
+    working_size = parse_working_size(size)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
-    output = expanded(output)
-    paths, num_results = _find_readable(images, limit)
-    check_targets(paths, output)
+    work = find_work(inputs, expanded(output), limit, skip_damaged)
+    if point_cloud and fov is None and intrinsics is None:
+        _check_fields_of_view(work.jobs)
     target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
+    _check_scale(model, numbers)
+    run = _Run(model, work, working_size, batch_size, limit, options, quiet or as_json)
+    say = _silent if quiet or as_json else console.print
+    say(describe_weights(weights, model, working_size))
+    start = time.perf_counter()
+    for folder in dict.fromkeys(job.folder for job in work.jobs):
+        make_folder(folder)
+    run.pictures()
+    run.videos(every=every, side_by_side=side_by_side, keep_frames=frames)
+    if as_json:
+        seconds = round(time.perf_counter() - start, 3)
+        damaged = [{"path": str(path), "error": str(error)} for path, error in [*work.damaged, *run.failed]]
+        print(json.dumps({"weights": weights, "results": run.rows, "damaged": damaged, "seconds": seconds}, indent=2))
+    say(_summary(run, expanded(output)))
+    if run.failed:  # only decoding them has shown it
+        raise refusal(run.failed, len(work.jobs))
+
+
+def _save_options(
+    numbers: NumberFormat,
+    colormap: str,
+    colour_range: tuple[float, float] | None,
+    cloud: CloudFormat | None,
+    fov: float | None,
+    intrinsics: str | None,
+) -> dict[str, Any]:
+    """Return the arguments of ``DepthPrediction.save``, checked."""
+    near, far = colour_range or (None, None)
+    if colour_range and not 0 < colour_range[0] < colour_range[1] < float("inf"):
+        raise InputError(f"--range is {near} {far}; give two depths above 0, the nearer one first.")
+    if cloud is None and (fov is not None or intrinsics is not None):
+        raise InputError("--fov and --intrinsics are for point clouds; add --point-cloud ply, or leave them out.")
+    if fov is not None and intrinsics is not None:
+        raise InputError("--fov and --intrinsics are both given; leave one of them out.")
+    if fov is not None and not 0 < fov < 180:
+        raise InputError(f"--fov is {fov:g}; give degrees above 0 and below 180.")
+    if cloud == "glb":
+        from hybrid_encoder.data.point_clouds import check_glb
+
+        check_glb()
+    return {
+        "numbers": None if numbers == "none" else numbers,
+        "cloud": cloud,
+        "colormap": colormap,
+        "near": near,
+        "far": far,
+        "fov": fov,
+        "intrinsics": parse_intrinsics(intrinsics),
+    }
+
+
+def _check_fields_of_view(jobs: Sequence[Job]) -> None:
+    """Raise InputError where a point cloud is to be made and nothing says how wide the camera sees."""
+    from hybrid_encoder.data.images import field_of_view
+    from hybrid_encoder.data.results import enumerated
+
+    silent = [job.path for job in jobs if job.is_video or field_of_view(job.path) is None]
+    if silent:
+        raise InputError(
+            f"nothing says how wide the camera saw that made {enumerated(silent)}; give --fov, the horizontal field of "
+            "view in degrees (about 65 for a phone held level, 82 for KITTI), or --intrinsics."
+        )
+
+
+def _check_scale(model: HybridDepthModel, numbers: NumberFormat) -> None:
+    from hybrid_encoder.models.prediction import FARTHEST
+
     if numbers == "png16" and model.config.metric and model.config.max_depth > FARTHEST:
         raise InputError(
             f"the weights give depth up to {model.config.max_depth:g} m, and a 16-bit PNG holds up to {FARTHEST:g} m; "
             "take --numbers npy."
         )
-    make_folder(output)
-    name = ""
-    for path in track(paths, description="predicting", console=console, disable=len(paths) < 2):
-        prediction = model.infer(read_image(path, limit), size=working_size or model.config.size)
-        _check_finite(prediction, path)
-        with written_together(output) as folder:
-            name = _write(folder, path.stem, prediction, numbers)
-    left_out = f"; left out, as results of earlier runs: {num_results}" if num_results else ""
-    console.print(f"{len(paths)} image{'s' if len(paths) > 1 else ''} -> {output} (numbers: *_{name}){left_out}")
 
 
-def _find_readable(images: list[str], max_pixels: int) -> tuple[list[Path], int]:
-    """Return all image files, after looking at every one of them: a bad one must not stop the work half-way.
+class _Run:
+    """The work of one command, and what came of it.
 
-    Returns:
-        Image files, and the number of own results that were left out.
-
-    Raises:
-        InputError: nothing found, or files that are not images.
+    Attributes:
+        rows: what ``--json`` tells, one for each result.
+        failed: pictures that passed the first look and could not be decoded.
     """
-    from hybrid_encoder.cli._results import is_result, refuse_damaged
-    from hybrid_encoder.data.images import find_images
 
-    found = find_images(images)
-    paths = [path for path in found if not is_result(path)]
-    if not paths:
-        raise InputError(f"{found[0]} is a result of an earlier run, and there are no other images; give one.")
-    problems = ((path, _problem_of(path, max_pixels)) for path in paths)
-    refuse_damaged([(path, problem) for path, problem in problems if problem], len(paths))
-    return paths, len(found) - len(paths)
+    def __init__(
+        self,
+        model: HybridDepthModel,
+        work: Work,
+        size: WorkingSize,
+        batch_size: int | None,
+        max_pixels: int,
+        options: dict[str, Any],
+        silent: bool,
+    ) -> None:
+        self.model, self.work, self.size, self.batch_size = model, work, size, batch_size
+        self.max_pixels, self.options, self.silent = max_pixels, options, silent
+        self.scale = "metric" if model.config.metric else "relative"
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[tuple[Path, InputError]] = []
+
+    def pictures(self) -> None:
+        """Predict all pictures."""
+        from rich.progress import track
+
+        from hybrid_encoder.cli._pipeline import predict_groups, writers
+
+        jobs = [job for job in self.work.jobs if not job.is_video]
+        few = self.silent or len(jobs) < 2
+        with writers() as writer:
+            results = predict_groups(self.model, self._read(jobs), self.batch_size)
+            for job, (prediction, seconds) in track(
+                results, "predicting", total=len(jobs), console=console, disable=few
+            ):
+                row = self._row(job, prediction.size, self.model.working_size(prediction.size, self.size), seconds)
+                writer.submit(partial(self._write, prediction, job, row))
+                self.rows.append(row)
+
+    def videos(self, *, every: int, side_by_side: bool, keep_frames: bool) -> None:
+        """Predict all videos."""
+        from rich.progress import Progress
+
+        from hybrid_encoder.cli._videos import predict_video
+        from hybrid_encoder.data.results import VIDEO
+        from hybrid_encoder.data.video import VideoFrames
+
+        for job in self.work.jobs:
+            if not job.is_video:
+                continue
+            with VideoFrames(job.path, every, self.max_pixels) as frames:
+                total = frames.num_frames
+            with Progress(console=console, disable=self.silent) as progress:
+                task = progress.add_task(job.path.name, total=total)
+                result = predict_video(
+                    self.model,
+                    job,
+                    size=self.size,
+                    batch_size=self.batch_size,
+                    max_pixels=self.max_pixels,
+                    every=every,
+                    side_by_side=side_by_side,
+                    keep_frames=keep_frames,
+                    options=self.options,
+                    advance=partial(progress.advance, task),
+                )
+            row = self._row(job, result.size, result.working_size, result.seconds)
+            files = [job.folder / (job.path.stem + VIDEO), *([job.frames_folder] if keep_frames else [])]
+            self.rows.append({**row, "frames": result.num_frames, "files": [str(file) for file in files]})
+
+    def _read(self, jobs: list[Job]) -> Iterator[tuple[Job, PreparedImage]]:
+        from hybrid_encoder.cli._pipeline import read_ahead
+        from hybrid_encoder.data.images import read_image
+
+        def read(job: Job) -> tuple[Job, PreparedImage | InputError]:
+            try:
+                pixels = read_image(job.path, self.max_pixels)
+                return job, self.model.prepare(pixels, self.size, str(job.path))._replace(source=job.path)
+            except InputError as error:
+                return job, error
+
+        for job, prepared in read_ahead(read, jobs):
+            if isinstance(prepared, InputError):
+                self.failed.append((job.path, prepared))
+            else:
+                yield job, prepared
+
+    def _write(self, prediction: Any, job: Job, row: dict[str, Any]) -> None:
+        files = prediction.save(job.folder, job.path.stem, **self.options)
+        row["files"] = [str(file) for file in files]
+
+    def _row(self, job: Job, size: tuple[int, int], working: tuple[int, int], seconds: float) -> dict[str, Any]:
+        return {
+            "path": str(job.path),
+            "size": list(size),
+            "working_size": list(working),
+            "scale": self.scale,
+            "seconds": round(seconds, 6),
+        }
 
 
-def _problem_of(path: Path, max_pixels: int) -> InputError | None:
-    from hybrid_encoder.data.images import open_image
-
-    try:
-        open_image(path, max_pixels)
-    except InputError as error:
-        return error
-    return None
-
-
-def _check_finite(prediction: DepthPrediction, path: Path) -> None:
-    """Raise CheckpointError where the weights give something that is no depth."""
-    for values in (prediction.disparity, prediction.relative_depth, prediction.depth_m):
-        num_bad = 0 if values is None else values.numel() - int(values.isfinite().sum())
-        if values is not None and num_bad:
-            raise CheckpointError(
-                f"of {values.numel()} values that the weights give for {path}, {num_bad} are not finite; nothing was "
-                "written for it: take other weights."
-            )
+def _summary(run: _Run, output: Path) -> str:
+    num_videos = sum("frames" in row for row in run.rows)
+    counts = [_count(len(run.rows) - num_videos, "image"), _count(num_videos, "video")]
+    first = " and ".join(count for count in counts if count) or "nothing"
+    kinds = sorted({Path(file).name.removeprefix(Path(row["path"]).stem) for row in run.rows for file in row["files"]})
+    files = f" ({', '.join(f'*{kind}' for kind in kinds)})" if kinds else ""
+    left_out = f"; left out, as results of earlier runs: {run.work.num_results}" if run.work.num_results else ""
+    skipped = f"; left out, as damaged: {len(run.work.damaged)}" if run.work.damaged else ""
+    return f"{first} -> {output}{files}{left_out}{skipped}"
 
 
-def _write(folder: Path, stem: str, prediction: DepthPrediction, numbers: NumberFormat) -> str:
-    """Write the results of one image, and return the part of a file's name that says what its numbers are."""
-    import numpy as np
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}" if number else ""
 
-    from hybrid_encoder.cli._results import write_array, write_marked_png
-    from hybrid_encoder.data.images import colorize
 
-    write_marked_png(folder / f"{stem}_depth.png", colorize(prediction.disparity[0]))
-    metric = prediction.depth_m is not None
-    depth = prediction.depth_m if prediction.depth_m is not None else prediction.relative_depth
-    assert depth is not None  # a prediction has one of the two
-    if numbers == "npy":
-        name = "depth_m.npy" if metric else "relative_depth.npy"
-        write_array(folder / f"{stem}_{name}", depth[0].cpu().numpy())
-        return name
-    scaled = depth[0] * 256 if metric else prediction.disparity[0] * 65535
-    name = "depth_m_x256.png" if metric else "disparity_x65535.png"
-    write_marked_png(folder / f"{stem}_{name}", scaled.clamp(0, 65535).round().cpu().numpy().astype(np.uint16))
-    return name
+def _silent(*_: object) -> None:
+    """Print nothing."""

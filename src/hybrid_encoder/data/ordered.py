@@ -260,7 +260,7 @@ def depth_files(images: str | Path, depths: str | Path, ending: str = ".npy") ->
     Raises:
         InputError: a folder without images, or an image without depth.
     """
-    from hybrid_encoder.data.images import find_images
+    from hybrid_encoder.data.finding import find_images
 
     image_files = find_images([str(images)])
     files = [expanded(depths) / (image.stem + ending) for image in image_files]

@@ -40,5 +40,5 @@ def program_difference(model: HybridDepthModel, path: str | Path, images: Tensor
 
 
 def _difference(model: HybridDepthModel, images: Tensor, disparity: Tensor) -> tuple[float, float]:
-    difference = (disparity - model.infer(images).disparity.cpu()).abs()
+    difference = (disparity - model.infer(images, "native").disparity.cpu()).abs()
     return float(difference.max()), float(difference.mean())

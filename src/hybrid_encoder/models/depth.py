@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,25 @@ class DepthModel(EncoderHolder):
     def _prediction(self, disparity: Tensor, source: Any = None) -> DepthPrediction:
         depth, metric = self.to_depth(disparity), self.config.metric
         return DepthPrediction(disparity, None if metric else depth, depth if metric else None, source)
+
+
+class PreparedImage(NamedTuple):
+    """A picture that is ready for the network.
+
+    Attributes:
+        source: as it was given.
+        size: its (H, W).
+        pixels: (1, 3, h, w) at the size to work at, on the model's device.
+    """
+
+    source: ImageLike
+    size: Size
+    pixels: Tensor
+
+    @property
+    def most_at_once(self) -> int:
+        """How many pictures like this one go through the network together, where nobody says."""
+        return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (self.pixels.shape[-2] * self.pixels.shape[-1])))
 
 
 class HybridDepthModel(DepthModel):
@@ -176,13 +195,14 @@ class HybridDepthModel(DepthModel):
         return next(self._stream([("images", images)], size, batch_size))
 
     def infer_stream(
-        self, images: Iterable[ImageLike], size: WorkingSize = None, *, batch_size: int | None = None
+        self, images: Iterable[ImageLike | PreparedImage], size: WorkingSize = None, *, batch_size: int | None = None
     ) -> Iterator[DepthPrediction]:
         """Predict pictures as they come, in their order, in the memory of one batch; ``infer`` of a list uses it.
 
         Args:
-            images, size, batch_size: as for :meth:`infer`. Pictures next to each other that are worked at in one size
-                are seen at once.
+            images: pictures as for :meth:`infer`, or what :meth:`prepare` made of them. Those next to each other that
+                are worked at in one size are seen at once.
+            size, batch_size: as for :meth:`infer`.
 
         Raises:
             InputError: as :meth:`infer`, when the picture's turn comes.
@@ -190,19 +210,31 @@ class HybridDepthModel(DepthModel):
         check_batch_size(batch_size)
         return self._stream(((f"images[{index}]", image) for index, image in enumerate(images)), size, batch_size)
 
+    def prepare(self, image: ImageLike, size: WorkingSize = None, name: str = "image") -> PreparedImage:
+        """Return a picture at the size to work at, on the model's device: what of ``infer`` can be done before.
+
+        Args:
+            image, size: as for :meth:`infer`.
+            name: what errors call it.
+
+        Raises:
+            InputError: as :meth:`infer`.
+        """
+        pixels = to_image(image, name)
+        own = (pixels.shape[-2], pixels.shape[-1])
+        return PreparedImage(image, own, self._resized(pixels[None], self.working_size(own, size)))
+
     def _stream(
-        self, images: Iterable[tuple[str, ImageLike]], size: WorkingSize, batch_size: int | None
+        self, images: Iterable[tuple[str, ImageLike | PreparedImage]], size: WorkingSize, batch_size: int | None
     ) -> Iterator[DepthPrediction]:
-        waiting: list[tuple[ImageLike, Size, Tensor]] = []
-        for name, source in images:
-            image = to_image(source, name)
-            own = (image.shape[-2], image.shape[-1])
-            small = self._resized(image[None], self.working_size(own, size))
-            if waiting and waiting[0][2].shape != small.shape:
+        waiting: list[PreparedImage] = []
+        for name, image in images:
+            ready = image if isinstance(image, PreparedImage) else self.prepare(image, size, name)
+            if waiting and waiting[0].pixels.shape != ready.pixels.shape:
                 yield from self._predicted(waiting)
                 waiting = []
-            waiting.append((source, own, small))
-            if len(waiting) >= (batch_size or _most_at_once(small)):
+            waiting.append(ready)
+            if len(waiting) >= (batch_size or ready.most_at_once):
                 yield from self._predicted(waiting)
                 waiting = []
         if waiting:
@@ -220,11 +252,10 @@ class HybridDepthModel(DepthModel):
         parts = [self._disparity(part, own) for part in small.split(batch_size or len(small))]
         return self._prediction(torch.cat(parts), images)
 
-    def _predicted(self, waiting: Sequence[tuple[ImageLike, Size, Tensor]]) -> Iterator[DepthPrediction]:
-        small = torch.cat([image for _, _, image in waiting])
-        disparity = self._disparity(small)
-        for (source, own, _), one in zip(waiting, disparity, strict=True):
-            yield self._prediction(_resized_to(one[None], own)[0], source)
+    def _predicted(self, images: Sequence[PreparedImage]) -> Iterator[DepthPrediction]:
+        disparity = self._disparity(torch.cat([image.pixels for image in images]))
+        for image, one in zip(images, disparity, strict=True):
+            yield self._prediction(_resized_to(one[None], image.size)[0], image.source)
 
     @torch.inference_mode()
     def _resized(self, images: Tensor, size: Size) -> Tensor:
@@ -254,8 +285,3 @@ def _resized_to(disparity: Tensor, size: Size) -> Tensor:
     if size == (disparity.shape[-2], disparity.shape[-1]):
         return disparity
     return F.interpolate(disparity, size, mode="bilinear", align_corners=False)
-
-
-def _most_at_once(images: Tensor) -> int:
-    """Return how many pictures like these go through the network together, where nobody says."""
-    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1])))

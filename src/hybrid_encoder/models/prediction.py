@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Numbers = Literal["npy", "png16"]
 CloudFormat = Literal["ply", "glb"]
 FARTHEST = 65535 / 256  # metres in KITTI's 16-bit PNG files
+SHARES = 10  # no focal length in pixels is so short
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,11 @@ class DepthPrediction:
         return depth
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the picture."""
+        return self.disparity.shape[-2], self.disparity.shape[-1]
+
+    @property
     def is_batch(self) -> bool:
         """Whether these are several pictures of one size."""
         return self.disparity.ndim == 4
@@ -66,12 +72,23 @@ class DepthPrediction:
             if index not in (0, -1):
                 raise IndexError(f"index is {index}; this is the prediction for one picture.")
             return self
-        of_one = {name: None if value is None else value[index] for name, value in vars(self).items()}
-        return DepthPrediction(**of_one)
+        return self._map(lambda values: values[index], None if self.source is None else self.source[index])
 
     def __iter__(self) -> Iterator[DepthPrediction]:
         """Iterate over the pictures."""
         return (self[index] for index in range(len(self)))
+
+    def cpu(self) -> DepthPrediction:
+        """Return the same on the CPU."""
+        return self._map(Tensor.cpu, self.source)
+
+    def _map(self, change: Callable[[Tensor], Tensor], source: Any) -> DepthPrediction:
+        return DepthPrediction(
+            change(self.disparity),
+            None if self.relative_depth is None else change(self.relative_depth),
+            None if self.depth_m is None else change(self.depth_m),
+            source,
+        )
 
     def colored(self, colormap: str = "magma", near: float | None = None, far: float | None = None) -> Pixels:
         """Return a coloured map; with the default colours, near is bright. Colours are even steps of 1 / depth.
@@ -104,7 +121,7 @@ class DepthPrediction:
         fov: float | None = None,
         intrinsics: Any = None,
         max_depth: float | None = None,
-        edges: float | None = 0.05,
+        edges: float | None = 0.04,
     ) -> PointCloud:
         """Return the points that the pixels see, in the colours of the picture, and in the unit of the depth.
 
@@ -112,7 +129,7 @@ class DepthPrediction:
 
         Args:
             fov: horizontal field of view, in degrees.
-            intrinsics: ``K``, (3, 3), in pixels of the picture.
+            intrinsics: ``K``, (3, 3), in pixels of the picture; focal lengths below 10 are shares of width and height.
             max_depth: leave out points beyond it.
             edges: leave out pixels whose depth differs from a neighbour's by more than this share: between a thing and
                 what is behind it there are no points. None keeps them all.
@@ -124,8 +141,7 @@ class DepthPrediction:
 
         if self.is_batch:
             raise InputError(f"these are {len(self)} pictures; take the points of one: prediction[0].points().")
-        size = (self.disparity.shape[-2], self.disparity.shape[-1])
-        K = camera_of(self.source, size, fov, intrinsics)
+        K = camera_of(self.source, self.size, fov, intrinsics)
         colours = self.colored() if self.source is None else to_pixels(to_image(self.source).float())
         return unprojected(self.depth[0].cpu(), colours, K, max_depth=max_depth, edge_rtol=edges)
 
@@ -232,6 +248,9 @@ def camera_of(source: object, size: tuple[int, int], fov: float | None, intrinsi
             )
         return intrinsics_from_fov(fov, size)
     K = torch.as_tensor(intrinsics, dtype=torch.float32)
+    if K.shape == (3, 3) and 0 < float(K[0, 0]) < SHARES and 0 < float(K[1, 1]) < SHARES:
+        K = K * torch.tensor([[size[1]], [size[0]], [1.0]])
+        K[:2, 2] -= 0.5  # the left border of an image is half a pixel before the first pixel's centre
     if K.shape != (3, 3) or not K.isfinite().all() or float(K[0, 0]) <= 0 or float(K[1, 1]) <= 0:
         raise InputError(f"intrinsics is {shown(intrinsics)}; K (3, 3) in pixels is needed, focal lengths above 0.")
     if not (0 < float(K[0, 2]) < size[1] and 0 < float(K[1, 2]) < size[0]):
