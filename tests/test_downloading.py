@@ -139,12 +139,15 @@ class TestHub:
     @pytest.mark.parametrize(
         ("status", "code", "says"),
         [
-            (401, "RepoNotFound", r"the Hub has no model 'org/name' that you may see; check the name, "),
-            (404, "RepoNotFound", r"the Hub has no model 'org/name' that you may see; check the name, "),
-            (403, "GatedRepo", r"ask at https://huggingface.co/org/name and run 'hf auth login'"),
-            (404, "RevisionNotFound", r"no such revision; check the name"),
-            (500, "", r"the server answered 500; check the connection and try again"),
-            (503, "", r"the server answered 503; check the connection and try again"),
+            (401, "RepoNotFound", r"no model 'org/name' that you may see; check the name, and where it is private run"),
+            (404, "RepoNotFound", r"no model 'org/name' that you may see; check the name, and where it is private run"),
+            (401, "Invalid credentials in Authorization header", r"401, as it does not know your token; run 'hf auth"),
+            (403, "", r"answered 403, as your token does not allow it; run 'hf auth login' .* that may use org/name,"),
+            (403, "GatedRepo", r"ask at https://huggingface.co/org/name, and then run 'hf auth login'"),
+            (404, "RevisionNotFound", r"no such revision; check the name of the branch, tag or commit"),
+            (429, "", r"the server answered 429; try again in a few minutes"),
+            (500, "", r"the server answered 500; try again in a few minutes"),
+            (503, "", r"the server answered 503; try again in a few minutes"),
         ],
     )
     def test_what_the_hub_answers(self, hub: FakeHub, status: int, code: str, says: str) -> None:
@@ -170,7 +173,7 @@ class TestHub:
         hub.files["org/name"] = {"a.txt": b"1"}
         full = OSError(errno.ENOSPC, "No space left on device", "/there")
         with (
-            mock.patch("huggingface_hub.snapshot_download", side_effect=full),
+            mock.patch("huggingface_hub.hf_hub_download", side_effect=full),
             pytest.raises(OSError, match="No space"),
         ):
             hub_folder("org/name", [("a.txt", ["a.txt"])])

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import http.client
-import re
-import ssl
-import threading
-import urllib.error
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.hub_cache import Alternative, find_cached
+from hybrid_encoder.network import AGAIN, NAME, SECONDS, Reason, Signs, ask, named, reason_of
 
-T = TypeVar("T")
-
-SECONDS = 9.0  # in which the first answer must come; libraries wait and try again for up to a minute
+CHUNK = 2**18  # bytes
 START_RANDOM = (
     "start from random weights with pretrained=False (--no-pretrained on the command line, --weights_init scratch in "
     "Monodepth2 and ManyDepth), or load a trained model with from_pretrained('path/to/folder')"
 )
-NAME = "check the name"
-AGAIN = "check the connection and try again"
-
-# Libraries of the network raise classes of their own, which change with their versions.
-NETWORK = ("httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3")
-ENDED = (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError, urllib.error.URLError)
-WORDINGS = r"Failed to download|SHA256 checksum|invalid hash value"  # of open_clip's and torch.hub's RuntimeErrors
-
-Alternative = tuple[str, Sequence[str]]
 
 
 @contextlib.contextmanager
@@ -49,7 +36,7 @@ def downloads(weights: str, fix: str = START_RANDOM) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        if not (reason := _reason(error, "")):
+        if not (reason := reason_of(error)):
             raise
         raise _not_had(weights, reason, fix) from None  # the sentence says what a long traceback would
 
@@ -65,7 +52,7 @@ def hub_folder(
 ) -> tuple[Path, str]:
     """Return a folder with files of a repository on the Hugging Face Hub, and which of the alternatives it holds.
 
-    The Hub is asked once, and must answer within ``SECONDS``.
+    The Hub is given up where it does not answer, or sends nothing, for ``network.SECONDS``.
 
     Args:
         repo: the Hub id.
@@ -79,37 +66,49 @@ def hub_folder(
     Raises:
         CheckpointError: the files are not in the cache, and cannot be downloaded.
     """
-    # Looked up at each call: they load the network's libraries.
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi  # it loads the network's libraries
 
     options = {k: v for k, v in options.items() if v is not None}
+    only_cache, anew = options.pop("local_files_only", False), options.pop("force_download", False)
     refusal = functools.partial(_not_had, weights, fix=fix, repo=repo, cache=options.get("cache_dir"))
-    cached = None if options.get("force_download") else _cached(repo, alternatives, options)
-    if options.get("local_files_only") and not cached:
-        reason = "only the cache may be asked, and it is not there", "leave out local_files_only"
+    if only_cache and anew:
+        reason = "local_files_only and force_download exclude each other", "leave out one of them"
         raise refusal(reason)
-    if cached and (cached_first or options.get("local_files_only")):
-        return cached
-    api = HfApi(token=options.get("token"))
+    where = {k: options[k] for k in ("cache_dir", "revision") if k in options}
+    cached = None if anew else find_cached(repo, alternatives, **where)
+    part = f"only a part of it is in the cache ({cached.missing[0]} is missing)" if cached and cached.missing else ""
+    whole = (cached.folder, cached.name) if cached and not cached.missing else None
+    if whole and (cached_first or only_cache):
+        return whole
+    if only_cache:
+        reason = f"only the cache may be asked, and {part or 'it is not there'}", "leave out local_files_only"
+        raise refusal(reason)
     try:
+        api = HfApi(token=options.get("token"))
         info = ask(lambda: api.model_info(repo, revision=options.get("revision"), timeout=SECONDS / 2))
     except Exception as error:  # whatever the network's library raised
-        if cached:
-            return cached
-        raise refusal(_reason(error, repo) or (_named(error), AGAIN)) from None
-    held = {sibling.rfilename for sibling in info.siblings or ()}
+        if whole:
+            return whole
+        why, first = reason_of(error, repo) or (named(error), AGAIN)
+        raise refusal((f"{why}, and {part}" if part else why, first)) from None
+    held = [sibling.rfilename for sibling in info.siblings or ()]
     chosen = next((row for row in alternatives if row[0] in held), None)
     if chosen is None:
-        names = " nor ".join(needed for needed, _ in alternatives)
+        names = " nor ".join(dict.fromkeys(needed for needed, _ in alternatives))
         reason = f"it holds {'neither' if len(alternatives) > 1 else 'no'} {names}", NAME
         raise refusal(reason)
     needed, patterns = chosen
+    files = [name for pattern in patterns for name in held if fnmatch(name, pattern)]
     try:
-        return Path(snapshot_download(repo, allow_patterns=list(patterns), **options)), needed
+        return _download(repo, files, needed, force_download=anew, **options), needed
     except Exception as error:
-        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
+        found = reason_of(error, repo)
+        if found is None and isinstance(error, OSError) and error.errno:
             raise  # the disk's
-        raise refusal(_reason(error, repo) or (_named(error), AGAIN)) from None
+        why, first = found or (named(error), AGAIN)
+        raise refusal(
+            (why, f"{first}, take the older one in the cache with local_files_only=True" if whole else first)
+        ) from None
 
 
 def timm_weights(name: str, pretrained: bool, weights: str, fix: str = START_RANDOM) -> dict[str, Any]:
@@ -139,49 +138,38 @@ def timm_weights(name: str, pretrained: bool, weights: str, fix: str = START_RAN
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(folder / found)}}
 
 
-def ask(question: Callable[[], T]) -> T:
-    """Return the answer to a question to the network, or raise what it raised.
+def _download(repo: str, files: Sequence[str], needed: str, **options: Any) -> Path:
+    """Return the folder in the cache that files of a repository were downloaded to.
 
-    Raises:
-        TimeoutError: no answer within ``SECONDS``.
+    One after the other: the library's pool of threads would be waited for when the program ends.
     """
-    answer: list[T] = []
-    errors: list[Exception] = []
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.utils import tqdm
 
-    def run() -> None:
-        try:
-            answer.append(question())
-        except Exception as error:
-            errors.append(error)
+    signs = Signs()
 
-    # Name resolution has no time limit of its own, so the question is asked in a thread that can be left behind.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    if errors:
-        raise errors[0]
-    if not answer:
-        raise TimeoutError(f"no answer within {SECONDS:g} seconds")
-    return answer[0]
+    class Watched(tqdm):  # type: ignore[misc]  # untyped
+        def update(self, n: float | None = 1) -> Any:
+            signs.give()
+            return super().update(n)
 
+    def download() -> Path:
+        paths = {}
+        for name in files:
+            paths[name] = hf_hub_download(repo, name, tqdm_class=Watched, **options)
+            signs.give()
+        return Path(paths[needed]).parents[needed.count("/")]
 
-def _cached(repo: str, alternatives: Sequence[Alternative], options: dict[str, Any]) -> tuple[Path, str] | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    where = {k: options[k] for k in ("cache_dir", "revision") if k in options}
-    for needed, _ in alternatives:
-        try:
-            path = try_to_load_from_cache(repo, needed, **where)
-        except HFValidationError:  # no name that the Hub could have: asking says so
-            return None
-        if isinstance(path, str):  # else not known, or known not to exist
-            return Path(path).parents[needed.count("/")], needed
-    return None
+    # Signs come with each chunk, and one of the library's ten megabytes takes longer than is waited for.
+    before, constants.DOWNLOAD_CHUNK_SIZE = constants.DOWNLOAD_CHUNK_SIZE, CHUNK
+    try:
+        return ask(download, signs)
+    finally:
+        constants.DOWNLOAD_CHUNK_SIZE = before
 
 
 def _not_had(
-    weights: str, reason: tuple[str, str], fix: str, repo: str = "", cache: str | Path | None = None
+    weights: str, reason: Reason, fix: str, repo: str = "", cache: str | Path | None = None
 ) -> CheckpointError:
     """Return the sentence: what is missing, why, what helps first, and what else helps."""
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -192,55 +180,6 @@ def _not_had(
         weights = f"{weights} ({repo} on the Hugging Face Hub)" if weights else f"{repo!r} on the Hugging Face Hub"
         folder = f"models--{repo.replace('/', '--')}"
         copied = f", copy the folder {folder} into {cache or HF_HUB_CACHE} from a machine that has it"
-    return CheckpointError(f"{weights} cannot be downloaded: {why}; {first}{copied if first != NAME else ''}, {fix}.")
-
-
-def _reason(error: BaseException, repo: str) -> tuple[str, str] | None:
-    """Return why a download failed and what helps first; None for an error that is not about the network."""
-    from huggingface_hub import errors as hub
-
-    chain = _chain(error)
-    for link in chain:
-        if isinstance(link, hub.OfflineModeIsEnabled):
-            return "offline mode is on", "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE"
-        if isinstance(link, hub.GatedRepoError):
-            return (
-                "its owner gives it to those who ask",
-                f"ask at https://huggingface.co/{repo} and run 'hf auth login'",
-            )
-        if isinstance(link, hub.RepositoryNotFoundError):
-            return f"the Hub has no model {repo!r} that you may see", NAME
-        if isinstance(link, hub.RevisionNotFoundError):
-            return f"{repo!r} on the Hub has no such revision", NAME
-        if isinstance(link, hub.EntryNotFoundError) and not isinstance(link, hub.LocalEntryNotFoundError):
-            return "there is no such file", NAME
-        if isinstance(link, hub.HFValidationError):
-            return f"{repo!r} cannot be a name on the Hub", NAME
-        status = getattr(link, "code", None) or getattr(getattr(link, "response", None), "status_code", None)
-        if isinstance(status, int) and _of_network(link):
-            return f"the server answered {status}", NAME if status in (404, 410) else AGAIN
-    if any(map(_of_network, chain)):
-        return _named(next(filter(_of_network, reversed(chain)))), AGAIN
-    if isinstance(error, RuntimeError) and re.search(WORDINGS, str(error)):
-        return _named(error), AGAIN
-    return None
-
-
-def _of_network(error: BaseException) -> bool:
-    return isinstance(error, ENDED) or type(error).__module__.partition(".")[0] in NETWORK
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and what led to it, the first cause last."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    return chain
-
-
-def _named(error: BaseException) -> str:
-    """Return the first line of an error after the name of its class."""
-    first = next(iter(str(error).strip().splitlines()), "").rstrip(". ")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return CheckpointError(
+        f"{weights} cannot be downloaded: {why}; {first}{copied if not first.startswith(NAME) else ''}, {fix}."
+    )

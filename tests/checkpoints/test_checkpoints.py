@@ -273,7 +273,7 @@ class TestHub:
 
         start = time.monotonic()
         with (
-            mock.patch("hybrid_encoder.downloading.SECONDS", 0.5),
+            mock.patch("hybrid_encoder.network.SECONDS", 0.5),
             mock.patch("huggingface_hub.HfApi.model_info", hang),
             pytest.raises(
                 CheckpointError,
@@ -282,27 +282,6 @@ class TestHub:
         ):
             HybridDepthModel.from_pretrained("org/name", cache_dir=tmp_path)
         assert time.monotonic() - start < 5
-
-    @pytest.mark.parametrize("layout", ["ours", "published"])
-    def test_a_repository_of_either_layout(
-        self, layout: str, published: Published, saved: Path, tmp_path: Path
-    ) -> None:
-        if layout == "ours":
-            folder, files = saved, ["README.md", "config.json", "model.safetensors", "huge.bin"]
-        else:
-            folder = tmp_path / "repo"
-            write_published(published[0], folder / "checkpoints")
-            files = ["checkpoints/encoder.pth", "checkpoints/depth.pth", "checkpoints/adam.pth"]
-        listing = mock.Mock(siblings=[mock.Mock(rfilename=name) for name in files])
-        with (
-            mock.patch("huggingface_hub.HfApi.model_info", return_value=listing),
-            mock.patch("huggingface_hub.snapshot_download", return_value=str(folder)) as download,
-        ):
-            loaded = read_checkpoint("org/name-v1.0", revision="abc")
-        assert loaded.holds == "HybridDepthModel"
-        assert download.call_args.kwargs["revision"] == "abc"
-        wanted = download.call_args.kwargs["allow_patterns"]
-        assert wanted == [name for name in files if name.endswith(("config.json", ".safetensors", "r.pth", "h.pth"))]
 
     def test_a_repository_without_weights(self) -> None:
         listing = mock.Mock(siblings=[mock.Mock(rfilename="README.md")])

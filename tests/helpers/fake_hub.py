@@ -1,95 +1,225 @@
-"""A Hugging Face Hub of one's own: a server on this machine, and a cache filled by hand."""
+"""A Hugging Face Hub of one's own: a server on this machine that speaks the Hub's protocol, and a cache."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest import mock
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE = (".safetensors", ".pth", ".bin", ".ckpt")  # kept as LFS objects, with their SHA-256 as the ETag
+
+Answer = tuple[int, dict[str, str], bytes]
+JSON = {"Content-Type": "application/json"}
 
 
 @dataclass
 class FakeHub:
-    """What the server has, and what it was asked.
+    """What the server has, how it misbehaves, and what it was asked.
 
     Attributes:
-        files: content by repository and file name.
-        refusals: status and error code (the header ``X-Error-Code``) of repositories that are not given.
+        files: content by repository and file name, on the branch main.
+        revisions: commit and files by repository and name of another branch or tag.
+        refusals: status and error code (the header ``X-Error-Code``) of repositories that are not given, by a part of
+            the path.
+        cuts: how many times a file of that name is cut in its middle, the connection closed.
+        hanging: parts of paths that get no answer, or where they begin with "half ", half of one.
+        seconds: how long it takes to send a large file.
+        no_ranges: whether a download always starts again.
         requests: method and path of each request, in their order.
+        address: of the server.
+        released: set when the server ends.
     """
 
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    revisions: dict[str, dict[str, tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
+    cuts: dict[str, int] = field(default_factory=dict)
+    hanging: set[str] = field(default_factory=set)
+    seconds: float = 0
+    no_ranges: bool = False
     requests: list[str] = field(default_factory=list)
+    address: str = ""
+    released: threading.Event = field(default_factory=threading.Event)
+    objects: dict[str, bytes] = field(default_factory=dict)
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Return status, headers and body for a path."""
-        path = path.partition("?")[0]
-        for repo, (status, code) in self.refusals.items():
-            if repo in path:
-                return status, {"X-Error-Code": code}, b""
-        for repo, files in self.files.items():
-            if path.startswith(f"/api/models/{repo}/tree/"):
-                rows = [{"type": "file", "path": k, "size": len(v), "oid": _etag(v)} for k, v in files.items()]
-                return 200, {"Content-Type": "application/json"}, json.dumps(rows).encode()
+    @property
+    def environment(self) -> dict[str, str]:
+        """What another program needs to ask this server."""
+        return {"HF_ENDPOINT": self.address, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+
+    def answer(self, method: str, path: str, body: bytes) -> Answer:
+        """Return status, headers and body for a request."""
+        path = unquote(path.partition("?")[0])
+        for part, (status, code) in self.refusals.items():
+            if part in path:
+                return status, {"X-Error-Code": code, "X-Error-Message": code}, b""
+        if method in ("POST", "PUT"):
+            return self._take(path, body)
+        for repo in self.files:
             if path.startswith(f"/api/models/{repo}"):
-                about = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-                return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
+                return self._about(repo, path.removeprefix(f"/api/models/{repo}"))
             if path.startswith(f"/{repo}/resolve/"):
-                name = path.split("/resolve/", 1)[1].partition("/")[2]
-                if name in files:
-                    headers = {"ETag": f'"{_etag(files[name])}"', "X-Repo-Commit": COMMIT}
-                    return 200, headers, files[name]
-                return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
+                revision, _, name = path.removeprefix(f"/{repo}/resolve/").partition("/")
+                return self._file(repo, revision, name)
         return 401, {"X-Error-Code": "RepoNotFound"}, b""
 
+    def _at(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        known = {"main": (COMMIT, self.files[repo]), **self.revisions.get(repo, {})}
+        return known.get(revision) or next((row for row in known.values() if row[0] == revision), None)
 
-def _etag(content: bytes) -> str:
-    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    def _about(self, repo: str, rest: str) -> Answer:
+        found = re.fullmatch(r"(?:/(revision|tree)/([^/]+))?", rest)
+        held = self._at(repo, found[2] or "main") if found else None
+        if not found or held is None:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        commit, files = held
+        about: Any = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+        if found[1] == "tree":
+            about = [{"type": "file", "path": k, "size": len(v), "oid": _etag(k, v)} for k, v in files.items()]
+        return 200, JSON, json.dumps(about).encode()
+
+    def _file(self, repo: str, revision: str, name: str) -> Answer:
+        held = self._at(repo, revision)
+        if held is None:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        commit, files = held
+        headers = {"X-Repo-Commit": commit}
+        if name not in files:
+            return 404, {"X-Error-Code": "EntryNotFound", **headers}, b""
+        return 200, {"ETag": f'"{_etag(name, files[name])}"', **headers}, files[name]
+
+    def _take(self, path: str, body: bytes) -> Answer:
+        """Answer one step of a push."""
+        if found := re.fullmatch(r"/objects/(\w+)", path):
+            assert hashlib.sha256(body).hexdigest() == found[1]
+            self.objects[found[1]] = body
+            return 200, {}, b""
+        answer: Any = {}
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
+            status = 409 if repo in self.files else 200
+            self.files.setdefault(repo, {})
+            return status, JSON, json.dumps({"url": f"{self.address}/{repo}"}).encode()
+        if path == "/api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
+        elif found := re.fullmatch(r"/api/models/(.+)/preupload/(.+)", path):
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = {name: "lfs" if name.endswith(LARGE) else "regular" for name in names}
+            answer = {"files": [{"path": k, "uploadMode": v, "shouldIgnore": False} for k, v in modes.items()]}
+        elif path.endswith("/info/lfs/objects/batch"):
+            rows = [
+                {**row, "actions": {"upload": {"href": f"{self.address}/objects/{row['oid']}"}}}
+                for row in json.loads(body)["objects"]
+            ]
+            answer = {"transfer": "basic", "objects": rows}
+        elif found := re.fullmatch(r"/api/models/(.+)/commit/(.+)", path):
+            answer = self._commit(found[1], found[2], [json.loads(line) for line in body.splitlines()])
+        else:
+            return 404, {}, b""
+        return 200, JSON, json.dumps(answer).encode()
+
+    def _commit(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        files = dict(self.files[repo])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.objects[value["oid"]]
+        commit = hashlib.sha1(repr(sorted(files.items())).encode(), usedforsecurity=False).hexdigest()
+        if branch == "main":
+            self.files[repo] = files
+        else:
+            self.revisions.setdefault(repo, {})[branch] = commit, files
+        return {"success": True, "commitUrl": f"{self.address}/{repo}/commit/{commit}", "commitOid": commit}
+
+
+def _etag(name: str, content: bytes) -> str:
+    digest = hashlib.sha256(content) if name.endswith(LARGE) else hashlib.sha1(content, usedforsecurity=False)
+    return digest.hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
+
+    def _serve(self) -> None:
+        hub = self.hub
+        hub.requests.append(f"{self.command} {self.path}")
+        given = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if any(part in self.path for part in hub.hanging):
+            hub.released.wait()
+            return
+        status, headers, body = hub.answer(self.command, self.path, given)
+        sent = body
+        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if start and status == 200 and not hub.no_ranges:
+            status, sent = 206, body[int(start[1]) :]
+            headers = {**headers, "Content-Range": f"bytes {start[1]}-{len(body) - 1}/{len(body)}"}
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(sent))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        name = self.path.rpartition("/")[2]
+        if hub.cuts.get(name, 0) > 0:
+            hub.cuts[name] -= 1
+            sent = sent[: len(sent) // 2]
+            self.close_connection = True
+        stops = any(part.startswith("half ") and part[5:] in self.path for part in hub.hanging)
+        sent = sent[: len(sent) // 2] if stops else sent
+        step = len(sent) // 10 + 1 if hub.seconds and name.endswith(LARGE) else len(sent) + 1
+        for start_of_piece in range(0, len(sent), step):
+            hub.released.wait(hub.seconds / 10)
+            self.wfile.write(sent[start_of_piece : start_of_piece + step])
+        if stops:
+            hub.released.wait()
+
+    do_GET = do_HEAD = do_POST = do_PUT = _serve
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @contextmanager
 def fake_hub(cache: Path) -> Iterator[FakeHub]:
     """Serve a Hub on this machine, and let the library ask it and keep what it gives in a folder."""
     hub = FakeHub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            hub.requests.append(f"{self.command} {self.path}")
-            status, headers, body = hub.answer(self.path)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_address[1]}"
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        with (
-            mock.patch("huggingface_hub.constants.ENDPOINT", address),
-            mock.patch("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template),
-            cache_at(cache),
-        ):
+        with hub_at(hub.address), cache_at(cache):
             yield hub
     finally:
+        hub.released.set()
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def hub_at(address: str) -> Iterator[None]:
+    """Let the library ask another Hub, as ``HF_ENDPOINT`` does before it is imported."""
+    constants: Mapping[str, Any] = {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_DISABLE_XET": True,
+    }
+    with mock.patch.multiple("huggingface_hub.constants", **constants):
+        yield
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Checkpoint:
         config: of the model that it holds, one of :data:`hybrid_encoder.config.MODEL_CONFIGS`.
         tensors: under our names, or as published.
         decoder_tensors: the published decoder's.
-        left_out: why a folder's decoder was not read, as a sentence; empty where it was, or where there is none.
+        left_out: why a folder's decoder was not read, as a sentence; empty where it was.
     """
 
     path: Path
@@ -233,7 +233,8 @@ def _read_published(path: Path, settings: dict[str, Any], tensors: dict[str, Ten
         config = published.read_model_config(tensors, decoder, size, bins)
     except ConfigError as error:
         raise CheckpointError(f"{folder} is not a published Hybrid-depth checkpoint: {error}") from error
-    return Checkpoint(folder, "published", config, tensors, decoder)
+    left_out = "" if decoder else "there is no depth.pth beside encoder.pth"
+    return Checkpoint(folder, "published", config, tensors, decoder, left_out)
 
 
 def _read_stage1(path: Path) -> Checkpoint:

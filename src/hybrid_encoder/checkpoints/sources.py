@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_encoder.checkpoints.files import CONFIG, FILES, WEIGHTS
-from hybrid_encoder.downloading import Alternative, hub_folder
+from hybrid_encoder.downloading import hub_folder
 from hybrid_encoder.errors import CheckpointError
+from hybrid_encoder.hub_cache import Alternative
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+PAIRS = [(f"{folder}encoder.pth", f"{folder}depth.pth") for folder in ("checkpoints/", "")]
 LAYOUTS: tuple[Alternative, ...] = (
     (WEIGHTS, (CONFIG, WEIGHTS)),
-    ("checkpoints/encoder.pth", ("checkpoints/encoder.pth", "checkpoints/depth.pth")),
-    ("encoder.pth", ("encoder.pth", "depth.pth")),
+    *((encoder, (encoder, decoder)) for encoder, decoder in PAIRS),
+    *((encoder, (encoder,)) for encoder, _ in PAIRS),  # in the cache, where the decoder never was
+    ("stage1_checkpoint/stage1.ckpt", ("stage1_checkpoint/stage1.ckpt",)),
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 

@@ -1,0 +1,70 @@
+"""What the Hugging Face cache holds of a repository, whoever downloaded it: asked without the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Alternative = tuple[str, Sequence[str]]
+"""A file that must be there, and the patterns of all files that go with it."""
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Files of a repository that are in the cache.
+
+    Attributes:
+        folder: of the revision.
+        name: of the file by which the alternative is known.
+        missing: the files that go with it and are not in the cache.
+    """
+
+    folder: Path
+    name: str
+    missing: tuple[str, ...]
+
+
+def find_cached(repo: str, alternatives: Sequence[Alternative], **where: Any) -> Cached | None:
+    """Return the first alternative that is in the cache, a whole one before one in part; None where there is none.
+
+    Args:
+        repo: the Hub id.
+        alternatives: best first.
+        where: ``cache_dir`` and ``revision``, a branch, tag or commit.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    found = []
+    for name, patterns in alternatives:
+        names = [name, *(pattern for pattern in patterns if pattern != name and "*" not in pattern)]
+        try:
+            paths = {name: try_to_load_from_cache(repo, name, **where) for name in names}
+        except HFValidationError:  # no name that the Hub could have: asking says so
+            return None
+        here = {name: Path(path) for name, path in paths.items() if isinstance(path, str)}
+        if not here:
+            continue
+        known, path = next(iter(here.items()))
+        folder = path.parents[known.count("/")]
+        if name in here:
+            names += _shards(here[name])
+        # A file that the Hub is known not to have (path is an object of the library's) is not missed, unless it is
+        # the one that must be there.
+        absent = {name for name, path in paths.items() if path is not None and name not in here} - {names[0]}
+        missing = tuple(name for name in names if name not in absent and not (folder / name).is_file())
+        found.append(Cached(folder, names[0], missing))
+    return next((cached for cached in found if not cached.missing), found[0] if found else None)
+
+
+def _shards(path: Path) -> list[str]:
+    """Return the files among which an index says that weights are divided."""
+    if not path.name.endswith(".index.json"):
+        return []
+    try:
+        return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # whoever reads the weights says so
+        return []
