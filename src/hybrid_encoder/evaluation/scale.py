@@ -139,7 +139,7 @@ def fit_road(depth: Tensor, K: Tensor, height_m: float) -> ScaleFit | None:
     ground = fit_ground(depth, K)
     if ground is None:
         return None
-    factor = height_m / ground.distance
+    factor = float(height_m) / ground.distance
     return ScaleFit(factor, None, ground.error, (factor,))
 
 

@@ -30,7 +30,7 @@ COARSE_WIDTH, FINE_WIDTH = 320, 640  # pixels, at which wider pairs are searched
 LEAST_SHIFT, LARGEST_SHIFT = 1.0, 0.35  # median disparity of a pair: in pixels, and as a share of the width
 STEP = 0.1  # of the search, in log scale
 REFINEMENTS = 12  # of golden-section search: from STEP to less than a thousandth of the factor
-MIN_GAIN = 0.1  # share by which depth must lower the photometric error of the pair as it is
+MIN_GAIN = 0.2  # share by which depth must lower the photometric error of the pair; random depth reaches 0.15
 
 NO_MATCH = (
     "no factor makes depth explain what the other image shows; check that the pairs are rectified and the sign of the "
@@ -43,7 +43,7 @@ def scale_from_stereo(images: Tensor, others: Tensor, depth: Tensor, K: Tensor, 
     """Fit the scale to rectified stereo pairs: the factor with which the other image, warped by depth, is most alike.
 
     The photometric error of training (SSIM and L1) is searched over log scale. A pixel that falls outside of the other
-    image counts with the error that it has without a warp. Pairs whose error depth lowers by less than a tenth, or that
+    image counts with the error that it has without a warp. Pairs whose error depth lowers by less than a fifth, or that
     fit best at an end of the search, are left out.
 
     Args:
@@ -76,7 +76,7 @@ def fit_pair(image: Tensor, other: Tensor, depth: Tensor, K: Tensor, baseline_m:
         )
     if not bool((depth.isfinite() & (depth > 0)).all()):
         raise InputError("depth is not positive and finite everywhere; all of it must be.")
-    pair = _Pair(*(x[None].float() for x in (image, other, depth, K)), baseline_m)
+    pair = _Pair(baseline_m, *(x[None].float() for x in (image, other, depth, K)))
     coarse, fine = pair.at_most(COARSE_WIDTH), pair.at_most(FINE_WIDTH)
     # The factor that shifts the pixel of median depth by LEAST_SHIFT; smaller ones shift it further.
     last = math.log(float(coarse.K[0, 0, 0]) * abs(baseline_m) / LEAST_SHIFT / median(depth.flatten().cpu()))
@@ -95,11 +95,11 @@ def fit_pair(image: Tensor, other: Tensor, depth: Tensor, K: Tensor, baseline_m:
 class _Pair:
     """A stereo pair with the depth of its first image; batches of one."""
 
+    baseline: float
     image: Tensor
     other: Tensor
     depth: Tensor
     K: Tensor
-    baseline: float
 
     def at_most(self, width: int) -> _Pair:
         """Return the pair, made smaller where it is wider than this."""
@@ -111,7 +111,7 @@ class _Pair:
             F.interpolate(x, after, mode="bilinear", align_corners=False, antialias=True)
             for x in (self.image, self.other, self.depth)
         )
-        return _Pair(*resized, resized_intrinsics(self.K, before, after), self.baseline)
+        return _Pair(self.baseline, *resized, resized_intrinsics(self.K, before, after))
 
     @cached_property
     def unmoved(self) -> Tensor:

@@ -105,10 +105,11 @@ def _points(depth: Tensor, K: Tensor, region: tuple[float, float, float, float])
 def _solve(points: Tensor) -> Tensor:
     """Return the planes through three points each, (N, 3, 3) to (M, 3); points on one line have none."""
     planes, failed = torch.linalg.solve_ex(points, torch.ones(len(points), 3, 1, dtype=points.dtype))
-    planes = planes[..., 0]
-    return planes[(failed == 0) & planes.isfinite().all(1)]
+    found: Tensor = planes[(failed == 0) & planes.isfinite().all((1, 2)), :, 0]
+    return found
 
 
 def _tilts(planes: Tensor) -> Tensor:
     """Return the angle of each plane from one that lies level under the camera, in degrees; (..., 3) to (...)."""
-    return torch.rad2deg(torch.acos((planes[..., 1] / planes.norm(dim=-1)).clamp(-1, 1)))
+    cosines: Tensor = planes[..., 1] / planes.norm(dim=-1)
+    return torch.rad2deg(torch.acos(cosines.clamp(-1, 1)))
