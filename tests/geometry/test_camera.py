@@ -12,6 +12,7 @@ from hybrid_encoder.data import SyntheticDrive, synthetic_batch
 from hybrid_encoder.geometry import (
     depth_to_disparity,
     disparity_to_depth,
+    intrinsics_from_fov,
     pixel_coordinates,
     project,
     resized_intrinsics,
@@ -107,3 +108,29 @@ def test_skewed_pixels_are_projected_where_they_came_from() -> None:
     seen = project(unproject(depth, skewed), skewed, (12, 30))
     pixels = pixel_coordinates(12, 30, depth.device)
     torch.testing.assert_close(torch.stack([seen.x[0], seen.y[0]]), pixels[:2], atol=1e-4, rtol=0)
+
+
+def test_a_field_of_view_spans_the_borders() -> None:
+    """Of 4 pixels that see 90 degrees, the borders lie at 45 degrees, half a pixel beyond the outer centres."""
+    K = intrinsics_from_fov(90, (2, 4))
+    torch.testing.assert_close(K, torch.tensor([[2.0, 0, 1.5], [0, 2.0, 0.5], [0, 0, 1]]))
+    left, right = (unproject(torch.ones(1, 1, 1, 1), K[None] - shift)[0, :, 0] for shift in _shifts(-0.5, 3.5))
+    torch.testing.assert_close(torch.stack([left[0], right[0]]), torch.tensor([-1.0, 1.0]))
+
+
+def _shifts(*pixels: float) -> list[torch.Tensor]:
+    """What moves these columns of an image to its first pixel."""
+    return [torch.tensor([[[0.0, 0, x], [0, 0, 0], [0, 0, 0]]]) for x in pixels]
+
+
+def test_a_field_of_view_stays_when_images_are_resized() -> None:
+    for before, after in (((375, 1242), (192, 640)), ((192, 640), (96, 320))):
+        K = resized_intrinsics(intrinsics_from_fov(82, before), before, after)
+        expected = intrinsics_from_fov(82, after)
+        torch.testing.assert_close(K[0], expected[0])
+
+
+@pytest.mark.parametrize("fov", [0, -20, 180, 361, float("nan"), float("inf")])
+def test_no_camera_sees_everything(fov: float) -> None:
+    with pytest.raises(InputError, match=rf"fov is {fov}; the horizontal field of view"):
+        intrinsics_from_fov(fov, (10, 20))

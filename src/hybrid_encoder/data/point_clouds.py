@@ -16,7 +16,7 @@ from hybrid_encoder.geometry.camera import unproject
 from hybrid_encoder.writing import write_whole, written_whole
 
 CLOUD_SUFFIXES = (".ply", ".glb")
-BLOCK = 256  # rows that are unprojected at once
+BLOCK, POINTS = 256, 2**20  # rows and points that are worked on at once: all together would take several times as much
 EDGE_RTOL = 0.04  # MoGe's own
 # One point of a PLY file, without padding.
 VERTEX = np.dtype([("position", "<f4", 3), ("color", "u1", 3)])
@@ -83,14 +83,18 @@ def unprojected(
         kept &= depth <= max_depth
     if edge_rtol is not None:
         kept &= ~depth_edges(depth, edge_rtol)
-    positions = []
-    for top in range(0, len(depth), BLOCK):  # a photograph as a whole would take several times its memory
-        rows = depth[top : top + BLOCK]
-        shifted = K.detach().cpu().float().clone()
-        shifted[1, 2] -= top
-        points = unproject(rows[None, None], shifted[None])[0].T
-        positions.append(points[kept[top : top + BLOCK].flatten()].numpy())
-    return PointCloud(np.concatenate(positions), rgb[kept.numpy()])
+    camera = K.detach().cpu().float()[None].clone()
+    number, start = int(kept.sum()), 0
+    positions, colors = np.empty((number, 3), np.float32), np.empty((number, 3), np.uint8)
+    for top in range(0, len(depth), BLOCK):
+        rows = slice(top, top + BLOCK)
+        chosen = kept[rows].numpy()
+        points = unproject(depth[None, None, rows], camera)[0].T.numpy()[chosen.ravel()]
+        positions[start : start + len(points)] = points
+        colors[start : start + len(points)] = rgb[rows][chosen]
+        start += len(points)
+        camera[0, 1, 2] -= BLOCK  # the next rows as a picture of their own
+    return PointCloud(positions, colors)
 
 
 def depth_edges(depth: Tensor, rtol: float) -> Tensor:
@@ -98,14 +102,23 @@ def depth_edges(depth: Tensor, rtol: float) -> Tensor:
 
     Neighbours that are not finite are no neighbours.
     """
-    known = depth.isfinite()
-    highest = _largest(torch.where(known, depth, -torch.inf))
-    lowest = -_largest(torch.where(known, -depth, -torch.inf))
-    return known & (highest - lowest > rtol * depth)
+    bordered = torch.nn.functional.pad(depth[None], (0, 0, 1, 1), mode="replicate")[0]
+    edges = []
+    for top in range(0, len(depth), BLOCK):
+        rows = bordered[top : top + BLOCK + 2]
+        known = rows.isfinite()
+        highest = _largest(torch.where(known, rows, -torch.inf))
+        lowest = -_largest(torch.where(known, -rows, -torch.inf))
+        edges.append((known & (highest - lowest > rtol * rows))[1:-1])
+    return torch.cat(edges)
 
 
 def _largest(values: Tensor) -> Tensor:
-    return torch.nn.functional.max_pool2d(values[None, None], 3, 1, 1)[0, 0]
+    """Return the largest of the 3 x 3 neighbourhood."""
+    for _ in range(2):  # down, then across
+        values = torch.nn.functional.pad(values, (0, 0, 1, 1), value=-torch.inf)
+        values = torch.maximum(torch.maximum(values[:-2], values[1:-1]), values[2:]).T
+    return values
 
 
 def write_cloud(path: Path, cloud: PointCloud) -> None:
@@ -138,11 +151,13 @@ def _write_ply(path: Path, cloud: PointCloud) -> None:
         *("ply", "format binary_little_endian 1.0", "comment hybrid-encoder: x right, y down, z forward"),
         *(f"element vertex {len(cloud)}", *fields, "end_header\n"),
     ]
-    vertices = np.empty(len(cloud), VERTEX)
-    vertices["position"], vertices["color"] = cloud.positions, cloud.colors
     with written_whole(path) as written, open(written, "wb") as file:
         file.write("\n".join(header).encode())
-        file.write(vertices.data)
+        for start in range(0, len(cloud), POINTS):
+            part = slice(start, start + POINTS)
+            vertices = np.empty(len(cloud.positions[part]), VERTEX)
+            vertices["position"], vertices["color"] = cloud.positions[part], cloud.colors[part]
+            file.write(vertices.data)
 
 
 def check_glb() -> None:
