@@ -1,9 +1,10 @@
-"""What an installation holds: the same names from a wheel, from an sdist and from an editable install."""
+"""What an installation holds: the same names and types from a wheel, from an sdist and from an editable install."""
 
 from __future__ import annotations
 
 import ast
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -91,6 +92,7 @@ def _installed_files() -> set[str]:
             *folder.rglob("*.py"),
             *folder.rglob("*.pyi"),
             *folder.rglob("py.typed"),
+            *folder.rglob("app/*.jpg"),
             *folder.rglob("weights/**/*"),
         ]
         if file.is_file()
@@ -109,7 +111,7 @@ def test_every_package_is_listed() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    """What the modules import from elsewhere stands in the dependencies or in the train extra."""
+    """What the modules import from elsewhere stands in the dependencies or in an extra for users."""
     imported: set[str] = set()
     for folder in SOURCES:
         for file in folder.rglob("*.py"):
@@ -119,7 +121,8 @@ def test_every_import_is_declared() -> None:
                 elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                     imported.add(node.module.split(".")[0])
     extras = PROJECT["project"]["optional-dependencies"]
-    lines = [*PROJECT["project"]["dependencies"], *extras["train"], *extras["export"]]
+    users = [lines for name, lines in extras.items() if name not in ("dev", "docs")]
+    lines = [*PROJECT["project"]["dependencies"], *itertools.chain(*users)]
     declared = {_normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
     brought_by = importlib.metadata.packages_distributions()
     for name in sorted(imported - sys.stdlib_module_names - {"hybrid_encoder"}):
@@ -144,17 +147,26 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("tree")
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
     for name in ("src", "adapters"):
-        shutil.copytree(ROOT / name, tree / name, ignore=skip)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=skip)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, tree)
     return tree
 
 
-@pytest.fixture(scope="module", params=["tree", "sdist"])
+@pytest.fixture(scope="module", params=["tree", "tree without links", "sdist"])
 def wheel(request: pytest.FixtureRequest, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the tree, and by way of the sdist (which lies beside it)."""
+    """The wheel, built from the tree, and by way of the sdist (which lies beside it).
+
+    Without links: as git on Windows may write them, text files with the path of what they link to.
+    """
     output = tmp_path_factory.mktemp("dist")
-    what = ["--wheel"] if request.param == "tree" else []
+    what = ["--wheel"] if request.param != "sdist" else []
+    if request.param == "tree without links":
+        tree = Path(shutil.copytree(tree, output / "tree", symlinks=True))
+        link = tree / "src" / "hybrid_encoder" / "adapters"
+        target = os.readlink(link)
+        link.unlink()
+        link.write_text(target)
     _run(sys.executable, "-m", "build", "--no-isolation", *what, "--outdir", output, tree, cwd=output)
     (wheel,) = output.glob("*.whl")
     return wheel
@@ -201,7 +213,7 @@ def _check_use(installation: Installation, folder: Path) -> None:
     out = _run(installation.python, "-c", textwrap.dedent(USE), networks.parents[1], cwd=empty)
     found = json.loads(out.splitlines()[-1])
     assert Path(found["package"]).parent == installation.package
-    assert Path(found["adapters"]).parent == installation.adapters
+    assert Path(found["adapters"]).parent.resolve() == installation.adapters.resolve()
     assert found["bare adapters"] is None or Path(found["bare adapters"]).parent != installation.adapters
     assert len(set(found["version"])) == 1
     assert found["room"] == "hybrid_encoder.losses.coarse"
@@ -232,3 +244,43 @@ def test_use_from_this_environment(tmp_path: Path) -> None:
         folder = Path(str(package.locate_file("hybrid_encoder"))).resolve()
         installation = Installation(Path(sys.executable), folder, folder / "adapters")
     _check_use(installation, tmp_path)
+
+
+# A user's script, and what mypy must find in it.
+SCRIPT = """
+    import torch
+    from hybrid_encoder import HybridDepthEncoder, HybridDepthModel
+    from hybrid_encoder.adapters import monodepth2
+
+    model = HybridDepthModel.from_pretrained("tiny")
+    images = torch.rand(1, 3, 96, 320)
+    reveal_type(model(images))
+    reveal_type(HybridDepthEncoder("tiny")(images))
+    reveal_type(monodepth2.patch().replaced)
+"""
+TYPES = ["torch._tensor.Tensor", "list[torch._tensor.Tensor]", "list[str]"]
+
+
+def _check_types(python: Path, folder: Path, cache: Path) -> None:
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    mypy: list[str | Path] = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull]
+    out = _run(*mypy, "--python-executable", python, "--cache-dir", cache, script, cwd=folder)
+    assert re.findall(r'Revealed type is "(.*)"', out) == TYPES, out
+
+
+@pytest.fixture(scope="module")
+def mypy_cache(pytestconfig: pytest.Config) -> Path:
+    """Kept between runs: torch alone takes mypy a minute."""
+    cache: Any = pytestconfig.cache  # type: ignore[attr-defined]
+    return Path(cache.mkdir("mypy"))
+
+
+@pytest.mark.slow
+def test_types_from_a_wheel(from_wheel: Installation, tmp_path: Path, mypy_cache: Path) -> None:
+    _check_types(from_wheel.python, tmp_path, mypy_cache)
+
+
+@pytest.mark.slow
+def test_types_from_this_environment(tmp_path: Path, mypy_cache: Path) -> None:
+    _check_types(Path(sys.executable), tmp_path, mypy_cache)
