@@ -61,9 +61,9 @@ def right_size(image_size: Size, fitted: Size | None, patch: int) -> Size:
             return fitted[0], fitted[1]
         pixels = fitted[0] * fitted[1]
     scale = math.sqrt(pixels / (height * width))
+    rows, columns = round(height * scale / patch), round(width * scale / patch)
     fewest = -(-MIN_SIZE // patch)
-    # A panorama has no less than one row of patches that a model takes, and then less than its own aspect.
-    rows = max(fewest, round(height * scale / patch))
-    columns = max(fewest, round(width * scale / patch))
-    most = max(fewest, round(pixels / patch**2 / min(rows, columns)))
-    return min(rows, most) * patch, min(columns, most) * patch
+    if min(rows, columns) < fewest:  # a panorama, which gives up some of its aspect
+        most = max(fewest, round(pixels / patch**2 / fewest))
+        rows, columns = (min(max(side, fewest), most) for side in (rows, columns))
+    return rows * patch, columns * patch
