@@ -8,6 +8,7 @@ from .ordered import (
     lidar_frames,
     ordered_points_from_depth,
 )
+from .point_clouds import PointCloud, unprojected, write_cloud
 from .sequences import Frames, KittiSequences, SyntheticSequences
 from .synthetic import (
     SyntheticBatch,
@@ -18,6 +19,7 @@ from .synthetic import (
     write_tusimple,
 )
 from .tusimple import SyntheticLanes, TuSimpleLanes
+from .video import VideoFrames, VideoWriter
 
 __all__ = [
     "Frames",
@@ -26,17 +28,22 @@ __all__ = [
     "OrderedDepth",
     "OrderedPatches",
     "PatchBatch",
+    "PointCloud",
     "SyntheticBatch",
     "SyntheticDrive",
     "SyntheticFrame",
     "SyntheticLanes",
     "SyntheticSequences",
     "TuSimpleLanes",
+    "VideoFrames",
+    "VideoWriter",
     "collate",
     "depth_files",
     "lidar_frames",
     "ordered_points_from_depth",
     "render_drives",
     "synthetic_batch",
+    "unprojected",
+    "write_cloud",
     "write_tusimple",
 ]
