@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
@@ -32,6 +33,8 @@ class _NoInitialisation(TorchFunctionMode):
             return torch.empty(*args, **{**kwargs, "device": "meta"})
         if (func in self.CHANGES or func is Tensor.to) and args[0].is_meta:
             return args[0]  # there is nothing to change, or to move to where the values will be
+        if func is F.batch_norm:  # timm runs some stems, to see what size they give; the statistics are real
+            return torch.empty_like(args[0] if args else kwargs["input"], device="meta")
         return func(*args, **kwargs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -15,7 +16,8 @@ from hybrid_encoder.caching import TensorCache
 from hybrid_encoder.compiling import is_exporting
 from hybrid_encoder.config import DEPTH_WORDS, PromptConfig
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.language.text_tower import LEARNED, VOCABULARY, clip_text_tower, encode_causally, token_ids
+from hybrid_encoder.language.text_tower import Reading, clip_text_tower, encode_causally
+from hybrid_encoder.language.tokens import END, LEARNED, token_ids
 
 
 class DepthPrompts(nn.Module):
@@ -24,36 +26,50 @@ class DepthPrompts(nn.Module):
     Each row is L2-normalised, then the whole matrix is divided by its Frobenius norm (as published).
 
     Only the part of CLIP's text tower that the prompts read is kept: the embeddings of the words that occur, and as
-    many positions as the longest prompt has. The tower is causal and read at the end of the text, so nothing after that
-    matters. The words that all prompts begin with are encoded once for all of them.
+    many positions as the longest prompt has. OpenAI's tower is causal and read at the end of the text, so nothing after
+    that matters, and the words that all prompts begin with are encoded once for all of them. In the towers of SigLIP
+    and of most MobileCLIPs every token sees every other, padding too: these encode whole texts.
 
     The matrix is kept until something it depends on changes, under ``torch.compile`` too. While any of that trains, it
     is computed anew, with gradients, in every call.
 
     Args:
-        clip: an open_clip model whose text tower uses CLIP's own tokenizer; or other prompts, whose text tower is then
+        clip: an open_clip model with a text tower as CLIP's or SigLIP's; or other prompts, whose text tower is then
             shared.
         config: template, words or number of learned tokens.
 
     Attributes:
         num_prompts: n.
         dim: D, the width of CLIP's joint space.
+        config: what the prompts were built from; tokens that came from a tokenizer of the Hub are stored in it.
+        reading: how the text tower reads.
         tokens: the learned tokens (n, width); None with fixed words, and after folding.
         word_ids: which of CLIP's tokens ``token_embedding`` holds, row by row.
         folded: the matrix itself once :meth:`fold` has let the text tower go, else None.
 
     Raises:
         ConfigError: another tokenizer, a prompt that is too long, or a word that the other prompts have not kept.
+        CheckpointError: a tokenizer of the Hub that is not in the cache, and cannot be downloaded.
     """
 
     index: Tensor
     ends: Tensor
     folded: Tensor | None
+    config: PromptConfig
 
     def __init__(self, clip: nn.Module, config: PromptConfig) -> None:
         super().__init__()
-        text, table, kept = _source(clip)
-        ids = token_ids(config)
+        text, table, kept, reading = _source(clip)
+        if isinstance(clip, DepthPrompts):
+            config = dataclasses.replace(config, token_ids={**clip.config.token_ids, **config.token_ids})
+        ids, asked = token_ids(config, reading.tokenizer, reading.length)
+        self.reading = reading
+        self.config = dataclasses.replace(config, token_ids=asked)
+        if isinstance(kept, range) and (highest := max(map(max, ids))) not in kept:
+            raise ConfigError(
+                f"the tokenizer {reading.tokenizer!r} gives the token {highest}, and this text tower has {len(kept)}; "
+                "remove prompts.token_ids, or give the vocab_size of the tokenizer."
+            )
         known = sorted({token for row in ids for token in row if token != LEARNED})
         words = {LEARNED, *kept}
         if lost := [index for index, row in enumerate(ids) if not words.issuperset(row)]:
@@ -63,31 +79,32 @@ class DepthPrompts(nn.Module):
                 "its own prompts alone. Choose among these, or start from the whole CLIP."
             )
         length = max(map(len, ids))
-        if length > text.positional_embedding.shape[0]:
-            raise ConfigError(
-                f"the longest prompt has {length} tokens; this text tower takes {text.positional_embedding.shape[0]}."
-            )
+        if length > (places := text.positional_embedding.shape[0]):
+            raise ConfigError(f"the longest prompt has {length} tokens; this text tower takes {places}.")
         rows = {token: row for row, token in enumerate(known)}
         index = torch.zeros(len(ids), length, dtype=torch.long)
         for i, row in enumerate(ids):
             index[i, : len(row)] = torch.tensor([rows[t] if t != LEARNED else len(known) + i for t in row])
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("folded", None, persistent=False)
-        self.register_buffer("ends", torch.tensor([len(row) - 1 for row in ids]), persistent=False)
+        ends = [row.index(END) if reading.at_end else length - 1 for row in ids]
+        self.register_buffer("ends", torch.tensor(ends), persistent=False)
         # The last position is where a prompt is read, so it is never shared, even where all prompts are equal.
         alike = (index == index[:1]).all(0)[:-1].tolist()
-        self.shared = alike.index(False) if False in alike else length - 1
+        self.shared = 0 if not reading.causal else alike.index(False) if False in alike else length - 1
 
         self.word_ids = tuple(known)
         self.token_embedding = nn.Parameter(table.detach()[[kept.index(token) for token in known]].clone())
         self.positional_embedding = nn.Parameter(text.positional_embedding.detach()[:length].clone())
         self.transformer = text.transformer
         self.ln_final = text.ln_final
-        projection = text.text_projection
+        projection, bias = text.text_projection, getattr(text, "text_projection_bias", None)
         if isinstance(projection, nn.Linear):
+            bias = None if projection.bias is None else nn.Parameter(projection.bias.detach().clone())
             projection = nn.Parameter(projection.weight.detach().T.clone())
-        self.text_projection = projection
-        self.dim = int(projection.shape[1])
+        self.text_projection: nn.Parameter | None = projection  # None: the width is that of the joint space
+        self.text_projection_bias: nn.Parameter | None = bias
+        self.dim = int(self.token_embedding.shape[1] if projection is None else projection.shape[1])
         self.num_prompts = len(ids)
         self._kept = TensorCache(size=1)
         _alive.add(self)
@@ -97,7 +114,10 @@ class DepthPrompts(nn.Module):
             width = self.token_embedding.shape[1]
             start = 0.02 * torch.randn(config.num_tokens, width)
             if config.init == "words":
-                worded = DepthPrompts(clip, PromptConfig(template="{}", words=DEPTH_WORDS))
+                plain = PromptConfig(template="{}", words=DEPTH_WORDS, token_ids=config.token_ids)
+                worded = DepthPrompts(clip, plain)
+                asked = {**asked, **worded.config.token_ids}
+                self.config = dataclasses.replace(config, token_ids=asked)
                 start = F.interpolate(worded().detach().T[None, None], (width, config.num_tokens))[0, 0].T.contiguous()
             self.tokens = nn.Parameter(start)
 
@@ -128,9 +148,17 @@ class DepthPrompts(nn.Module):
             if self.tokens is not None:
                 table = torch.cat([table, self.tokens])
             x = table[self.index] + self.positional_embedding
-            x = encode_causally(self.transformer, x[:1, : self.shared], x[:, self.shared :])
+            if self.reading.causal:
+                x = encode_causally(self.transformer, x[:1, : self.shared], x[:, self.shared :])
+            else:
+                x = self.transformer(x)
             x = x[torch.arange(self.num_prompts, device=x.device), self.ends - self.shared]
-            x = F.normalize(self.ln_final(x) @ self.text_projection, dim=-1)
+            x = self.ln_final(x)
+            if self.text_projection is not None:
+                x = x @ self.text_projection
+            if self.text_projection_bias is not None:
+                x = x + self.text_projection_bias
+            x = F.normalize(x, dim=-1)
             matrix: Tensor = x / x.norm()
             return matrix
 
@@ -215,9 +243,10 @@ class _Encoding(nn.Module):
         return self.prompts._encode()
 
 
-def _source(clip: nn.Module) -> tuple[Any, Tensor, Sequence[int]]:
-    """Return what holds the text tower, its token embeddings, and which tokens these belong to, in order."""
+def _source(clip: nn.Module) -> tuple[Any, Tensor, Sequence[int], Reading]:
+    """Return what holds the text tower, its token embeddings, which tokens these belong to, in order, and how it
+    reads."""
     if isinstance(clip, DepthPrompts):
-        return clip, clip.token_embedding, clip.word_ids
-    text = clip_text_tower(clip)
-    return text, text.token_embedding.weight, range(VOCABULARY)
+        return clip, clip.token_embedding, clip.word_ids, clip.reading
+    text, reading = clip_text_tower(clip)
+    return text, text.token_embedding.weight, range(text.token_embedding.weight.shape[0]), reading

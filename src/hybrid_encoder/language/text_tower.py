@@ -1,7 +1,9 @@
-"""CLIP's text tower: what of it the prompts keep, and a causal pass that computes a common beginning once."""
+"""CLIP's text tower: how it reads, and a causal pass that computes a common beginning once."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,42 +12,60 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybrid_encoder.config import PromptConfig
 from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.language.tokens import VOCABULARY
 
-START, END, VOCABULARY = 49406, 49407, 49408  # of CLIP's byte-pair tokenizer
-LEARNED = -1  # stands among token ids for the place of a prompt's learned token
+NOT_READ = (
+    "does not read CLIP's tokens up to the end of the text, nor SigLIP's; choose a CLIP, SigLIP, EVA or MobileCLIP of "
+    "open_clip (RN50, ViT-B-16, ViT-B-16-SigLIP2, EVA02-B-16, MobileCLIP2-S2, ...), or prompts=None"
+)
+SIGLIP = re.compile(r"timm/.*SigLIP")  # repositories of tokenizers
 
 
-def clip_text_tower(clip: nn.Module) -> Any:
-    """Return the module that holds the text tower of an open_clip model.
+@dataclass(frozen=True)
+class Reading:
+    """How a text tower reads a text.
+
+    Args:
+        causal: no token sees those after it; else all see all, padding included.
+        at_end: the embedding is read at the text's end, else at the last place.
+        places: how many tokens a text may have.
+        tokenizer: repository of its tokenizer on the Hub; None for CLIP's own.
+    """
+
+    causal: bool
+    at_end: bool
+    places: int
+    tokenizer: str | None
+
+    @property
+    def length(self) -> int | None:
+        """What texts are padded to; None where nothing after their end matters."""
+        return None if self.causal and self.at_end else self.places
+
+
+def clip_text_tower(clip: nn.Module) -> tuple[Any, Reading]:
+    """Return the module that holds the text tower of an open_clip model, and how it reads.
+
+    Args:
+        clip: of open_clip; ``architecture`` names it, and ``hub_tokenizer`` its tokenizer where that is on the Hub, as
+            ``build_clip`` says them.
 
     Raises:
-        ConfigError: a tower that does not read CLIP's own tokens causally up to the end of the text.
+        ConfigError: a tower that reads neither as CLIP's nor as SigLIP's.
     """
     text: Any = getattr(clip, "text", clip)
+    tokenizer = getattr(clip, "hub_tokenizer", None)
     pooled = getattr(text, "pool_type", None) or getattr(text, "text_pool_type", None)
-    if getattr(text, "vocab_size", None) != VOCABULARY or pooled != "argmax" or text.attn_mask is None:
+    causal = getattr(text, "attn_mask", None) is not None
+    as_clip = tokenizer is None and getattr(text, "vocab_size", None) == VOCABULARY and pooled == "argmax"
+    as_siglip = SIGLIP.match(tokenizer or "") is not None and pooled == "last" and not causal
+    other = getattr(text, "cls_emb", None) is not None or getattr(text, "use_pad_mask", False)
+    if other or not (as_clip or as_siglip):
         raise ConfigError(
-            "the text tower does not read CLIP's tokens causally up to the end of the text; choose an open_clip "
-            "model with OpenAI's text tower (RN50, ViT-B-16, convnext_base, ...)."
+            f"semantic.name is {getattr(clip, 'architecture', 'not said')!r}, whose text tower {NOT_READ}."
         )
-    return text
-
-
-def token_ids(config: PromptConfig) -> list[list[int]]:
-    """Return the token ids of each prompt; ``LEARNED`` stands for the prompt's learned token."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    tokenizer = SimpleTokenizer()
-
-    def encode(text: str) -> list[int]:
-        return [int(token) for token in tokenizer.encode(text)]
-
-    if config.words is not None:
-        return [[START, *encode(config.template.format(word)), END] for word in config.words]
-    before, after = config.template.split("{}")
-    return [[START, *encode(before), LEARNED, *encode(after), END] for _ in range(config.num_tokens)]
+    return text, Reading(causal, as_clip, int(text.positional_embedding.shape[0]), tokenizer)
 
 
 def encode_causally(transformer: Any, shared: Tensor, own: Tensor) -> Tensor:

@@ -82,6 +82,8 @@ class HybridDepthEncoder(HybridModel):
         self.prompts = DepthPrompts(clip, config.prompts) if clip and config.prompts else None
         if self.spatial is not None:
             config = config.replace(spatial=self.spatial.config)
+        if self.prompts is not None:
+            config = config.replace(prompts=self.prompts.config)
         self.config = config
         self.check_values = True
         self._trains: dict[str, Any] = {}
@@ -178,7 +180,7 @@ class HybridDepthEncoder(HybridModel):
         self.prompts.check_unfolded()
         device = self.prompts.token_embedding.device
         self.prompts = DepthPrompts(self.prompts, config).to(device)
-        self.config = self.config.replace(prompts=config)
+        self.config = self.config.replace(prompts=self.prompts.config)
         self.set_trainable(text=config.train_text is True or self._trains["text"], prompts=True)
 
     def fold_prompts(self) -> None:

@@ -138,6 +138,10 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
         config: names the architecture.
         pretrained: load the weights that the configuration names; False draws random ones.
 
+    Returns:
+        The model; its ``architecture`` is the name, and its ``hub_tokenizer`` the Hub id of the tokenizer of its text
+        tower, None for CLIP's own.
+
     Raises:
         ConfigError: an architecture or weights that open_clip does not know.
         CheckpointError: weights that are not in the cache, and cannot be downloaded.
@@ -152,8 +156,9 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
         )
     if base["text_cfg"].get("hf_model_name"):
         raise ConfigError(
-            f"semantic.name is {config.name!r}, whose text tower open_clip takes from the Hub and which does not read "
-            "CLIP's tokens; choose an open_clip model with OpenAI's text tower (RN50, ViT-B-16, convnext_base, ...)."
+            f"semantic.name is {config.name!r}, whose text tower open_clip takes from the Hub and which reads neither "
+            "CLIP's tokens nor SigLIP's; choose a CLIP, SigLIP, EVA or MobileCLIP (RN50, ViT-B-16, ViT-B-16-SigLIP2, "
+            "EVA02-B-16, MobileCLIP2-S2, ...)."
         )
     weights = None
     if pretrained and config.pretrained:
@@ -166,9 +171,7 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
     try:
         # open_clip reports on the root logger, and warns when no weights are asked for.
         with quiet("open_clip"), downloads(f"CLIP's weights {config.pretrained!r} of {config.name}"):
-            return open_clip.create_model(  # type: ignore[no-any-return]
-                config.name, pretrained=weights, precision="fp32", **options
-            )
+            clip: nn.Module = open_clip.create_model(config.name, pretrained=weights, precision="fp32", **options)
     except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
         if not config.overrides:
             raise
@@ -176,6 +179,8 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"semantic.overrides is {shown(config.overrides)}, of which open_clip cannot build a {config.name} "
             f"({type(error).__name__}: {error}); change the sizes."
         ) from error
+    clip.architecture, clip.hub_tokenizer = config.name, base["text_cfg"].get("hf_tokenizer_name")
+    return clip
 
 
 class _AveragePool(nn.AvgPool2d):

@@ -28,7 +28,7 @@ def prepare_vit(model: Any, what: str, fix: str) -> int:
     from timm.layers import HybridEmbed, PatchEmbed  # type: ignore[attr-defined]
 
     if not hasattr(model, "blocks") or not hasattr(model, "norm_pre"):
-        raise ConfigError(f"{what}, which is not a vision transformer; {fix}.")
+        raise ConfigError(f"{what}, which is not a plain vision transformer; {fix}.")
     embed = model.patch_embed
     if getattr(model, "rope_mixed", False):
         raise ConfigError(f"{what}, which has rotary positions of its own in each block; {fix}.")
