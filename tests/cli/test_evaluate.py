@@ -114,6 +114,28 @@ def test_the_numbers_are_those_of_depth_metrics_to_the_last_digits(
     assert list(own.as_dict().values()) == pytest.approx(list(expected.as_dict().values()), rel=1e-6)
 
 
+def test_predict_and_evaluate_work_at_one_size(
+    run: Run, evaluate: Run, root: Path, tmp_path: Path, truth: list[np.ndarray[Any, Any]]
+) -> None:
+    """With weights that were fitted at another size than that of the images, as most are."""
+    model = HybridDepthModel.from_pretrained("tiny")
+    model.config = model.config.replace(size=(64, 192))
+    model.save_pretrained(tmp_path / "weights")
+    for size in ((), ("--size", "native"), ("--size", "80x200")):
+        output = tmp_path / f"out{len(size)}{size[-1:]}"
+        images = [root / DRIVE / "image_02" / "data" / f"{number:010d}.png" for number in (0, 2)]
+        code, _, err = run("predict", *images, "--weights", tmp_path / "weights", "--output", output, *size)
+        assert code == 0, err
+        found = []
+        for number in (0, 2):
+            (file,) = output.rglob(f"{number:010d}*.npy")
+            depth = torch.from_numpy(np.load(file)).reshape(96, 320)
+            found.append(depth_metrics(depth, torch.from_numpy(truth[number]), median_scaling=True, crop="garg"))
+        code, out, err = evaluate(root, "--weights", tmp_path / "weights", *size)
+        assert code == 0, err
+        assert re.findall(r"\d+\.\d{3}", out) == row(DepthMetrics.mean(found)), size
+
+
 def test_a_metric_model_is_not_scaled_unless_asked(
     evaluate: Run, root: Path, tmp_path: Path, truth: list[np.ndarray[Any, Any]]
 ) -> None:
@@ -146,12 +168,12 @@ class Oracle:
     """Predicts the true disparity of camera 2, at the size of the image that it is given."""
 
     def __init__(self, frame: SyntheticFrame) -> None:
-        self.config = HybridDepthConfig(size=(48, 160))
+        self.config = HybridDepthConfig()
         low, high = 1 / self.config.max_depth, 1 / self.config.min_depth
         self.disparity = torch.from_numpy((1 / frame.depth[None] - low) / (high - low))
 
     def infer(self, images: torch.Tensor, size: tuple[int, int] | None = None) -> DepthPrediction:
-        assert size == (48, 160)
+        assert size is None  # the model decides
         disparity = torch.nn.functional.interpolate(self.disparity, images.shape[-2:], mode="area")
         return DepthPrediction(disparity, self.to_depth(disparity), None)
 

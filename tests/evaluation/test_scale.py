@@ -183,6 +183,27 @@ def test_the_scale_of_stereo_training_is_monodepth2s() -> None:
 
 
 @pytest.mark.slow
+def test_sources_of_scale_agree_for_a_trained_model() -> None:
+    """On drawn streets, which the weights that ship with the package are made for, and have not seen these."""
+    model = HybridDepthModel.from_pretrained("tiny")
+    fits: dict[str, list[ScaleFit]] = {"lidar": [], "height": [], "stereo": []}
+    for seed in range(5000, 5005):
+        drive, other = SyntheticDrive(seed, num_frames=2), ShiftedDrive(seed, num_frames=2, shift=BASELINE)
+        frame, k = drive[1], torch.from_numpy(drive.K)
+        image, right = (torch.from_numpy(x.image)[None] for x in (frame, other[1]))
+        depth = model.infer(image).relative_depth
+        assert depth is not None
+        fits["lidar"].append(fit_scale(depth, torch.from_numpy(frame.depth * frame.valid)[None]))
+        fits["height"].append(scale_from_camera_height(depth, k, -drive.world_T_cam(1)[1, 3]))
+        fits["stereo"].append(scale_from_stereo(image, right, depth, k, BASELINE))
+    lidar, height, stereo = (ScaleFit.combine(found) for found in fits.values())
+    assert stereo.factor == pytest.approx(lidar.factor, rel=0.08)
+    assert height.factor == pytest.approx(lidar.factor, rel=0.15)
+    assert all(fit.spread is not None and fit.spread < 0.25 for fit in (lidar, height, stereo))
+    assert lidar.error < 0.1 and height.error < 0.05
+
+
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_sources_of_scale_agree_on_kitti(data: Path) -> None:
     """What ships with the package is made for drawn streets: it sees no level road here, and says so."""

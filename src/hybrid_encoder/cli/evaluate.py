@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hybrid_encoder.cli.options import Device, Weights, console, parse_size, pick_device
+from hybrid_encoder.cli.options import Device, Weights, console, parse_working_size, pick_device
 
 Crop = Literal["garg", "eigen", "none"]
 
@@ -17,7 +17,10 @@ def evaluate_command(
     weights: Weights = "tiny",
     size: Annotated[
         str | None,
-        typer.Option(help="HEIGHTxWIDTH that the model works at; by default the size that the weights were fitted at."),
+        typer.Option(
+            help="HEIGHTxWIDTH that the model works at, or 'native', the images' own size; by default, as predict: the "
+            "size that the weights were fitted at, or as many pixels where images have another aspect."
+        ),
     ] = None,
     split: Annotated[
         Path | None,
@@ -43,7 +46,7 @@ def evaluate_command(
     from hybrid_encoder.evaluation.protocols import evaluate_kitti, frames_with_lidar
     from hybrid_encoder.models.depth import HybridDepthModel
 
-    working_size = None if size is None else parse_size(size)
+    working_size = parse_working_size(size)
     frames = frames_with_lidar(root, split, camera)
     target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)

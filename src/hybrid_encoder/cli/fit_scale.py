@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from hybrid_encoder.cli.options import Device, Weights, check_finite, console, make_folder, parse_size, pick_device
+from hybrid_encoder.cli.options import (
+    Device,
+    Weights,
+    check_finite,
+    console,
+    make_folder,
+    parse_working_size,
+    pick_device,
+)
 from hybrid_encoder.errors import InputError
 
 Source = Literal["lidar", "camera-height", "stereo"]
@@ -16,7 +24,9 @@ Source = Literal["lidar", "camera-height", "stereo"]
 
 def fit_scale_command(
     root: Annotated[Path, typer.Argument(help="KITTI raw: the folder of the dates, or the folder of one drive.")],
-    output: Annotated[Path, typer.Option(help="Folder to write the weights in metres into: a new or an empty one.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the weights in metres: a new or an empty one.")
+    ],
     weights: Weights = "tiny",
     source: Annotated[
         Source, typer.Option("--from", help="What is known in metres: lidar, the camera's height, the stereo baseline.")
@@ -36,7 +46,10 @@ def fit_scale_command(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="HEIGHTxWIDTH that the model works at; by default the size that the weights were fitted at."),
+        typer.Option(
+            help="HEIGHTxWIDTH that the model works at, or 'native', the images' own size; by default, as predict: the "
+            "size that the weights were fitted at, or as many pixels where images have another aspect."
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -54,7 +67,7 @@ def fit_scale_command(
         raise InputError(f"--camera-height is {camera_height:g}, and --from is {source}; give --from camera-height.")
     if camera_height is not None and camera_height <= 0:
         raise InputError(f"--camera-height is {camera_height:g}; give the metres from the road up to the camera.")
-    working_size = None if size is None else parse_size(size)
+    working_size = parse_working_size(size)
     needs: dict[Source, Needs] = {"lidar": "lidar", "camera-height": "image", "stereo": "stereo"}
     frames = kitti_frames(root, split, camera, needs[source])
     _check_new(output)
@@ -76,8 +89,12 @@ def fit_scale_command(
         f"factor {fit.factor:.4g}, spread {spread}, {used} frame{'s' if used > 1 else ''}"
         + (f"; {fit.left_out} left out, which gave no scale" if fit.left_out else "")
     )
-    unit = "photometric error of what it was without depth" if source == "stereo" else "median difference of depth"
-    console.print(f"what one factor cannot mend: {fit.error:.1%} {unit} within a frame")
+    remains = {
+        "lidar": f"depth that is scaled right for its frame is still off by {fit.error:.1%} (median)",
+        "camera-height": f"depth on the road is off a plane by {fit.error:.1%} (median)",
+        "stereo": f"depth leaves {fit.error:.1%} of the photometric error between the two cameras",
+    }
+    console.print(f"what no factor mends: {remains[source]}")
     console.print(f"{output}: weights in metres; evaluate them on other drives than those that they were fitted on")
 
 

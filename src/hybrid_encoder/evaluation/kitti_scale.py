@@ -18,6 +18,7 @@ from hybrid_encoder.evaluation.protocols import predict_frame
 from hybrid_encoder.evaluation.scale import NO_ROAD, ScaleFit, fit_road, fit_scale
 from hybrid_encoder.evaluation.stereo_scale import NO_MATCH, fit_pair
 from hybrid_encoder.models.depth import HybridDepthModel
+from hybrid_encoder.models.sizes import WorkingSize
 
 ScaleSource = Literal["lidar", "camera-height", "stereo"]
 KITTI_CAMERA_HEIGHT = 1.65  # metres over the road, as the sensor setup of Geiger et al. 2013 says
@@ -29,7 +30,7 @@ def fit_kitti_scale(
     source: ScaleSource = "lidar",
     *,
     camera_height: float = KITTI_CAMERA_HEIGHT,
-    size: tuple[int, int] | None = None,
+    size: WorkingSize = None,
     crop: Literal["garg", "eigen"] | None = "garg",
     max_depth: float = 80.0,
     console: Console | None = None,
@@ -45,7 +46,7 @@ def fit_kitti_scale(
         source: ``"lidar"``, ``"camera-height"`` or ``"stereo"``: :func:`fit_scale`,
             :func:`scale_from_camera_height`, or :func:`scale_from_stereo` with the baseline of the calibration.
         camera_height: in metres over the road.
-        size: (H, W) to predict at, as for :func:`evaluate_kitti`.
+        size: to predict at, as for ``infer``.
         crop, max_depth: of the lidar that counts, as for :func:`evaluate_kitti`.
         console: where to show progress.
 

@@ -19,6 +19,7 @@ from hybrid_encoder.data.sequences import find_drives, frame_name, read_split
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.metrics import DepthMetrics, depth_metrics
 from hybrid_encoder.models.depth import HybridDepthModel
+from hybrid_encoder.models.sizes import WorkingSize
 
 Needs = Literal["image", "lidar", "stereo"]
 
@@ -80,7 +81,7 @@ def evaluate_kitti(
     frames: Sequence[tuple[KittiDrive, int]],
     *,
     median_scaling: bool,
-    size: tuple[int, int] | None = None,
+    size: WorkingSize = None,
     crop: Literal["garg", "eigen"] | None = "garg",
     max_depth: float = 80.0,
     console: Console | None = None,
@@ -92,8 +93,7 @@ def evaluate_kitti(
         frames: from ``frames_with_lidar``, at least one.
         median_scaling: scale every prediction by the medians of its lidar and itself; needed where the model's scale is
             unknown.
-        size: (H, W) to predict at; by default the size that the model was trained at or, where its configuration has
-            none, the images' own.
+        size: to predict at, as for ``infer``: by default what ``predict`` works at, too.
         crop, max_depth: as for ``depth_metrics``; ``max_depth`` in metres.
         console: where to show progress.
 
@@ -118,7 +118,7 @@ def evaluate_kitti(
     return result
 
 
-def predict_frame(model: HybridDepthModel, drive: KittiDrive, frame: int, size: tuple[int, int] | None) -> Tensor:
+def predict_frame(model: HybridDepthModel, drive: KittiDrive, frame: int, size: WorkingSize) -> Tensor:
     """Return the depth of one frame at the size of the rectified images, in the model's unit, on the CPU, (1, 1, H, W).
 
     Args:
@@ -126,7 +126,7 @@ def predict_frame(model: HybridDepthModel, drive: KittiDrive, frame: int, size: 
         drive, frame: of KITTI.
         size: as for :func:`evaluate_kitti`.
     """
-    disparity = model.infer(torch.from_numpy(drive.image(frame))[None], size or model.config.size).disparity
+    disparity = model.infer(torch.from_numpy(drive.image(frame))[None], size).disparity
     if disparity.shape[-2:] != drive.size:  # the image files were resized
         disparity = F.interpolate(disparity, drive.size, mode="bilinear", align_corners=False)
     return model.to_depth(disparity).cpu()
