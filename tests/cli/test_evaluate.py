@@ -18,7 +18,7 @@ from hybrid_encoder.config import HybridDepthConfig
 from hybrid_encoder.data import SyntheticDrive, SyntheticFrame
 from hybrid_encoder.evaluation import DepthMetrics, depth_metrics
 from hybrid_encoder.evaluation.protocols import evaluate_kitti, frames_with_lidar
-from hybrid_encoder.models.depth import DepthPrediction
+from hybrid_encoder.models.prediction import DepthPrediction
 
 from helpers.kitti_layout import BASELINE, write_drive
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def plane(height: float, pitch: float = 0.0, roll: float = 0.0) -> torch.Tensor:
     return torch.where(down > 0.02, height / down, 0.0)[None]
 
 
-def found(depth: torch.Tensor, k: torch.Tensor = K, **options: float) -> Ground:
+def found(depth: torch.Tensor, k: torch.Tensor = K, **options: Any) -> Ground:
     ground = fit_ground(depth, k, **options)
     assert ground is not None
     return ground

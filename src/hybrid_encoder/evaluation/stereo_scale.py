@@ -107,11 +107,11 @@ class _Pair:
         if before[1] <= width:
             return self
         after = max(2, round(before[0] * width / before[1])), width
-        resized = (
+        image, other, depth = (
             F.interpolate(x, after, mode="bilinear", align_corners=False, antialias=True)
             for x in (self.image, self.other, self.depth)
         )
-        return _Pair(self.baseline, *resized, resized_intrinsics(self.K, before, after))
+        return _Pair(self.baseline, image, other, depth, resized_intrinsics(self.K, before, after))
 
     @cached_property
     def unmoved(self) -> Tensor:

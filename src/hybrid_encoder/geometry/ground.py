@@ -96,17 +96,17 @@ def _points(depth: Tensor, K: Tensor, region: tuple[float, float, float, float])
         raise InputError(f"depth is {tuple(depth.shape)} and K {tuple(K.shape)}; (1, H, W) and (3, 3) are needed.")
     height, width = depth.shape[-2:]
     top, bottom, left, right = region
-    points = unproject(depth[None].float().cpu(), K[None].float().cpu()).unflatten(-1, (height, width))[0]
-    window = points[:, int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
-    points = window.flatten(1).T.double()
+    seen = unproject(depth[None].float().cpu(), K[None].float().cpu()).unflatten(-1, (height, width))[0]
+    window = seen[:, int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
+    points: Tensor = window.flatten(1).T.double()
     return points[points.isfinite().all(1) & (points[:, 2] > 0)]
 
 
 def _solve(points: Tensor) -> Tensor:
     """Return the planes through three points each, (N, 3, 3) to (M, 3); points on one line have none."""
-    planes, failed = torch.linalg.solve_ex(points, torch.ones(len(points), 3, 1, dtype=points.dtype))
-    found: Tensor = planes[(failed == 0) & planes.isfinite().all((1, 2)), :, 0]
-    return found
+    solution, failed = torch.linalg.solve_ex(points, torch.ones(len(points), 3, 1, dtype=points.dtype))
+    planes: Tensor = solution[..., 0]
+    return planes[(failed == 0) & planes.isfinite().all(1)]
 
 
 def _tilts(planes: Tensor) -> Tensor:
