@@ -77,8 +77,11 @@ def test_points_at_the_edges_of_objects_are_left_out() -> None:
     cloud = unprojected(depth, np.zeros((9, 12, 3), np.uint8), K, edge_rtol=0.04)
     assert set(cloud.positions[:, 2].tolist()) == {5.0, 20.0}
     assert depth_edges(depth, 0.04)[4].tolist() == [False] * 3 + [True] * 2 + [False] * 2 + [True] * 3 + [False] * 2
-    road = torch.linspace(4, 6, 40)[:, None].expand(40, 8)  # 1.3 % per row at most
-    assert not depth_edges(road, 0.04).any() and depth_edges(road, 0.004).all()
+    road = 1 / torch.linspace(1 / 8, 1 / 60, 40)[:, None].expand(40, 12)  # a plane: from 1.3 to 20 % per row
+    wall = road.clone()
+    wall[:, 8:] = 8  # a truck beside it
+    assert not depth_edges(road, 0.04).any()
+    assert not depth_edges(wall, 0.04)[:, :4].any() and depth_edges(wall, 0.04)[3:, 7:9].all()
     hole = torch.full((3, 3), 5.0)
     hole[1, 1] = float("nan")
     assert not depth_edges(hole, 0.01).any()

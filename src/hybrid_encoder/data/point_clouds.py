@@ -17,7 +17,8 @@ from hybrid_encoder.writing import write_whole, written_whole
 
 CLOUD_SUFFIXES = (".ply", ".glb")
 BLOCK, POINTS = 256, 2**20  # rows and points that are worked on at once: all together would take several times as much
-EDGE_RTOL = 0.04  # MoGe's own
+EDGE_RTOL = 0.04  # of :func:`unprojected`, where edges are to be left out
+NEARBY = 3  # pixels over which a network blurs an edge
 # One point of a PLY file, without padding.
 VERTEX = np.dtype([("position", "<f4", 3), ("color", "u1", 3)])
 # glTF looks along -z, with y up.
@@ -65,9 +66,9 @@ def unprojected(
         rgb: the picture, (H, W, 3), uint8.
         K: intrinsics in pixels of the picture, (3, 3).
         max_depth: leave out what is farther.
-        edge_rtol: leave out pixels in whose 3 x 3 neighbourhood depth differs by more than this part of their own
-            (:func:`depth_edges`); 0.04 is usual. A depth map is continuous where the world is not, and such pixels
-            would hang in the air between an object and what is behind it.
+        edge_rtol: leave out pixels at the edges of objects, where depth jumps by more than this part of it
+            (:func:`depth_edges`); ``EDGE_RTOL`` is usual. A network's depth is continuous where the world is not, and
+            such pixels would hang in the air between an object and what is behind it.
 
     Raises:
         InputError: shapes that do not fit, or intrinsics that cannot be inverted.
@@ -98,26 +99,39 @@ def unprojected(
 
 
 def depth_edges(depth: Tensor, rtol: float) -> Tensor:
-    """Return where depth (H, W) jumps, bool: it differs in the 3 x 3 neighbourhood by more than ``rtol`` of itself.
+    """Return where depth (H, W) jumps from one object to another, bool, (H, W).
 
-    Neighbours that are not finite are no neighbours.
+    There it differs in the 3 x 3 neighbourhood by more than ``rtol`` of itself, and a bend is near. That alone would
+    also be true of a road far away, which is seen so flatly that every row is metres from the next. But the inverse of
+    depth is linear on a plane, however flatly it is seen, and bends where the plane ends: its second difference, along
+    rows or columns, is above half of ``rtol`` of it. A network's edges are a few pixels wide, so that bends count up to
+    3 pixels away. Neighbours that are not finite are no neighbours.
     """
-    bordered = torch.nn.functional.pad(depth[None], (0, 0, 1, 1), mode="replicate")[0]
+    halo = NEARBY + 1
+    bordered = torch.nn.functional.pad(depth[None], (0, 0, halo, halo), value=torch.nan)[0]
     edges = []
     for top in range(0, len(depth), BLOCK):
-        rows = bordered[top : top + BLOCK + 2]
+        rows = bordered[top : top + BLOCK + 2 * halo]
         known = rows.isfinite()
         highest = _largest(torch.where(known, rows, -torch.inf))
         lowest = -_largest(torch.where(known, -rows, -torch.inf))
-        edges.append((known & (highest - lowest > rtol * rows))[1:-1])
+        jumps = known & (highest - lowest > rtol * rows)
+        inverse = 1 / torch.where(known & (rows > 0), rows, torch.nan)
+        bends = torch.zeros_like(inverse)
+        bends[1:-1] = inverse.diff(n=2, dim=0).abs()
+        bends[:, 1:-1] = torch.fmax(bends[:, 1:-1], inverse.diff(n=2, dim=1).abs())
+        bent = _largest(bends > rtol / 2 * inverse, NEARBY)
+        edges.append((jumps & bent)[halo:-halo])
     return torch.cat(edges)
 
 
-def _largest(values: Tensor) -> Tensor:
-    """Return the largest of the 3 x 3 neighbourhood."""
+def _largest(values: Tensor, radius: int = 1) -> Tensor:
+    """Return the largest value up to so many rows and columns away."""
     for _ in range(2):  # down, then across
-        values = torch.nn.functional.pad(values, (0, 0, 1, 1), value=-torch.inf)
-        values = torch.maximum(torch.maximum(values[:-2], values[1:-1]), values[2:]).T
+        for _ in range(radius):
+            padded = torch.cat([values[:1], values, values[-1:]])
+            values = torch.maximum(torch.maximum(padded[:-2], padded[1:-1]), padded[2:])
+        values = values.T
     return values
 
 
