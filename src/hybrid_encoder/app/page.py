@@ -29,7 +29,8 @@ BY_ONE: dict[str, Any] = {
     "api_visibility": "private",
 }
 QUICK: dict[str, Any] = {"api_visibility": "private", "queue": False}
-FOLDER = re.compile(r"/\S*/hybrid-encoder-app-\w+/(?:\S*/)?")  # where uploads are, which is nothing to a visitor
+# Where uploads are, which says nothing to a visitor.
+FOLDER = re.compile(r"\S*[/\\]hybrid-encoder-app-\w+[/\\](?:\S*[/\\])?")
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -67,6 +68,7 @@ def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
         local: only this machine can reach the page.
         kept_for: seconds after which gradio's copies of files are deleted.
     """
+    page: gr.Blocks
     with gr.Blocks(title="Depth from one picture", analytics_enabled=False, delete_cache=(60, kept_for)) as page:
         gr.Markdown(HEAD.format(HERE if local else ELSEWHERE.format(round(kept_for / 60))))
         with gr.Row(elem_id="areas"):
@@ -108,7 +110,7 @@ def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
 
         running = predict_video.click(
             partial(_on_video, runner),
-            inputs=[video, source_above, *choices],
+            inputs=[video, *choices, source_above],
             outputs=[result, progress],
             show_progress_on=result,
             **BY_ONE,
@@ -154,15 +156,13 @@ def _on_picture(runner: DepthRunner, picture: dict[str, Any] | None, *choices: A
     with _told():
         done = runner.picture(_path(picture, "picture"), Choices(*choices))
     files = (gr.DownloadButton(value=path, visible=True) for path in (done.colors, done.numbers, done.cloud))
-    scene = gr.Model3D(done.scene, camera_position=(AROUND, ABOVE, AWAY * done.extent), visible=True)
+    scene = gr.Model3D(str(done.scene), camera_position=(AROUND, ABOVE, AWAY * done.extent), visible=True)
     return (done.picture, done.depth), _paragraph(done.summary), scene, *files
 
 
-def _on_video(
-    runner: DepthRunner, video: dict[str, Any] | None, source_above: Any, *choices: Any
-) -> Iterator[tuple[Any, ...]]:
+def _on_video(runner: DepthRunner, video: dict[str, Any] | None, *choices: Any) -> Iterator[tuple[Any, ...]]:
     with _told():
-        for step in runner.video(_path(video, "video"), Choices(*choices, source_above=bool(source_above))):
+        for step in runner.video(_path(video, "video"), Choices(*choices)):
             yield (step.video, _paragraph(step.summary)) if step.video else (gr.skip(), _progress(step))
 
 

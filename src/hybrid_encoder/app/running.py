@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -35,12 +36,14 @@ COLORMAPS = ("magma", "inferno", "viridis", "turbo", "cividis", "gray")
 USUAL_FOV = 65.0  # degrees, of a phone held level
 
 MAX_PIXELS = 50_000_000  # of a picture
+MAX_WORKING = 2_000_000  # pixels that the network sees: a transformer's memory grows with their square
 MAX_FRAMES = 20_000  # of a video: eleven minutes at 30 a second
 MAX_SHOWN = 1600  # pixels on the longer side of what the slider shows
 POINTS_SHOWN, POINTS_SAVED = 250_000, 2_000_000
 BATCH = 4  # frames
 FAR = 2.5  # times the median depth: what is beyond, the sky above all, would make the rest of a scene small
 EDGES = 0.3  # of points that are shown: a scene is easier to see with slopes in it than with holes
+PAUSE = 0.2  # seconds between two steps of a video
 STEADY = 0.9  # share of the last frames' range in the next one's, so that the colours of a video do not flicker
 
 
@@ -104,7 +107,7 @@ class VideoStep:
 
 
 class DepthRunner:
-    """One model, loaded once and used by one visitor at a time, and a folder for what it makes.
+    """One model, loaded once, and a folder for what it makes; the page lets one visitor at a time use it.
 
     Args:
         folder: made if it is not there.
@@ -127,7 +130,8 @@ class DepthRunner:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.weights, self.device = folder, tuple(weights), device
         self.any_weights, self.kept_for = any_weights, kept_for
-        self._name, self._model = "", None
+        self._name = ""
+        self._model: HybridDepthModel | None = None
         self._lock = threading.Lock()
 
     def load(self, weights: Any) -> HybridDepthModel:
@@ -142,11 +146,12 @@ class DepthRunner:
             raise InputError(
                 f"the weights {shortened(repr(weights), 80)} cannot be chosen here; take {' or '.join(self.weights)}."
             )
-        if self._model is None or self._name != name:
-            self._model = None  # before the next one is there: both may be too much
-            self._model = HybridDepthModel.from_pretrained(name).to(self.device)
-            self._name = name
-        return self._model
+        with self._lock:
+            if self._model is None or self._name != name:
+                self._model = None  # before the next one is there: both may be too much
+                self._model = HybridDepthModel.from_pretrained(name).to(self.device)
+                self._name = name
+            return self._model
 
     def picture(self, path: Path, choices: Choices) -> PictureResult:
         """Predict depth for a picture, and write what is shown and what can be kept.
@@ -159,22 +164,21 @@ class DepthRunner:
             HybridEncoderError: the picture cannot be read, or a choice cannot be.
         """
         size, colormap, fov = _working_size(choices.size), _colormap(choices.colormap), _field_of_view(choices.fov)
-        with self._lock:
-            image = open_image(path, MAX_PIXELS)
-            model = self.load(choices.weights)
-            begun = time.perf_counter()
-            prediction = model.infer(path, size)
-            seconds = time.perf_counter() - begun
-            folder, stem = self._new_folder(), path.stem
-            colors, numbers = prediction.save(folder, stem, colormap=colormap)
-            known = fov or field_of_view(path)
-            points = _points(prediction, known or USUAL_FOV)
-            shown = foreground(_points(prediction, known or USUAL_FOV, EDGES))
+        image = open_image(path, MAX_PIXELS)
+        model = self.load(choices.weights)
+        made = self._check_work(model, (image.height, image.width), size)
+        begun = time.perf_counter()
+        prediction = model.infer(path, size)
+        seconds = time.perf_counter() - begun
+        folder, stem = self._new_folder(), path.stem
+        colors, numbers = prediction.save(folder, stem, colormap=colormap)
+        known = fov or field_of_view(path)
+        points = _points(prediction, known or USUAL_FOV)
+        shown = foreground(_points(prediction, known or USUAL_FOV, EDGES))
         cloud, scene = folder / f"{stem}_points.ply", folder / f"{stem}_points.glb"
         write_cloud(cloud, thinned(points, POINTS_SAVED))
         write_cloud(scene, thinned(shown, POINTS_SHOWN))
         camera = f"field of view {known or USUAL_FOV:.3g}°{'' if known else ' (assumed)'}"
-        made = self._made(model, (image.height, image.width), size)
         return PictureResult(
             picture=_shown(image, folder / f"{stem}_picture.png"),
             depth=_shown(Image.open(colors), folder / f"{stem}_shown.png"),
@@ -187,7 +191,7 @@ class DepthRunner:
         )
 
     def video(self, path: Path, choices: Choices) -> Iterator[VideoStep]:
-        """Predict depth for the frames of a video, one step for each; when it is closed early, no file is left.
+        """Predict depth for a video, and tell now and then how far it is; when it is closed early, no file is left.
 
         Args:
             path: of the video; the result is named after it.
@@ -197,13 +201,15 @@ class DepthRunner:
             HybridEncoderError: the video cannot be read, or is too long, or a choice cannot be.
         """
         size, colormap = _working_size(choices.size), _colormap(choices.colormap)
-        with self._lock, VideoFrames(path, max_pixels=MAX_PIXELS) as frames:
+        with VideoFrames(path, max_pixels=MAX_PIXELS) as frames:
             _check_length(path, frames.num_frames or 0)
             model = self.load(choices.weights)
+            made = self._check_work(model, frames.size, size)
             target = self._new_folder() / f"{path.stem}_depth.mp4"
             height, width = frames.size
+            begun = said = time.perf_counter()
+            done, ends = 0, None
             yield VideoStep(0, frames.num_frames)
-            begun, done, ends = time.perf_counter(), 0, None
             shape = (2 * height, width) if choices.source_above else (height, width)
             with VideoWriter(target, shape, frames.rate, comment=MARK) as writer:
                 for prediction in model.infer_stream(frames, size, batch_size=BATCH):
@@ -213,8 +219,10 @@ class DepthRunner:
                     writer.write(np.vstack((prediction.source, depth)) if choices.source_above else depth)
                     done += 1
                     _check_length(path, done)
-                    yield VideoStep(done, frames.num_frames)
-            made = self._made(model, frames.size, size)
+                    if time.perf_counter() - said > PAUSE:
+                        said = time.perf_counter()
+                        os.utime(target.parent)  # not old yet
+                        yield VideoStep(done, frames.num_frames)
             rate = done / (time.perf_counter() - begun)
             yield VideoStep(done, done, target, f"{made}, {done} frames, {rate:.2g} a second.")
 
@@ -222,9 +230,18 @@ class DepthRunner:
         """Return a copy of the example picture among the results, from where it may be served."""
         return Path(shutil.copy(EXAMPLE, self._new_folder()))
 
-    def _made(self, model: HybridDepthModel, own: Size, size: WorkingSize) -> str:
-        """Return which weights worked, at which size, and where."""
+    def _check_work(self, model: HybridDepthModel, own: Size, size: WorkingSize) -> str:
+        """Return which weights work, at which size, and where.
+
+        Raises:
+            InputError: at a size that could take all of the machine's memory.
+        """
         height, width = model.working_size(own, size)
+        if height * width > MAX_WORKING:
+            raise InputError(
+                f"the working size would be {height} x {width}, {height * width:,} pixels, and this page works at "
+                f"{MAX_WORKING:,} at most; choose the {RIGHT}."
+            )
         return f"Made by {self._name!r} at {height} x {width} on {self.device}"
 
     def _new_folder(self) -> Path:

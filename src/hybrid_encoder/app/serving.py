@@ -182,17 +182,16 @@ class _Guard:
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        if self.hosts and re.sub(r":\d+$", "", host) not in self.hosts:
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            return await send({"type": "http.response.body", "body": b"This page is for this machine alone.\n"})
-
         async def send_with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 policy = (b"content-security-policy", POLICY.encode())
                 message = {**message, "headers": [*message.get("headers", ()), policy]}
             await send(message)
 
-        return await self.app(scope, receive, send_with_policy)
+        headers = dict(scope.get("headers", ()))
+        host = re.sub(r":\d+$", "", headers.get(b"host", b"").decode("latin-1"))
+        if scope["type"] != "http" or not self.hosts or host in self.hosts:
+            await self.app(scope, receive, send_with_policy)
+        else:
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"This page is for the machine that serves it alone.\n"})
