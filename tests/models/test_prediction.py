@@ -124,7 +124,12 @@ def test_points_far_away_and_at_edges_are_left_out() -> None:
     one = prediction()
     assert len(one.points(fov=60, edges=None)) == HEIGHT * WIDTH
     assert one.points(fov=60, max_depth=10, edges=None).positions[:, 2].max() <= 10
-    assert len(one.points(fov=60)) < HEIGHT * WIDTH
+    depth = torch.full((1, HEIGHT, WIDTH), 20.0)
+    depth[:, 10:30, 20:40] = 5.0
+    step = DepthPrediction(1 / depth, depth, None)
+    assert len(step.points(fov=60, edges=None)) == HEIGHT * WIDTH
+    left_out = HEIGHT * WIDTH - len(step.points(fov=60))
+    assert 20 * 4 - 4 <= left_out <= 2 * (20 * 4 + 4), "one or two pixels along the edge of a square of 20"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from hybrid_encoder.config import MIN_SIZE
-from hybrid_encoder.data.opening import MAX_PIXELS, expanded, opened
+from hybrid_encoder.data.opening import MAX_PIXELS, expanded, opened, read_exif
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.writing import write_whole
 
@@ -78,8 +78,7 @@ def check_image(path: Path, max_pixels: int = MAX_PIXELS) -> None:
     with opened(path, max_pixels) as image:
         _check_kind(path, image)
         if image.format == "PNG":
-            with Image.open(path, formats=("PNG",)) as unread:  # the other one has read on for its EXIF data
-                unread.verify()
+            image.verify()
         else:
             image.draft(None, (1, 1))
             image.load()
@@ -109,6 +108,7 @@ def _upright(name: Path | str, image: Image.Image) -> Image.Image:
     """Decode an image and turn it upright; grey of 16 bits comes as floats from 0 to 255, mode "F"."""
     _check_kind(name, image)
     tags = getattr(image, "tag_v2", {})  # of TIFF
+    read_exif(image)
     ImageOps.exif_transpose(image, in_place=True)
     if not image.mode.startswith("I"):
         return image
@@ -142,10 +142,10 @@ def field_of_view(source: object) -> float | None:
     """
     if isinstance(source, Image.Image):
         image = source
-        exif, size = image.getexif(), image.size
+        exif, size = read_exif(image), image.size
     elif isinstance(source, (str, Path)):
         with opened(expanded(source)) as image:
-            exif, size = image.getexif(), image.size
+            exif, size = read_exif(image), image.size
     else:
         return None
     try:

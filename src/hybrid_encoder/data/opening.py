@@ -66,12 +66,22 @@ def _read_header(path: Path, max_pixels: int, formats: Collection[str]) -> Image
             Image.MAX_IMAGE_PIXELS = max(before, max_pixels)
         try:
             image = Image.open(path, formats=tuple(formats))
-            image.getexif()  # read here, once
+            if image.format != "PNG":  # of which EXIF data may come last, so that everything is decoded to find them
+                image.getexif()  # read here, once
             return image
         except Image.DecompressionBombError:
             raise InputError(f"{path} has more than {2 * max_pixels:,} pixels; {_advice(max_pixels)}") from None
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def read_exif(image: Image.Image) -> Image.Exif:
+    """Return the EXIF data of an opened picture; that they are odd is no warning."""
+    if image.format == "PNG":
+        image.load()  # outside of the lock: it is what takes time
+    with _GLOBALS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return image.getexif()
 
 
 def _check_pixels(path: Path, image: Image.Image, max_pixels: int) -> None:
