@@ -25,7 +25,7 @@ T = TypeVar("T")
 Frame = NDArray[np.uint8]
 
 FRAMES_AHEAD = 8
-SLOWNESS = 0.9  # how much of the colours' range stays from frame to frame: a range of each frame's own would flicker
+SLOWNESS = 0.95  # how much of the colours' range stays from frame to frame: a range of each frame's own would flicker
 WIDE = 2.0  # aspect from which source and depth stand above each other
 
 

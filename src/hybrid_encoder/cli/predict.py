@@ -117,8 +117,9 @@ def predict_command(
     working_size = parse_working_size(size)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     work = find_work(inputs, expanded(output), limit, skip_damaged)
+    _check_video_options(work.jobs, every=every > 1, side_by_side=side_by_side, frames=frames, point_cloud=point_cloud)
     if point_cloud and fov is None and intrinsics is None:
-        _check_fields_of_view(work.jobs)
+        _check_fields_of_view(work.jobs if frames else [job for job in work.jobs if not job.is_video])
     target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
     _check_scale(model, numbers)
@@ -170,6 +171,16 @@ def _save_options(
         "fov": fov,
         "intrinsics": parse_intrinsics(intrinsics),
     }
+
+
+def _check_video_options(jobs: Sequence[Job], *, point_cloud: CloudFormat | None, **options: bool) -> None:
+    """Raise InputError for an option that would do nothing."""
+    if not any(job.is_video for job in jobs):
+        for name, given in options.items():
+            if given:
+                raise InputError(f"--{name.replace('_', '-')} is for videos, and there is none; leave it out.")
+    elif point_cloud and not options["frames"] and all(job.is_video for job in jobs):
+        raise InputError("--point-cloud is for pictures, and of videos for --frames; add --frames, or leave it out.")
 
 
 def _check_fields_of_view(jobs: Sequence[Job]) -> None:
