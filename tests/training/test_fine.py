@@ -359,11 +359,13 @@ def test_a_run_saves_a_model_that_predicts_the_same(tmp_path: Path, pose: str) -
     torch.manual_seed(6)
     model = fine_model("tiny", recipe, pretrained=False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.set_metric_scale(2.0)
     done = train_fine(model, items, tmp_path, recipe, language_loss=0.1, cpu=True)
     assert done == tmp_path / "final" and not model.training
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
     loaded = HybridDepthModel.from_pretrained(done)
     assert loaded.config.size == (48, 96) and loaded.config == model.config
+    assert not loaded.config.metric  # video has no unit, whatever the weights were before
     images = _batch().images[:, 0]
     assert _same(loaded, model)
     with torch.no_grad():  # trained with channels last, which rounds otherwise

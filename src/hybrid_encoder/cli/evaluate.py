@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hybrid_encoder.cli.options import Device, Weights, console, parse_working_size, pick_device
+from hybrid_encoder.cli.options import Device, Weights, console, describe_weights, parse_working_size, pick_device
 
 Crop = Literal["garg", "eigen", "none"]
 
@@ -50,6 +50,7 @@ def evaluate_command(
     frames = frames_with_lidar(root, split, camera)
     target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
+    console.print(describe_weights(weights, model, working_size))
     scaling = not model.config.metric if median_scaling is None else median_scaling
     metrics = evaluate_kitti(
         model,

@@ -13,6 +13,7 @@ from hybrid_encoder.cli.options import (
     Weights,
     check_finite,
     console,
+    describe_weights,
     make_folder,
     parse_working_size,
     pick_device,
@@ -73,6 +74,7 @@ def fit_scale_command(
     _check_new(output)
     target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
+    console.print(describe_weights(weights, model, working_size))
     make_folder(output)
     height = KITTI_CAMERA_HEIGHT if camera_height is None else camera_height
     fit = fit_kitti_scale(model, frames, source, camera_height=height, size=working_size, console=console)

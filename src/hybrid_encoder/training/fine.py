@@ -372,7 +372,8 @@ def train_fine(
             return None
         model.eval()
         if is_main_process():
-            model.config = model.config.replace(size=recipe.size)
+            # Video alone has no unit: a scale that the weights had before has been trained away.
+            model.config = model.config.replace(size=recipe.size, metric=False)
             notes = (
                 f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
             )
