@@ -5,17 +5,19 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.layers import LayerNorm2d
+from timm.layers.hybrid_embed import HybridEmbed
+from timm.layers.norm import LayerNorm2d
 from timm.models import register_model
 from timm.models.eva import Eva
 from timm.models.fastvit import FastVit, RepConditionalPosEnc
 from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
+from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
 from hybrid_encoder.config import SemanticConfig, SpatialConfig
 
 _VIT = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 4, "num_heads": 3}
+_NORM: Any = partial(LayerNorm2d, eps=1e-5)
 _ENCODE: Any = partial(RepConditionalPosEnc, spatial_shape=(7, 7))
 
 
@@ -75,7 +77,7 @@ def small_fastvit_of_five(**options: Any) -> nn.Module:
         pos_embs=(None, None, None, _ENCODE, _ENCODE),
         token_mixers=("repmixer", "repmixer", "repmixer", "attention", "attention"),
         lkc_use_act=True,
-        norm_layer=partial(LayerNorm2d, eps=1e-5),
+        norm_layer=_NORM,
         stem_use_scale_branch=False,
         **_own(options),
     )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.caching import TensorCache
-from hybrid_encoder.compiling import is_exporting
+from hybrid_encoder.compiling import has_autocast, is_exporting
 from hybrid_encoder.config import DEPTH_WORDS, PromptConfig
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.language.text_tower import Reading, clip_text_tower, encode_causally
@@ -142,8 +142,7 @@ class DepthPrompts(nn.Module):
     def _encode(self) -> Tensor:
         # In the parameters' own precision, autocast or not: it is little work, and every pixel is compared with it.
         device = self.token_embedding.device.type
-        casts = torch.amp.autocast_mode.is_autocast_available(device)  # some devices have no autocast
-        with torch.autocast(device, enabled=False) if casts else contextlib.nullcontext():
+        with torch.autocast(device, enabled=False) if has_autocast(device) else contextlib.nullcontext():
             table: Tensor = self.token_embedding
             if self.tokens is not None:
                 table = torch.cat([table, self.tokens])
@@ -200,11 +199,10 @@ class DepthPrompts(nn.Module):
 # A compiled graph cannot check by itself whether the kept matrix is still valid, so it calls one custom operator that
 # does. The operator finds the object by its buffer instead of closing over it, or every model would compile anew.
 _alive: WeakSet[DepthPrompts] = WeakSet()
-_unsafe_tag = getattr(torch.Tag, "cudagraph_unsafe", None)  # a replayed CUDA graph would skip the check
-_operator: Any = torch.library.custom_op  # older releases of torch take no tags
+_unsafe = [torch.Tag.cudagraph_unsafe]  # a replayed CUDA graph would skip the check
 
 
-@_operator("hybrid_encoder::prompts", mutates_args=(), **({"tags": [_unsafe_tag]} if _unsafe_tag else {}))  # type: ignore[untyped-decorator]
+@torch.library.custom_op("hybrid_encoder::prompts", mutates_args=(), tags=_unsafe)
 def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
     """Return the matrix of the prompts that own the buffer ``index`` and these parameters."""
     # Copies may share the buffer: an exported model's does, and has no parameters.
@@ -229,7 +227,7 @@ def _kept_matrix(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
         return others
 
 
-@_kept_matrix.register_fake  # type: ignore[untyped-decorator]
+@_kept_matrix.register_fake
 def _(parameters: list[Tensor], index: Tensor, dim: int) -> Tensor:
     return parameters[0].new_empty(len(index), dim)
 

@@ -64,17 +64,28 @@ class HubTokens:
     def _ask(self, text: str) -> list[int]:
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.repository)
-        # open_clip's wrapper cleans a text as SigLIP's training did.
-        tokens = [int(x) for x in self._tokenizer([text], context_length=4096)[0]]
-        padding = self._tokenizer.tokenizer.pad_token_id
-        bare = self._tokenizer.tokenizer(self._tokenizer.clean_fn(text), add_special_tokens=False).input_ids
-        end = tokens[len(bare)]
-        if tokens[: len(bare)] != bare or set(tokens[len(bare) + 1 :]) != {padding}:
+        if not text:
+            return self._end_and_padding()
+        # What follows a learned token begins with a space, which some tokenizers keep in their tokens and which is lost
+        # in cleaning: it is read behind a word.
+        before = "a" if text[0].isspace() else ""
+        return self._bare(before + text)[len(self._bare(before)) :]
+
+    def _bare(self, text: str) -> list[int]:
+        """Return the tokens of a text cleaned as for SigLIP's training, without an end."""
+        cleaned = self._tokenizer.clean_fn(text)
+        return [int(token) for token in self._tokenizer.tokenizer(cleaned, add_special_tokens=False).input_ids]
+
+    def _end_and_padding(self) -> list[int]:
+        inner = self._tokenizer.tokenizer
+        end, padding, word = inner.eos_token_id, inner.pad_token_id, self._bare("a")
+        rows = self._tokenizer(["", "a"], context_length=len(word) + 3).tolist()
+        if None in (end, padding) or rows != [[end, *[padding] * (len(word) + 2)], [*word, end, padding, padding]]:
             raise CheckpointError(
                 f"the tokenizer {self.repository!r} does not end a text with one token and padding, as SigLIP's do; "
-                "download it again."
+                "remove it from the cache, so that it is downloaded again."
             )
-        return bare if text else [end, padding]
+        return [end, padding]
 
 
 def load_tokenizer(repository: str) -> Any:
