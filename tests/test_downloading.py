@@ -141,7 +141,11 @@ class TestHub:
         [
             (401, "RepoNotFound", r"no model 'org/name' that you may see; check the name, and where it is private run"),
             (404, "RepoNotFound", r"no model 'org/name' that you may see; check the name, and where it is private run"),
-            (401, "Invalid credentials in Authorization header", r"401, as it does not know your token; run 'hf auth"),
+            (
+                401,
+                "Invalid credentials in Authorization header",
+                r"401, as nobody is logged in or the token is not valid; run 'hf auth",
+            ),
             (403, "", r"answered 403, as your token does not allow it; run 'hf auth login' .* that may use org/name,"),
             (403, "GatedRepo", r"ask at https://huggingface.co/org/name, and then run 'hf auth login'"),
             (404, "RevisionNotFound", r"no such revision; check the name of the branch, tag or commit"),

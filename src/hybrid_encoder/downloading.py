@@ -41,6 +41,27 @@ def downloads(weights: str, fix: str = START_RANDOM) -> Iterator[None]:
         raise _not_had(weights, reason, fix) from None  # the sentence says what a long traceback would
 
 
+@contextlib.contextmanager
+def uploads(repo: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises where an upload fails into one sentence; other errors pass.
+
+    Raises:
+        CheckpointError: the upload failed.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if not (reason := reason_of(error, repo)):
+            raise
+        why, first = reason
+        raise CheckpointError(
+            f"the model cannot be pushed to {repo!r} on the Hugging Face Hub: {why}; {first}, or save it with "
+            "save_pretrained('path/to/folder') and push it later."
+        ) from None
+
+
 def hub_folder(
     repo: str,
     alternatives: Sequence[Alternative],
@@ -144,11 +165,11 @@ def _download(repo: str, files: Sequence[str], needed: str, **options: Any) -> P
     One after the other: the library's pool of threads would be waited for when the program ends.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     signs = Signs()
 
-    class Watched(tqdm):  # type: ignore[misc]  # untyped
+    class Watched(tqdm):
         def update(self, n: float | None = 1) -> Any:
             signs.give()
             return super().update(n)

@@ -133,7 +133,7 @@ def _of_status(error: BaseException, repo: str) -> Reason | None:
         return None
     said = f"the server answered {status}"
     if status == 401:
-        return f"{said}, as it does not know your token", LOG_IN
+        return f"{said}, as nobody is logged in or the token is not valid", LOG_IN
     if status == 403:
         return f"{said}, as your token does not allow it", f"{LOG_IN} with a token that may use {repo or 'it'}"
     if status in (404, 410):

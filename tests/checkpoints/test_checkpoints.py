@@ -79,17 +79,6 @@ class TestOurs:
         loaded = HybridDepthModel.from_pretrained(tmp_path / "half")
         assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
-    def test_the_card_says_what_and_how(self, tiny_model: HybridDepthModel, tmp_path: Path) -> None:
-        tiny_model.save_pretrained(tmp_path / "noted", notes="Fitted to nothing at all.")
-        card = (tmp_path / "noted" / "README.md").read_text()
-        for part in (
-            "library_name: hybrid-encoder",
-            "Fitted to nothing at all.",
-            "Apache-2.0",
-            "(0.485, 0.456, 0.406)",
-        ):
-            assert part in card
-
     def test_loading_never_asks_for_a_backbone(self, tiny_model: HybridDepthModel, saved: Path) -> None:
         """Even where the stored configuration names public weights."""
         content = json.loads((saved / "config.json").read_text())
@@ -106,18 +95,6 @@ class TestOurs:
         torch.manual_seed(3)
         HybridDepthModel.from_pretrained(saved)
         torch.testing.assert_close(torch.rand(4), expected, rtol=0, atol=0)
-
-    def test_push_to_hub_uploads_the_same_three_files(self, tiny_model: HybridDepthModel) -> None:
-        with mock.patch("huggingface_hub.hub_mixin.HfApi") as api:
-            api.return_value.create_repo.return_value.repo_id = "me/mine"
-            seen: list[str] = []
-            api.return_value.upload_folder.side_effect = lambda **given: seen.extend(
-                sorted(p.name for p in Path(given["folder_path"]).iterdir())
-            )
-            tiny_model.push_to_hub("me/mine")
-        assert seen == ["README.md", "config.json", "model.safetensors"]
-        config = json.loads(json.dumps(tiny_model.config.to_dict()))
-        assert config["encoder"]["semantic"]["name"] == "RN50-quickgelu"
 
     def test_a_write_that_fails_leaves_the_old_file(self, tmp_path: Path) -> None:
         path = tmp_path / "file"

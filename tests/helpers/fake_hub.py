@@ -58,6 +58,10 @@ class FakeHub:
         """What another program needs to ask this server."""
         return {"HF_ENDPOINT": self.address, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
 
+    def commit(self, repo: str) -> str:
+        """Return the commit that a repository's branch main is at."""
+        return _commit(self.files[repo])
+
     def answer(self, method: str, path: str, body: bytes) -> Answer:
         """Return status, headers and body for a request."""
         path = unquote(path.partition("?")[0])
@@ -75,7 +79,7 @@ class FakeHub:
         return 401, {"X-Error-Code": "RepoNotFound"}, b""
 
     def _at(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        known = {"main": (COMMIT, self.files[repo]), **self.revisions.get(repo, {})}
+        known = {"main": (self.commit(repo), self.files[repo]), **self.revisions.get(repo, {})}
         return known.get(revision) or next((row for row in known.values() if row[0] == revision), None)
 
     def _about(self, repo: str, rest: str) -> Answer:
@@ -125,12 +129,12 @@ class FakeHub:
             ]
             answer = {"transfer": "basic", "objects": rows}
         elif found := re.fullmatch(r"/api/models/(.+)/commit/(.+)", path):
-            answer = self._commit(found[1], found[2], [json.loads(line) for line in body.splitlines()])
+            answer = self._push(found[1], found[2], [json.loads(line) for line in body.splitlines()])
         else:
             return 404, {}, b""
         return 200, JSON, json.dumps(answer).encode()
 
-    def _commit(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    def _push(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
         files = dict(self.files[repo])
         for line in lines:
             value = line["value"]
@@ -138,12 +142,17 @@ class FakeHub:
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.objects[value["oid"]]
-        commit = hashlib.sha1(repr(sorted(files.items())).encode(), usedforsecurity=False).hexdigest()
+        commit = _commit(files)
         if branch == "main":
             self.files[repo] = files
         else:
             self.revisions.setdefault(repo, {})[branch] = commit, files
         return {"success": True, "commitUrl": f"{self.address}/{repo}/commit/{commit}", "commitOid": commit}
+
+
+def _commit(files: dict[str, bytes]) -> str:
+    rows = [f"{name} {_etag(name, content)}" for name, content in sorted(files.items())]
+    return hashlib.sha1("\n".join(rows).encode(), usedforsecurity=False).hexdigest()
 
 
 def _etag(name: str, content: bytes) -> str:

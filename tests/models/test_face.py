@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -27,6 +26,7 @@ from hybrid_encoder.config import FORMAT_VERSION
 from hybrid_encoder.geometry import depth_bins
 from hybrid_encoder.models import HybridModel
 
+from helpers.fake_hub import fake_hub
 from helpers.plane_sweep import intrinsics, motions
 
 ENCODER_PARTS = ["semantic", "spatial", "text", "prompts", "fusion"]
@@ -149,15 +149,15 @@ class TestEveryModel:
         torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
         torch.testing.assert_close(first_output(loaded, kind), first_output(model, kind), rtol=0, atol=0)
 
-    def test_pushed_it_is_three_files(self, kind: type[Any]) -> None:
-        files: list[str] = []
-        with mock.patch("huggingface_hub.hub_mixin.HfApi") as api:
-            api.return_value.create_repo.return_value.repo_id = "me/mine"
-            api.return_value.upload_folder.side_effect = lambda **given: files.extend(
-                sorted(p.name for p in Path(given["folder_path"]).iterdir())
-            )
-            build(kind).push_to_hub("me/mine")
-        assert files == ["README.md", "config.json", "model.safetensors"]
+    def test_pushed_and_loaded_it_is_the_same(self, kind: type[Any], tmp_path: Path) -> None:
+        model = build(kind).eval()
+        with fake_hub(tmp_path) as hub:
+            model.push_to_hub("me/mine", notes="Random numbers.")
+            assert sorted(hub.files["me/mine"]) == ["README.md", "config.json", "model.safetensors"]
+            loaded = kind.from_pretrained("me/mine")
+        torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+        card = hub.files["me/mine"]["README.md"].decode()
+        assert f'{kind.__name__}.from_pretrained("me/mine")' in card and "Random numbers." in card
 
 
 @pytest.mark.parametrize(

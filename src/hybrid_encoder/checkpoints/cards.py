@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+from collections.abc import Sequence
 from typing import Any
 
+from hybrid_encoder.checkpoints.card_renewal import LIBRARY, Card, read_card, renew
+from hybrid_encoder.checkpoints.sources import HUB_ID
 from hybrid_encoder.config import (
+    MODEL_CONFIGS,
     DepthScale,
     HybridEncoderConfig,
     HybridMatchingConfig,
     UNetDecoderConfig,
     find_encoder_config,
 )
+from hybrid_encoder.config.architectures import TRANSFORMERS
 
 PAPER = "https://arxiv.org/abs/2510.09320"
+HOW, UNKNOWN = "How it was made", "Not written down by whoever saved it."
+TABLE = "| part | setting |"
 
 
 def config_rows(config: Any) -> list[tuple[str, str]]:
@@ -59,50 +69,91 @@ def config_rows(config: Any) -> list[tuple[str, str]]:
     return rows
 
 
-def model_card(name: str, config: Any, notes: str) -> str:
-    """Return the README.md of a checkpoint folder, Markdown with the Hub's metadata block.
+def model_card(
+    name: str,
+    config: Any,
+    notes: str | None = None,
+    *,
+    license: str | None = None,
+    datasets: str | Sequence[str] | None = None,
+    source: str = "path/to/this/folder",
+    old: str | None = None,
+) -> str | None:
+    """Return the README.md of a checkpoint, Markdown with the Hub's metadata block.
 
     Args:
         name: of the model's class.
         config: of the model.
-        notes: how the weights were made; empty says that nobody wrote it down.
+        notes: how the weights were made; None keeps what the old card says, or says that nobody wrote it down.
+        license: the Hub's name of the weights' licence, such as ``"apache-2.0"``; None keeps the old card's, or is
+            ``"other"``, which is not stated.
+        datasets: Hub ids or names of what the weights were trained on; None keeps the old card's, or says nothing.
+        source: what ``from_pretrained`` is to be given.
+        old: the card that stands there. What a person added or changed stays: the introduction, sections of their own,
+            other metadata, and the notes. None is returned for a text that is not a card of this library.
     """
     encoder = find_encoder_config(config)
+    given: dict[str, Any] = {}
+    if license is not None:
+        given["license"] = license.lower()
+    if datasets is not None:
+        given["datasets"] = [datasets] if isinstance(datasets, str) else list(datasets)
+    metadata: dict[str, Any] = {
+        "library_name": LIBRARY,
+        "pipeline_tag": "depth-estimation",
+        "tags": ["depth-estimation", LIBRARY],
+        **({} if license else {"license": "other", "license_name": "not-stated"}),
+        **given,
+    }
+    if base := base_models(encoder):
+        metadata["base_model"] = base
     table = "\n".join(f"| {key} | {value} |" for key, value in config_rows(config))
+    snippet = f"from hybrid_encoder import {name}\n\nmodel = {name}.from_pretrained({json.dumps(source)})"
     licences = "\n".join(f"- {part}: {text}" for part, text in _licences(encoder))
-    return f"""---
-library_name: hybrid-encoder
-pipeline_tag: depth-estimation
-tags:
-- depth-estimation
-- hybrid-encoder
----
+    sections = {
+        "How to load it": f"```python\n{snippet}\n```\n\nImages go in as RGB in [0, 1]; normalisation happens inside.",
+        "What it is made of": f"{TABLE}\n| --- | --- |\n{table}",
+        HOW: notes or UNKNOWN,
+        "Licences of the parts": f"{licences}\n- Data that the weights were trained on may restrict their use.",
+    }
+    card = Card(metadata, _intro(name), sections)
+    if old is None:
+        return str(card)
+    stands = read_card(old)
+    if stands is None:
+        return None
+    if TABLE in stands.intro or stands.intro in map(_intro, MODEL_CONFIGS):  # ours, of an earlier version or model
+        stands.intro = card.intro
+    return str(renew(stands, card, [HOW] if notes is None else [], given))
 
-# {name}
 
-One encoder that joins CLIP and DINO under language guidance, for monocular depth ([paper]({PAPER})).
+def base_models(encoder: HybridEncoderConfig) -> list[str]:
+    """Return the Hub ids of the public weights that the towers of a configuration start from, where they are known."""
+    found = []
+    semantic, spatial = encoder.semantic, encoder.spatial
+    if (encoder.uses_semantic or encoder.prompts) and semantic.pretrained:
+        import open_clip
 
-```python
-from hybrid_encoder import {name}
+        stated = open_clip.get_pretrained_cfg(semantic.name, semantic.pretrained) or {}
+        found.append(str(stated.get("hf_hub") or "").rpartition("/")[0])
+    if encoder.uses_spatial and spatial.pretrained:
+        if spatial.name.startswith(TRANSFORMERS):
+            source = spatial.name.removeprefix(TRANSFORMERS)
+            found.append(source if HUB_ID.fullmatch(source) and not os.path.exists(source) else "")
+        else:
+            import timm
 
-model = {name}.from_pretrained("path/to/this/folder")
-```
+            with contextlib.suppress(RuntimeError):  # weights that timm does not know any more
+                described: Any = timm.get_pretrained_cfg(spatial.name)
+                found.append(str(getattr(described, "hf_hub_id", None) or "").partition("@")[0])
+    return [repo for repo in found if repo]
 
-Images go in as RGB in [0, 1]; normalisation happens inside.
 
-| part | setting |
-| --- | --- |
-{table}
-
-## How it was made
-
-{notes or "Not written down by whoever saved it."}
-
-## Licences of the parts
-
-{licences}
-- Data that the weights were trained on may restrict their use; see above how they were made.
-"""
+def _intro(name: str) -> str:
+    return (
+        f"# {name}\n\nOne encoder that joins CLIP and DINO under language guidance, for monocular depth "
+        f"([paper]({PAPER}))."
+    )
 
 
 def _licences(encoder: HybridEncoderConfig) -> list[tuple[str, str]]:

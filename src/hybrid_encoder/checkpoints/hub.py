@@ -6,23 +6,24 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelHubMixin
 from torch import nn
 
 from hybrid_encoder.checkpoints.cards import model_card
 from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
 from hybrid_encoder.config import FORMAT_VERSION
+from hybrid_encoder.downloading import uploads
 from hybrid_encoder.errors import CheckpointError
+from hybrid_encoder.network import ask
 from hybrid_encoder.writing import replace_files
 
 CARD = "README.md"
-OURS = "library_name: hybrid-encoder"  # stands in every card
 
 
-class HubModel(nn.Module, ModelHubMixin):
+class HubModel(nn.Module):
     """``save_pretrained`` and ``push_to_hub``; models bring their own ``from_pretrained``.
 
     Attributes:
@@ -31,15 +32,13 @@ class HubModel(nn.Module, ModelHubMixin):
 
     config: Any
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._hub_mixin_config = None  # the mixin would write the constructor's arguments; we write our own
-
     def save_pretrained(
         self,
         save_directory: str | Path,
         *,
-        notes: str = "",
+        notes: str | None = None,
+        license: str | None = None,
+        datasets: str | Sequence[str] | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
         **options: Any,
@@ -48,36 +47,95 @@ class HubModel(nn.Module, ModelHubMixin):
 
         All three are written whole before one of them takes its place, so that a checkpoint that stood there before
         stays as it was when the disk is full. Other files stay, also a README.md that is not a card of this library.
+        A card of this library is renewed; what a person added to it stays.
 
         Args:
             save_directory: made if it is not there.
-            notes: "how it was made", for the card.
-            push_to_hub, repo_id, options: of huggingface_hub's mixin.
+            notes: "how it was made", for the card; None keeps what a card says that stands there.
+            license: the Hub's name of the weights' licence, such as ``"apache-2.0"``, for the card.
+            datasets: Hub ids or names of what the weights were trained on, for the card.
+            push_to_hub: push the model, too; options are those of :meth:`push_to_hub`.
+            repo_id: where to; the name of the folder without it.
 
         Returns:
             The address of the commit where the model was pushed, else None.
 
         Raises:
-            CheckpointError: a file of that name exists.
+            CheckpointError: a file of that name exists, or the model cannot be pushed.
             OSError: the folder cannot be written.
+            TypeError: an option of pushing where nothing is pushed.
         """
+        if options and not push_to_hub:
+            raise TypeError(f"save_pretrained() got {next(iter(options))!r}, which goes with push_to_hub=True.")
         folder = Path(save_directory)
         if os.path.lexists(folder) and not folder.is_dir():
             raise CheckpointError(f"{folder} is a file; a model is saved into a folder: choose another name.")
         folder.mkdir(parents=True, exist_ok=True)
-        card = options.pop("model_card_kwargs", None) or {"notes": notes}
-        options.pop("config", None)  # the mixin's; ours is written with the weights
+        about: dict[str, Any] = {"notes": notes, "license": license, "datasets": datasets}
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as written:
-            self._save_pretrained(Path(written))
-            names = [CONFIG, WEIGHTS]
-            if _may_replace(folder / CARD):
-                self.generate_model_card(**card).save(Path(written) / CARD)
-                names.append(CARD)
-            replace_files(Path(written), folder, names)
-        if not push_to_hub:
-            return None
-        result: str = self.push_to_hub(repo_id or folder.name, model_card_kwargs=card, **options)
-        return result
+            card = {**about, "old": _read(folder / CARD), **({"source": repo_id} if repo_id else {})}
+            replace_files(Path(written), folder, self._write(Path(written), card))
+        return self.push_to_hub(repo_id or folder.resolve().name, **about, **options) if push_to_hub else None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        notes: str | None = None,
+        license: str | None = None,
+        datasets: str | Sequence[str] | None = None,
+        commit_message: str = "Push a model of hybrid-encoder",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the three files of :meth:`save_pretrained` to the Hugging Face Hub, in one commit.
+
+        A card that is there is renewed as in a folder; a README.md of another kind stays.
+
+        Args:
+            repo_id: ``organisation/name``, or a name of your own; made if it is not there.
+            notes, license, datasets: for the card.
+            commit_message: of the commit.
+            private: whether a repository that is made is private; None leaves it to the Hub.
+            token: in the place of that of ``hf auth login``.
+            branch: in the place of ``main``; it must exist.
+            create_pr: open a pull request instead.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: the Hub cannot be reached, or refuses it.
+        """
+        from huggingface_hub import HfApi, errors
+
+        api = HfApi(token=token)
+
+        def card_there(repo: str) -> str | None:
+            try:
+                return Path(api.hf_hub_download(repo, CARD, revision=branch)).read_text("utf-8", errors="replace")
+            except errors.EntryNotFoundError:
+                return None
+
+        with uploads(repo_id), tempfile.TemporaryDirectory() as folder:
+            repo = ask(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
+            about: dict[str, Any] = {"notes": notes, "license": license, "datasets": datasets}
+            self._write(Path(folder), {**about, "old": ask(lambda: card_there(repo)), "source": repo})
+            commit = api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=commit_message, revision=branch, create_pr=create_pr
+            )
+        return str(commit.commit_url)
+
+    def _write(self, folder: Path, card: Mapping[str, Any]) -> list[str]:
+        """Write the files of the model into an empty folder, and return their names; no card in a person's place."""
+        self._save_pretrained(folder)
+        text = model_card(type(self).__name__, self.config, **card)
+        if text is None:
+            return [CONFIG, WEIGHTS]
+        (folder / CARD).write_text(text, encoding="utf-8")
+        return [CONFIG, WEIGHTS, CARD]
 
     def _save_pretrained(self, save_directory: Path) -> None:
         from safetensors import SafetensorError
@@ -99,16 +157,9 @@ class HubModel(nn.Module, ModelHubMixin):
             code = int(number[1])
             raise OSError(code, os.strerror(code), str(save_directory.parent / WEIGHTS)) from error
 
-    def generate_model_card(self, *args: Any, notes: str = "", **kwargs: Any) -> Any:
-        """Return the card that ``save_pretrained`` writes; the mixin calls this."""
-        from huggingface_hub import ModelCard
 
-        return ModelCard(model_card(type(self).__name__, self.config, notes))
-
-
-def _may_replace(card: Path) -> bool:
-    """Whether nothing stands there, or a card of ours: a person's own README is kept."""
+def _read(card: Path) -> str | None:
     try:
-        return OURS in card.read_text(encoding="utf-8", errors="replace")
+        return card.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return True
+        return None

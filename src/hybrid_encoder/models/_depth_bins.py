@@ -17,7 +17,7 @@ class DepthBinsLoader(EncoderHolder):
     """``from_pretrained`` of both multi-frame models."""
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, source: str | Path, *, config: Any = None, depth_binning: Spacing | None = None, **hub: Any
     ) -> Self:
         """Load a trained model, in evaluation mode; never downloads a backbone that it is about to overwrite.

@@ -96,9 +96,7 @@ class HybridModel(HubModel):
     # -- loading -----------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # a shorter name for the source, and no model_kwargs
-        cls, source: str | Path, *, config: Any = None, **hub: Any
-    ) -> Self:
+    def from_pretrained(cls, source: str | Path, *, config: Any = None, **hub: Any) -> Self:
         """Load a trained model, in evaluation mode. It never downloads a backbone that it is about to overwrite.
 
         Args:
@@ -126,7 +124,7 @@ class HybridModel(HubModel):
         stored, prefix = checkpoint.part(cls.config_class)
         try:
             with no_initialisation():
-                model = cls(config or stored, pretrained=False)  # type: ignore[call-arg]  # as every model takes them
+                model = cls(config or stored, pretrained=False)
         except Exception as error:  # whatever the libraries raise where sizes do not go together
             if config is not None or isinstance(error, CheckpointError):
                 raise
