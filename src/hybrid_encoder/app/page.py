@@ -154,7 +154,7 @@ def _choices(runner: DepthRunner) -> list[gr.components.Component]:
 
 def _on_picture(runner: DepthRunner, picture: dict[str, Any] | None, *choices: Any) -> tuple[Any, ...]:
     with _told():
-        done = runner.picture(_path(picture, "picture"), Choices(*choices))
+        done = runner.picture(_path(runner, picture, "picture"), Choices(*choices))
     files = (gr.DownloadButton(value=path, visible=True) for path in (done.colors, done.numbers, done.cloud))
     scene = gr.Model3D(str(done.scene), camera_position=(AROUND, ABOVE, AWAY * done.extent), visible=True)
     return (done.picture, done.depth), _paragraph(done.summary), scene, *files
@@ -162,7 +162,7 @@ def _on_picture(runner: DepthRunner, picture: dict[str, Any] | None, *choices: A
 
 def _on_video(runner: DepthRunner, video: dict[str, Any] | None, *choices: Any) -> Iterator[tuple[Any, ...]]:
     with _told():
-        for step in runner.video(_path(video, "video"), Choices(*choices)):
+        for step in runner.video(_path(runner, video, "video"), Choices(*choices)):
             yield (step.video, _paragraph(step.summary)) if step.video else (gr.skip(), _progress(step))
 
 
@@ -176,11 +176,17 @@ def _show(is_picture: bool) -> tuple[Any, ...]:
     return gr.Column(visible=is_picture), gr.Column(visible=not is_picture)
 
 
-def _path(payload: dict[str, Any] | None, what: str) -> Path:
-    """Return the path of an uploaded file; gradio has checked that it is one."""
+def _path(runner: DepthRunner, payload: dict[str, Any] | None, what: str) -> Path:
+    """Return the path of an uploaded file.
+
+    Raises:
+        InputError: there is none; or a browser that is none asks for another file of this machine.
+    """
     path = payload.get("path") if isinstance(payload, dict) else None
     if not isinstance(path, str):
         raise InputError(f"there is no {what} yet; drop one on the page, or take the example.")
+    if not Path(path).resolve().is_relative_to(runner.folder.parent):
+        raise InputError(f"the {what} was not uploaded; drop it on the page.")
     return Path(path)
 
 
