@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from hybrid_encoder import HybridDepthModel, HybridEncoderError
-from hybrid_encoder.data.images import colorize, read_image, write_png
+from hybrid_encoder.data.images import read_image
 
 
 def main(path: Path) -> None:
@@ -20,8 +20,9 @@ def main(path: Path) -> None:
     for fused, logits in zip(features.fused, features.logits or [], strict=True):
         print(f"fused {tuple(fused.shape)}, similarity to each depth prompt {tuple(logits.shape)}")
 
-    prediction = model.infer(image)
-    write_png(path.with_name(f"{path.stem}_depth.png"), colorize(prediction.disparity[0]))
+    prediction = model.infer(path)
+    files = prediction.save(path.parent, path.stem)  # a coloured map, and the numbers
+    print(f"written: {', '.join(file.name for file in files)}")
     print(f"disparity from {prediction.disparity.min():.3f} (far) to {prediction.disparity.max():.3f} (near)")
 
 
