@@ -1,6 +1,7 @@
 from . import (
     adapters,
     app,
+    backbone_names,
     caching,
     checkpoints,
     cli,
@@ -72,6 +73,7 @@ __all__ = [
     "SpatialConfig",
     "__version__",
     "adapters",
+    "backbone_names",
     "caching",
     "checkpoints",
     "cli",

@@ -60,6 +60,14 @@ def find_cached(repo: str, alternatives: Sequence[Alternative], **where: Any) ->
     return next((cached for cached in found if not cached.missing), found[0] if found else None)
 
 
+def cached_repositories(cache: str | Path | None = None) -> list[str]:
+    """Return the Hub ids of the models in the cache, or in another folder."""
+    from huggingface_hub import constants
+
+    folder = Path(cache or constants.HF_HUB_CACHE)
+    return [path.name.removeprefix("models--").replace("--", "/") for path in sorted(folder.glob("models--*--*"))]
+
+
 def _shards(path: Path) -> list[str]:
     """Return the files among which an index says that weights are divided."""
     if not path.name.endswith(".index.json"):

@@ -157,6 +157,10 @@ def read_config(folder: Path) -> Any:
         with file.open("rb") as opened:
             content = parse(opened.read(MAX_BYTES + 1))
         for name in ("class", "config"):
+            if name not in content and (other := content.get("model_type") or content.get("architecture")):
+                raise ConfigError(
+                    f"it is of another library's model, {shown(other)}; name weights of a model of this library."
+                )
             if name not in content:
                 raise ConfigError(f"it has no {name!r}.")
         kind = content["class"]
