@@ -154,13 +154,14 @@ def test_weights_that_give_nothing_finite(run: Run, folder: Path, tiny_model: Hy
 def test_a_full_disk_leaves_what_was_finished_and_nothing_half(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
+    from hybrid_encoder.data import results
     from hybrid_encoder.models import prediction
 
     if again:  # of the second picture, both earlier results stay
         assert run("predict", folder, "--output", "out", *QUICK)[0] == 0
         Image.fromarray(255 - scene()).save(folder / "b.jpg")
     expected = contents(Path("out"))
-    write, calls = prediction.write_array, 0
+    write, calls = results.write_array, 0
 
     def fill_up(path: Path, array: Any) -> None:
         nonlocal calls

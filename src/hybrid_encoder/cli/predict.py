@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,9 +23,8 @@ from hybrid_encoder.cli.options import (
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
-    from hybrid_encoder.cli._work import Job, Work
-    from hybrid_encoder.models.depth import HybridDepthModel, PreparedImage
-    from hybrid_encoder.models.sizes import WorkingSize
+    from hybrid_encoder.cli._work import Job
+    from hybrid_encoder.models.depth import HybridDepthModel
 
 NumberFormat = Literal["npy", "png16", "none"]
 CloudFormat = Literal["ply", "glb"]
@@ -107,6 +105,7 @@ def predict_command(
 
     Results of earlier runs are left out of the input, and replaced; other files never are.
     """
+    from hybrid_encoder.cli._predicting import Predicting
     from hybrid_encoder.cli._work import find_work, refusal
     from hybrid_encoder.data.images import check_colormap
     from hybrid_encoder.data.opening import MAX_PIXELS, expanded
@@ -123,9 +122,9 @@ def predict_command(
     target = pick_device(device)
     model = HybridDepthModel.from_pretrained(weights).to(target)
     _check_scale(model, numbers)
-    run = _Run(model, work, working_size, batch_size, limit, options, quiet or as_json)
-    say = _silent if quiet or as_json else console.print
-    say(describe_weights(weights, model, working_size))
+    run = Predicting(model, work, working_size, batch_size, limit, options, quiet or as_json)
+    if not (quiet or as_json):
+        console.print(describe_weights(weights, model, working_size))
     start = time.perf_counter()
     for folder in dict.fromkeys(job.folder for job in work.jobs):
         make_folder(folder)
@@ -135,7 +134,8 @@ def predict_command(
         seconds = round(time.perf_counter() - start, 3)
         damaged = [{"path": str(path), "error": str(error)} for path, error in [*work.damaged, *run.failed]]
         print(json.dumps({"weights": weights, "results": run.rows, "damaged": damaged, "seconds": seconds}, indent=2))
-    say(_summary(run, expanded(output)))
+    if not (quiet or as_json):
+        console.print(run.summary(expanded(output)))
     if run.failed:  # only decoding them has shown it
         raise refusal(run.failed, len(work.jobs))
 
@@ -204,125 +204,3 @@ def _check_scale(model: HybridDepthModel, numbers: NumberFormat) -> None:
             f"the weights give depth up to {model.config.max_depth:g} m, and a 16-bit PNG holds up to {FARTHEST:g} m; "
             "take --numbers npy."
         )
-
-
-class _Run:
-    """The work of one command, and what came of it.
-
-    Attributes:
-        rows: what ``--json`` tells, one for each result.
-        failed: pictures that passed the first look and could not be decoded.
-    """
-
-    def __init__(
-        self,
-        model: HybridDepthModel,
-        work: Work,
-        size: WorkingSize,
-        batch_size: int | None,
-        max_pixels: int,
-        options: dict[str, Any],
-        silent: bool,
-    ) -> None:
-        self.model, self.work, self.size, self.batch_size = model, work, size, batch_size
-        self.max_pixels, self.options, self.silent = max_pixels, options, silent
-        self.scale = "metric" if model.config.metric else "relative"
-        self.rows: list[dict[str, Any]] = []
-        self.failed: list[tuple[Path, InputError]] = []
-
-    def pictures(self) -> None:
-        """Predict all pictures."""
-        from rich.progress import track
-
-        from hybrid_encoder.cli._pipeline import predict_groups, writers
-
-        jobs = [job for job in self.work.jobs if not job.is_video]
-        few = self.silent or len(jobs) < 2
-        with writers() as writer:
-            results = predict_groups(self.model, self._read(jobs), self.batch_size)
-            for job, (prediction, seconds) in track(
-                results, "predicting", total=len(jobs), console=console, disable=few
-            ):
-                row = self._row(job, prediction.size, self.model.working_size(prediction.size, self.size), seconds)
-                writer.submit(partial(self._write, prediction, job, row))
-                self.rows.append(row)
-
-    def videos(self, *, every: int, side_by_side: bool, keep_frames: bool) -> None:
-        """Predict all videos."""
-        from rich.progress import Progress
-
-        from hybrid_encoder.cli._videos import predict_video
-        from hybrid_encoder.data.results import VIDEO
-        from hybrid_encoder.data.video import VideoFrames
-
-        for job in self.work.jobs:
-            if not job.is_video:
-                continue
-            with VideoFrames(job.path, every, self.max_pixels) as frames:
-                total = frames.num_frames
-            with Progress(console=console, disable=self.silent) as progress:
-                task = progress.add_task(job.path.name, total=total)
-                result = predict_video(
-                    self.model,
-                    job,
-                    size=self.size,
-                    batch_size=self.batch_size,
-                    max_pixels=self.max_pixels,
-                    every=every,
-                    side_by_side=side_by_side,
-                    keep_frames=keep_frames,
-                    options=self.options,
-                    advance=partial(progress.advance, task),
-                )
-            row = self._row(job, result.size, result.working_size, result.seconds)
-            files = [job.folder / (job.path.stem + VIDEO), *([job.frames_folder] if keep_frames else [])]
-            self.rows.append({**row, "frames": result.num_frames, "files": [str(file) for file in files]})
-
-    def _read(self, jobs: list[Job]) -> Iterator[tuple[Job, PreparedImage]]:
-        from hybrid_encoder.cli._pipeline import read_ahead
-        from hybrid_encoder.data.images import read_image
-
-        def read(job: Job) -> tuple[Job, PreparedImage | InputError]:
-            try:
-                pixels = read_image(job.path, self.max_pixels)
-                return job, self.model.prepare(pixels, self.size, str(job.path))._replace(source=job.path)
-            except InputError as error:
-                return job, error
-
-        for job, prepared in read_ahead(read, jobs):
-            if isinstance(prepared, InputError):
-                self.failed.append((job.path, prepared))
-            else:
-                yield job, prepared
-
-    def _write(self, prediction: Any, job: Job, row: dict[str, Any]) -> None:
-        files = prediction.save(job.folder, job.path.stem, **self.options)
-        row["files"] = [str(file) for file in files]
-
-    def _row(self, job: Job, size: tuple[int, int], working: tuple[int, int], seconds: float) -> dict[str, Any]:
-        return {
-            "path": str(job.path),
-            "size": list(size),
-            "working_size": list(working),
-            "scale": self.scale,
-            "seconds": round(seconds, 6),
-        }
-
-
-def _summary(run: _Run, output: Path) -> str:
-    num_videos = sum("frames" in row for row in run.rows)
-    counts = [_count(len(run.rows) - num_videos, "image"), _count(num_videos, "video")]
-    first = " and ".join(count for count in counts if count) or "nothing"
-    kinds = sorted({Path(file).name.removeprefix(Path(row["path"]).stem) for row in run.rows for file in row["files"]})
-    files = f" ({', '.join(f'*{kind}' for kind in kinds)})" if kinds else ""
-    left_out = f"; left out, as results of earlier runs: {run.work.num_results}" if run.work.num_results else ""
-    skipped = f"; left out, as damaged: {len(run.work.damaged)}" if run.work.damaged else ""
-    return f"{first} -> {output}{files}{left_out}{skipped}"
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}" if number else ""
-
-
-def _silent(*_: object) -> None:
-    """Print nothing."""
