@@ -128,8 +128,8 @@ def test_point_clouds(run: Run, tree: Path) -> None:
 
 
 def test_intrinsics_in_files(run: Run, tree: Path) -> None:
-    K = [[45.7, 0, 31.5], [0, 45.7, 23.5], [0, 0, 1]]
-    Path("K.json").write_text(json.dumps(K))
+    K = np.array([[45.7, 0, 31.5], [0, 45.7, 23.5], [0, 0, 1]])
+    Path("K.json").write_text(json.dumps(K.tolist()))
     np.savetxt("K.txt", K)
     np.save("K.npy", K)
     clouds = set()

@@ -19,6 +19,7 @@ from hybrid_encoder import (
     HybridDepthModel,
     HybridEncoderConfig,
     HybridMatchingConfig,
+    HybridMatchingDepthConfig,
     HybridMatchingEncoder,
     HybridMatchingModel,
     InputError,
@@ -377,3 +378,26 @@ class TestPublished:
             HybridMatchingModel.from_pretrained(tmp_path / "none")
         with pytest.raises(CheckpointError, match=r"holds no checkpoint"):
             HybridMatchingModel.from_pretrained(tmp_path)
+
+
+def test_a_multi_frame_model_works_at_the_size_that_it_was_fitted_at() -> None:
+    """With the camera of that size; ``native`` is another result, and (H, W) says the fitted one outright."""
+    torch.manual_seed(0)
+    config = HybridMatchingDepthConfig.preset("tiny").replace(size=(64, 96))
+    model = HybridMatchingModel(config, pretrained=False).eval()
+    images = torch.rand(3, 3, 80, 120)
+    small = torch.nn.functional.interpolate(images, (64, 96), mode="bilinear", antialias=True)
+    poses = torch.eye(4).repeat(1, 2, 1, 1)
+    poses[:, 0, 2, 3], poses[:, 1, 2, 3] = 0.3, -0.3
+    K, K_small = torch.eye(4)[None], torch.eye(4)[None]
+    K[0, :2, :3] = torch.tensor([[20.0, 0, 14.5], [0, 20.0, 9.5]])  # a quarter of 80 x 120, centre in the middle
+    K_small[0, :2, :3] = torch.tensor([[16.0, 0, 11.5], [0, 16.0, 7.5]])
+    found = model.infer(images[:1], images[None, 1:], poses, K, K.inverse())
+    with torch.no_grad():
+        expected = model(small[:1], small[None, 1:], poses, K_small, K_small.inverse())
+    expected = torch.nn.functional.interpolate(expected, (80, 120), mode="bilinear")
+    torch.testing.assert_close(found.disparity, expected, rtol=1e-3, atol=1e-4)
+    asked = model.infer(images[:1], images[None, 1:], poses, K, K.inverse(), size=(64, 96))
+    torch.testing.assert_close(asked.disparity, found.disparity)
+    native = model.infer(images[:1], images[None, 1:], poses, K, K.inverse(), size="native")
+    assert not torch.allclose(native.disparity, found.disparity, atol=1e-3)

@@ -84,6 +84,28 @@ class DepthModel(EncoderHolder):
             return outputs[scale]
         return F.interpolate(outputs[scale], size, mode="bilinear", align_corners=False)
 
+    @property
+    def _hybrid_encoder(self) -> HybridDepthEncoder:
+        encoder: Any = self.encoder
+        while not isinstance(encoder, HybridDepthEncoder):
+            encoder = encoder.encoder
+        return encoder
+
+    def working_size(self, image_size: Size, size: WorkingSize = None) -> Size:
+        """Return the (H, W) that :meth:`infer` works at for a picture of this (H, W)."""
+        return working_size(size, image_size, self.config.size, self._hybrid_encoder.stride)
+
+    @torch.inference_mode()
+    def _resized(self, images: Tensor, size: Size) -> Tensor:
+        """Return images on the model's device, of the model's type, at the size to work at."""
+        parameter = next(self.parameters())
+        images = images.to(parameter.device, parameter.dtype)
+        if size == (images.shape[-2], images.shape[-1]):
+            return images
+        if self._hybrid_encoder.check_values:
+            check_value_range(images)  # clamping would hide it
+        return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
     @torch.inference_mode()
     def _prediction(self, disparity: Tensor, source: Any = None) -> DepthPrediction:
         depth, metric = self.to_depth(disparity), self.config.metric
@@ -240,10 +262,6 @@ class HybridDepthModel(DepthModel):
         if waiting:
             yield from self._predicted(waiting)
 
-    def working_size(self, image_size: Size, size: WorkingSize = None) -> Size:
-        """Return the (H, W) that :meth:`infer` works at for a picture of this (H, W)."""
-        return working_size(size, image_size, self.config.size, self.encoder.stride)
-
     def _infer_batch(self, images: Tensor, size: WorkingSize, batch_size: int | None) -> DepthPrediction:
         floats = images.float() / 255 if images.dtype == torch.uint8 else images
         check_images(floats)
@@ -255,23 +273,12 @@ class HybridDepthModel(DepthModel):
     def _predicted(self, images: Sequence[PreparedImage]) -> Iterator[DepthPrediction]:
         disparity = self._disparity(torch.cat([image.pixels for image in images]))
         for image, one in zip(images, disparity, strict=True):
-            yield self._prediction(_resized_to(one[None], image.size)[0], image.source)
-
-    @torch.inference_mode()
-    def _resized(self, images: Tensor, size: Size) -> Tensor:
-        """Return images on the model's device, of the model's type, at the size to work at."""
-        parameter = next(self.parameters())
-        images = images.to(parameter.device, parameter.dtype)
-        if size == (images.shape[-2], images.shape[-1]):
-            return images
-        if self.encoder.check_values:
-            check_value_range(images)  # clamping would hide it
-        return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+            yield self._prediction(resized_to(one[None], image.size)[0], image.source)
 
     @torch.inference_mode()
     def _disparity(self, images: Tensor, size: Size | None = None) -> Tensor:
         disparity: Tensor = in_evaluation(self)(images).float()
-        return disparity if size is None else _resized_to(disparity, size)
+        return disparity if size is None else resized_to(disparity, size)
 
 
 def check_batch_size(batch_size: int | None) -> None:
@@ -281,7 +288,8 @@ def check_batch_size(batch_size: int | None) -> None:
 
 
 @torch.inference_mode()
-def _resized_to(disparity: Tensor, size: Size) -> Tensor:
+def resized_to(disparity: Tensor, size: Size) -> Tensor:
+    """Return disparity (B, 1, h, w) at a size (H, W), bilinear."""
     if size == (disparity.shape[-2], disparity.shape[-1]):
         return disparity
     return F.interpolate(disparity, size, mode="bilinear", align_corners=False)

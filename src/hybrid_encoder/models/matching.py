@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hybrid_encoder.config import HybridEncoderConfig, HybridMatchingConfig, HybridMatchingDepthConfig
 from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.geometry.camera import resized_intrinsics
 from hybrid_encoder.geometry.plane_sweep import (
     Spacing,
     check_features,
@@ -23,9 +24,10 @@ from hybrid_encoder.geometry.plane_sweep import (
 from hybrid_encoder.models._depth_bins import DepthBinsLoader
 from hybrid_encoder.models.base import find_config, in_evaluation
 from hybrid_encoder.models.decoders import build_decoder
-from hybrid_encoder.models.depth import DepthModel
+from hybrid_encoder.models.depth import DepthModel, resized_to
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
 from hybrid_encoder.models.prediction import DepthPrediction
+from hybrid_encoder.models.sizes import WorkingSize
 
 Match = Literal["semantic", "spatial", "both"]
 
@@ -317,16 +319,32 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
         inv_K: Tensor,
         min_depth_bin: float | None = None,
         max_depth_bin: float | None = None,
+        size: WorkingSize = None,
     ) -> DepthPrediction:
         """Predict as in evaluation mode, at the size of the images; the model's own mode stays as it is.
 
-        Arguments are those of the encoder's ``forward``, on any device.
+        Args:
+            current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin: those of the encoder's
+                ``forward``, on any device; ``K`` belongs to the images as they are given.
+            size: to work at, as in :meth:`HybridDepthModel.infer`: by default the right one.
+
+        Raises:
+            InputError: as ``forward``; a size that cannot be.
         """
         check_features(current_image, lookup_images, ("current_image", "lookup_images"))
         check_tensors(poses=poses, K=K, inv_K=inv_K)
         parameter = next(self.parameters())
         current_image, lookup_images = (x.to(parameter.device, parameter.dtype) for x in (current_image, lookup_images))
         poses, K, inv_K = (x.to(parameter.device) for x in (poses, K, inv_K))
+        own = (current_image.shape[-2], current_image.shape[-1])
+        working = self.working_size(own, size)
+        source = current_image
+        if working != own:
+            current_image = self._resized(current_image, working)
+            lookup_images = self._resized(lookup_images.flatten(0, 1), working).unflatten(0, lookup_images.shape[:2])
+            K = K.clone()
+            K[:, :3, :3] = resized_intrinsics(K[:, :3, :3], own, working)
+            inv_K = torch.linalg.inv(K)
         model = in_evaluation(self)
         disparity = model(current_image, lookup_images, poses, K, inv_K, min_depth_bin, max_depth_bin).float()
-        return self._prediction(disparity)
+        return self._prediction(resized_to(disparity, own), source)
