@@ -11,7 +11,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +20,8 @@ import pytest
 from PIL import Image
 
 from hybrid_encoder.cli import main
+
+from helpers.fake_hub import fake_hub
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,14 +58,15 @@ def _smaller(words: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with the images that the pages speak of, as the current folder."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder with the images that the pages speak of, as the current folder; and a Hub to push to."""
     rng = np.random.default_rng(0)
     for name in ("image.jpg", "images/one.png", "images/two.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (96, 160, 3), dtype=np.uint8)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with fake_hub(tmp_path / "hub"):
+        yield tmp_path
 
 
 @pytest.fixture

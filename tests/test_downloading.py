@@ -6,6 +6,7 @@ import errno
 import importlib
 import io
 import json
+import threading
 import time
 import traceback
 import urllib.error
@@ -39,6 +40,12 @@ from helpers.traps import closed_network
 httpx: Any = importlib.import_module(hub_errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])
 DINO, RESNET = "test_vit.r160_in1k", "test_resnet.r160_in1k"  # of timm, the smallest of their kind with weights
 CLIP = small_clip("RN50-quickgelu", layers=[1, 1, 1, 1], width=16)
+SOURCES: dict[str, Callable[[], Any]] = {
+    f"timm/{DINO}": lambda: build_spatial(SpatialConfig(DINO), True),
+    "timm/resnet50_clip.openai": lambda: build_clip(SemanticConfig(CLIP.name, "openai", CLIP.overrides), True),
+    "org/dino": lambda: build_spatial(SpatialConfig("hf:org/dino"), True),
+    "org/name": lambda: HybridDepthModel.from_pretrained("org/name"),
+}
 
 
 @pytest.fixture
@@ -155,16 +162,43 @@ class TestHub:
         ],
     )
     def test_what_the_hub_answers(self, hub: FakeHub, status: int, code: str, says: str) -> None:
-        hub.refusals["org/name"] = status, code
-        for build in (
-            lambda: build_spatial(SpatialConfig("hf:org/name"), True),
-            lambda: HybridDepthModel.from_pretrained("org/name"),
-        ):
+        for repo, build in SOURCES.items():
+            hub.refusals[repo] = status, code
             start = time.monotonic()
-            with pytest.raises(CheckpointError, match=says):
+            with pytest.raises(CheckpointError, match=says.replace("org/name", repo)):
                 build()
             assert time.monotonic() - start < 5
-        assert len(hub.requests) == 2
+        assert len(hub.requests) == len(SOURCES)
+
+    @pytest.mark.parametrize("where", ["/api/models/", "/resolve/", "half /resolve/"])
+    @pytest.mark.parametrize("repo", [f"timm/{DINO}", "timm/resnet50_clip.openai", "org/dino"])
+    def test_a_server_that_hangs(self, hub: FakeHub, where: str, repo: str) -> None:
+        names = "config.json", "model.safetensors", "open_clip_model.safetensors"
+        hub.files[repo] = dict.fromkeys(names, b"x" * 1000)
+        hub.hanging.add(where)
+        start = time.monotonic()
+        with (
+            mock.patch("hybrid_encoder.network.SECONDS", 1),
+            pytest.raises(
+                CheckpointError, match=rf"\({repo} on .*; check the connection and try again, copy the folder"
+            ),
+        ):
+            SOURCES[repo]()
+        assert time.monotonic() - start < 5
+
+    def test_no_name_server(self, cache: Path) -> None:
+        """Looking up a name has no limit of time of its own."""
+        ended = threading.Event()
+        with (
+            mock.patch("socket.getaddrinfo", side_effect=lambda *_, **__: ended.wait() and []),
+            mock.patch("hybrid_encoder.network.SECONDS", 0.5),
+        ):
+            for repo, build in SOURCES.items():
+                start = time.monotonic()
+                with pytest.raises(CheckpointError, match=rf"{repo}.* no answer within 0.5 seconds; check the connect"):
+                    build()
+                assert time.monotonic() - start < 3
+            ended.set()
 
     def test_a_repository_without_weights(self, hub: FakeHub) -> None:
         hub.files["org/name"] = {"config.json": json.dumps({"model_type": "dinov2"}).encode(), "model.bin": b"x"}

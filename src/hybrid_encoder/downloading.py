@@ -78,6 +78,7 @@ def hub_folder(
     Args:
         repo: the Hub id.
         alternatives: the file that must be there, and the patterns of all that are downloaded with it; best first.
+            What is in the cache counts as whole where all names without a star are there.
         weights: what they are; the Hub id alone where nothing is said.
         fix: what helps where they cannot be had.
         cached_first: do not ask the Hub for what is in the cache; False asks it for a newer revision first, and takes

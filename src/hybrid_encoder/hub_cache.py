@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Alternative = tuple[str, Sequence[str]]
-"""A file that must be there, and the patterns of all files that go with it."""
+"""A file that must be there, and the patterns of all that go with it; what is named with a star may be missing."""
 
 
 @dataclass(frozen=True)
