@@ -84,3 +84,43 @@ def test_lists_that_cannot_be(tree: Path, content: bytes, says: str) -> None:
     with pytest.raises(InputError, match=says) as raised:
         find_files(["list.txt"])
     assert len(str(raised.value)) < 500
+
+
+def test_signs_of_a_pattern_in_the_name_of_a_folder(tree: Path) -> None:
+    (tree / "c").rename(tree / "run [1]")
+    assert places("tree/run [1]/*.png") == {"tree/run [1]/1.png": "."}
+    assert places("tree/run [1]") == {"tree/run [1]/1.png": "."}
+
+
+def test_a_pattern_that_leads_back_has_its_places_inside_the_output(tree: Path) -> None:
+    assert places("tree/a/*/../../c/*.png") == {"tree/a/b/../../c/1.png": "."}
+
+
+def test_one_file_by_two_names_is_one(tree: Path) -> None:
+    assert places(tree, tree.absolute(), "tree/./top.jpg") == EVERYTHING
+
+
+def test_a_list_that_never_ends_is_refused(tree: Path) -> None:
+    os.mkfifo("pipe.txt")
+    with pytest.raises(InputError, match=r"pipe\.txt is not a regular file; give a text file"):
+        places("pipe.txt")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+def test_a_folder_that_may_not_be_looked_into_is_not_left_out(
+    tree: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "a" / "b").chmod(mode)
+    if os.geteuid() == 0:  # who may look into everything
+        access, scan, closed = os.access, os.scandir, str(tree / "a" / "b")
+
+        def scandir(path: str) -> object:
+            if path == closed and not mode:
+                raise PermissionError(13, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        monkeypatch.setattr(os, "access", lambda path, what: path != closed and access(path, what))
+    with pytest.raises(InputError, match=r"tree/a/b cannot be looked into \(Permission denied\); check its perm"):
+        places(tree)
+    (tree / "a" / "b").chmod(0o700)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def find_files(inputs: Sequence[str], suffixes: Collection[str] = SUFFIXES, *, r
     found: dict[Path, Found] = {}
     for text in inputs:
         for one in _find(text, suffixes, recursive):
-            found.setdefault(one.path, one)
+            found.setdefault(one.path.absolute(), one)
     return list(found.values())
 
 
@@ -76,18 +77,32 @@ def _find(text: str, suffixes: Collection[str], recursive: bool) -> list[Found]:
 
 def _glob(path: Path, text: str) -> list[Found]:
     parts = path.parts
-    fixed = next(index for index, part in enumerate(parts) if any(sign in part for sign in SIGNS))
+    fixed = 0
+    while fixed < len(parts) - 1 and is_folder(Path(*parts[: fixed + 1])):  # a folder may be called "run [1]"
+        fixed += 1
     base = Path(*parts[:fixed])
     hits = [hit for hit in listed(base.glob(str(Path(*parts[fixed:])))) if not _is_hidden(hit.relative_to(base))]
     if not hits:
         raise InputError(f"{text!r} matches no file; check the pattern.")
+    if ".." in parts[fixed:]:  # the way back may lead out of the folder
+        return _placed(Found(hit, Path()) for hit in hits)
     return [Found(hit, hit.parent.relative_to(base)) for hit in hits]
 
 
 def _walk(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """Yield the data in a folder and in those inside it, in order; links to folders are followed, in circles too."""
+    """Yield the data in a folder and in those inside it, in order; links to folders are followed, in circles too.
+
+    Raises:
+        InputError: the files of a folder cannot be seen.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be looked into ({error.strerror}); check its permissions.")
+
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if not os.access(place, os.X_OK):  # names alone are no files
+            refuse(PermissionError(errno.EACCES, os.strerror(errno.EACCES), place))
         status = os.stat(place)
         if (key := (status.st_dev, status.st_ino)) in seen:
             folders.clear()
@@ -99,6 +114,8 @@ def _walk(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
 
 def _of_list(path: Path, suffixes: Collection[str], recursive: bool) -> list[Found]:
     """Return what the lines of a list name; files of several folders keep their places among these."""
+    if not is_file(path):  # a pipe may never end
+        raise InputError(f"{path} is not a regular file; give a text file with one path a line.")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
