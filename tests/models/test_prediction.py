@@ -59,6 +59,9 @@ def test_a_batch_is_coloured_one_by_one() -> None:
         ({"near": 0}, "near is 0"),
         ({"far": float("inf")}, "far is inf"),
         ({"near": 5, "far": 2}, "near must be the smaller one"),
+        ({"near": "5"}, "near is '5'; a number above 0"),
+        ({"far": [5]}, "far is .*; a number above 0"),
+        ({"colormap": None}, "colormap is None, which"),
         ({"colormap": "magna"}, "'magna', which matplotlib does not have; take one like magma"),
     ],
 )
@@ -97,6 +100,15 @@ def test_saving_again_replaces_what_was_saved_and_nothing_else(tmp_path: Path) -
     with pytest.raises(InputError, match="goes up to 1000 m"):
         DepthPrediction(one.disparity, None, one.depth * 10).save(tmp_path, "c", numbers="png16")
     assert not list(tmp_path.glob("c_*")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["../a", "sub/a", "/tmp/a", "a\0b", 5, None])
+def test_a_name_is_no_place(tmp_path: Path, name: object) -> None:
+    """What leads out of the folder would be written there at once, over what a person has."""
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(InputError, match="beginning of a file's name is needed"):
+        prediction().save(tmp_path / "sub", name)  # type: ignore[arg-type]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["sub"]
 
 
 def test_a_batch_is_saved_by_number(tmp_path: Path) -> None:
@@ -138,6 +150,11 @@ def test_points_far_away_and_at_edges_are_left_out() -> None:
         ({}, "give fov"),
         ({"fov": 60, "intrinsics": np.eye(3)}, "leave one of them out"),
         ({"fov": 0}, "between 0 and 180"),
+        ({"fov": "60"}, "fov is '60'; the horizontal"),
+        ({"fov": 60, "max_depth": "5"}, "max_depth is '5'"),
+        ({"fov": 60, "edges": -1}, "edges is -1"),
+        ({"intrinsics": "K.json"}, "intrinsics is 'K.json'"),
+        ({"intrinsics": [[1, 2], [3]]}, "intrinsics is .*3"),
         ({"intrinsics": np.eye(4)}, r"K \(3, 3\)"),
         ({"intrinsics": [[-50, 0, 30], [0, 50, 20], [0, 0, 1]]}, "focal lengths above 0"),
         ({"intrinsics": [[700, 0, 600], [0, 700, 180], [0, 0, 1]]}, "outside of the picture of 40 x 60"),

@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from hybrid_encoder.config import MIN_SIZE
+from hybrid_encoder.config.checking import shown
 from hybrid_encoder.data.opening import MAX_PIXELS, expanded, opened, read_exif
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.writing import write_whole
@@ -132,19 +133,23 @@ def _check_kind(name: Path | str, image: Image.Image) -> None:
         )
 
 
-def field_of_view(source: object) -> float | None:
+def field_of_view(source: object, max_pixels: int = MAX_PIXELS) -> float | None:
     """Return the horizontal field of view, in degrees, that the EXIF data of a picture tell; None where they do not.
 
     They hold the focal length of a camera for 36 mm film that sees as much, along the longer side of the picture.
 
     Args:
         source: a path or a PIL image; anything else has no EXIF data.
+        max_pixels: of a file, as for ``open_image``.
+
+    Raises:
+        InputError: the file cannot be read.
     """
     if isinstance(source, Image.Image):
         image = source
         exif, size = read_exif(image), image.size
     elif isinstance(source, (str, Path)):
-        with opened(expanded(source)) as image:
+        with opened(expanded(source), max_pixels) as image:
             exif, size = read_exif(image), image.size
     else:
         return None
@@ -201,9 +206,14 @@ def _colours(name: str) -> Pixels:
     if backend:  # whoever draws in this process finds it chosen, as the import would have done
         with suppress(ValueError):
             matplotlib.rcParams["backend"] = backend
-    if name not in matplotlib.colormaps:
-        near = difflib.get_close_matches(name, list(matplotlib.colormaps), 5) or ["magma", "inferno", "viridis", "gray"]
-        raise InputError(f"colormap is {name!r}, which matplotlib does not have; take one like {', '.join(near)}.")
+    if not isinstance(name, str) or name not in matplotlib.colormaps:
+        near = difflib.get_close_matches(str(name), list(matplotlib.colormaps), 5) or [
+            "magma",
+            "inferno",
+            "viridis",
+            "gray",
+        ]
+        raise InputError(f"colormap is {shown(name)}, which matplotlib does not have; take one like {', '.join(near)}.")
     colours: Any = matplotlib.colormaps[name]
     table: Pixels = (colours(np.arange(colours.N))[:, :3] * 255).round().astype(np.uint8)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hybrid_encoder.config.checking import shown
-from hybrid_encoder.data.conversion import to_image
-from hybrid_encoder.data.images import Pixels, colorize, to_pixels
-from hybrid_encoder.data.opening import expanded
+from hybrid_encoder.data.conversion import ImageLike, to_image
+from hybrid_encoder.data.images import Pixels, colorize, read_image, to_pixels
+from hybrid_encoder.data.opening import MAX_PIXELS, expanded
 from hybrid_encoder.data.results import COLOURS, check_foreign, write_array, write_marked_png, written_together
 from hybrid_encoder.errors import InputError
 
@@ -104,9 +105,7 @@ class DepthPrediction:
         Raises:
             InputError: ends that are no positive numbers, or near behind far; a colour map that does not exist.
         """
-        for name, value in {"near": near, "far": far}.items():
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"{name} is {shown(value)}; a depth is needed, a number above 0.")
+        _check_positive(near=near, far=far)
         if near is not None and far is not None and near >= far:
             raise InputError(f"near is {near:g} and far {far:g}; near must be the smaller one.")
         if self.is_batch:
@@ -135,14 +134,16 @@ class DepthPrediction:
                 what is behind it there are no points. None keeps them all.
 
         Raises:
-            InputError: a batch, both or none of the two where EXIF says nothing, or values that cannot be.
+            InputError: a batch, both or none of the two where EXIF says nothing, values that cannot be, or a file that
+                is no longer there, or another picture now.
         """
         from hybrid_encoder.data.point_clouds import unprojected
 
         if self.is_batch:
             raise InputError(f"these are {len(self)} pictures; take the points of one: prediction[0].points().")
+        _check_positive(max_depth=max_depth, edges=edges)
         K = camera_of(self.source, self.size, fov, intrinsics)
-        colours = self.colored() if self.source is None else to_pixels(to_image(self.source).float())
+        colours = self.colored() if self.source is None else to_pixels(_picture(self.source, self.size).float())
         return unprojected(self.depth[0].cpu(), colours, K, max_depth=max_depth, edge_rtol=edges)
 
     def save(
@@ -180,6 +181,10 @@ class DepthPrediction:
                 16 bits hold.
             OSError: the folder cannot be written.
         """
+        if not isinstance(name, str) or os.path.basename(name) != name or "\0" in name:
+            raise InputError(
+                f"name is {shown(name)}; the beginning of a file's name is needed, its place is the folder."
+            )
         folder = expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
         given = {"numbers": numbers, "cloud": cloud, "colormap": colormap, "near": near, "far": far}
@@ -228,6 +233,28 @@ class DepthPrediction:
         write_marked_png(folder / f"{stem}{COLOURS}", self.colored(colormap, near, far))
 
 
+def _check_positive(**values: Any) -> None:
+    """Raise InputError for a value that is given and no number above 0."""
+    for name, value in values.items():
+        if value is not None and not _is_between(value, float("inf")):
+            raise InputError(f"{name} is {shown(value)}; a number above 0 is needed.")
+
+
+def _is_between(value: Any, high: float) -> bool:
+    """Say whether a value is a number above 0 and below another."""
+    try:
+        return bool(0 < value < high)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _picture(source: ImageLike, size: tuple[int, int]) -> Tensor:
+    """Return the picture of a prediction; that of a file is as large as when it was predicted."""
+    if isinstance(source, (str, Path)):
+        return read_image(expanded(source), max(MAX_PIXELS, size[0] * size[1]))
+    return to_image(source)
+
+
 def camera_of(source: object, size: tuple[int, int], fov: float | None, intrinsics: Any) -> Tensor:
     """Return ``K``, (3, 3), in pixels, from what was given, or from the EXIF data of the picture.
 
@@ -240,14 +267,19 @@ def camera_of(source: object, size: tuple[int, int], fov: float | None, intrinsi
     if fov is not None and intrinsics is not None:
         raise InputError("fov and intrinsics are both given; leave one of them out.")
     if intrinsics is None:
-        fov = field_of_view(source) if fov is None else fov
+        fov = field_of_view(source, max(MAX_PIXELS, size[0] * size[1])) if fov is None else fov
         if fov is None:
             raise InputError(
                 "nothing says how wide the camera sees, and the picture has no EXIF focal length; give fov, the "
                 "horizontal field of view in degrees (about 65 for a phone held level, 82 for KITTI), or intrinsics."
             )
-        return intrinsics_from_fov(fov, size)
-    K = torch.as_tensor(intrinsics, dtype=torch.float32)
+        if not _is_between(fov, 180):
+            raise InputError(f"fov is {shown(fov)}; the horizontal field of view in degrees lies between 0 and 180.")
+        return intrinsics_from_fov(float(fov), size)
+    try:
+        K = torch.as_tensor(intrinsics, dtype=torch.float32).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        K = torch.empty(0)
     if K.shape == (3, 3) and 0 < float(K[0, 0]) < SHARES and 0 < float(K[1, 1]) < SHARES:
         K = K * torch.tensor([[size[1]], [size[0]], [1.0]])
         K[:2, 2] -= 0.5  # the left border of an image is half a pixel before the first pixel's centre
