@@ -10,9 +10,14 @@ import torch
 
 
 def is_exporting() -> bool:
-    """Return whether ``torch.export`` traces; before torch 2.7, which cannot tell, whether any compiler does."""
-    ask = getattr(torch.compiler, "is_exporting", None)
-    return torch.compiler.is_compiling() if ask is None else bool(ask())
+    """Return whether ``torch.export`` traces."""
+    # What torch.compiler.is_exporting returns; torch.compile of torch 2.8 and 2.9 answers that with True, always.
+    return torch.compiler._is_exporting_flag
+
+
+def has_autocast(device: str) -> bool:
+    """Return whether a kind of device knows autocast; under ``torch.compile``, which cannot always ask, True."""
+    return torch.compiler.is_dynamo_compiling() or bool(torch.amp.autocast_mode.is_autocast_available(device))
 
 
 def known(fact: bool) -> bool:

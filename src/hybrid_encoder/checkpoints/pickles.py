@@ -4,9 +4,9 @@ A pickle is a program for a small stack machine, and Python's own machine import
 This one has no way to do that. It knows dictionaries, lists, numbers and text, and a table of the few calls that
 describe a tensor or a number of numpy's; every other object becomes a :class:`Foreign`, which is a name and no more.
 
-Why not ``torch.load(weights_only=True)``: before torch 2.6, which this library does not require, it could be made to
-run code (CVE-2025-32434); it refuses a whole file for one object that is no tensor, such as a trainer's options; and it
-takes a file's word for the sizes of its tensors.
+Why not ``torch.load(weights_only=True)``: it has been made to run code once (CVE-2025-32434, before torch 2.6); it
+refuses a whole file for one object that is no tensor, such as a trainer's options; and it takes a file's word for the
+sizes of its tensors.
 """
 
 from __future__ import annotations

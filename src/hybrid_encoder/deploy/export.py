@@ -71,8 +71,7 @@ def export_program(model: HybridDepthModel, size: tuple[int, int], *, dynamic_si
                 if isinstance(module, Tower):
                     module.freeze_positions()
         try:
-            # strict=False traces without Dynamo, whose rules on Python code do not matter here; the default from torch
-            # 2.7 on.
+            # strict=False traces without Dynamo, whose rules on Python code do not matter here.
             return torch.export.export(
                 folded, (images,), dynamic_shapes={"images": _open_axes(dynamic_size)}, strict=False
             )
