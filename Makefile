@@ -1,7 +1,11 @@
 # Every target installs what it needs into .venv first, once: again only after pyproject.toml or constraints.txt changed.
 #   make test PYTHON=python3.12    another Python for a .venv that does not exist yet
+# What pyproject.toml allows is tested in environments of their own below build/, made anew every time by uv.
+#   make test-lowest LOWEST_PYTHON=/opt/python3.10/bin/python    where uv does not find Python 3.10, and may not load it
 
 PYTHON ?= python3
+LOWEST_PYTHON ?= 3.10
+NEWEST_PYTHON ?= 3.13
 VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
@@ -12,16 +16,28 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test test-lowest test-newest lint types bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(CORE) ## both stages of the method on synthetic drives; leaves demo.png
 	$(BIN)/hybrid-encoder demo --output demo.png
 
 test: $(DEV) ## run the tests; ARGS="-m 'not slow'" for the quick ones
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-lowest: $(BIN)/uv ## the same on the lowest versions that pyproject.toml allows, on Python 3.10
+	$(call test-on,build/lowest,$(LOWEST_PYTHON),lowest-direct)
+
+test-newest: $(BIN)/uv ## the same on the newest versions that there are, on Python 3.13
+	$(call test-on,build/newest,$(NEWEST_PYTHON),highest)
+
+define test-on
+	$(BIN)/uv venv --quiet --clear --seed --python $(2) $(1)
+	$(BIN)/uv pip install --quiet --python $(1)/bin/python --resolution $(3) -e '.[dev]'
+	$(1)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+endef
 
 lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -44,6 +60,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	    $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/python -m pip install --quiet 'pip>=23.1'
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet uv
 
 $(CORE): $(DECLARED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
