@@ -21,7 +21,7 @@ from hybrid_encoder import InputError
 from hybrid_encoder.data import OrderedDepth, depth_files
 from hybrid_encoder.data.depth_maps import read_depth
 from hybrid_encoder.data.finding import find_images
-from hybrid_encoder.data.images import open_image, read_image
+from hybrid_encoder.data.images import convert_image, open_image, read_image
 
 from helpers.pictures import EPS, OTHER_FORMATS, bomb, chunk, encoded, png, scene, tiff
 from helpers.traps import Traps
@@ -225,6 +225,10 @@ def test_grey_is_the_same_picture_however_it_is_stored(tmp_path: Path, name: str
     expected = torch.from_numpy(GREY).float().expand(3, -1, -1) / 255
     assert torch.equal(read_image(path), expected)
     assert np.array_equal(np.asarray(open_image(path)), np.repeat(GREY[..., None], 3, 2))
+    with Image.open(path) as image:
+        before = image.mode, image.tobytes()
+        assert torch.equal(convert_image(image), expected), "opened with Pillow, too"
+        assert (image.mode, image.tobytes()) == before
 
 
 def test_sixteen_bits_are_kept(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def convert_image(image: Image.Image) -> Tensor:
     """
     name = getattr(image, "filename", "") or "the PIL image"
     try:
-        return _as_tensor(_upright(name, image.copy()))
+        return _as_tensor(_upright(name, image, keep=True))
     except OSError as error:  # it is decoded only now
         raise InputError(f"{name} cannot be read ({error}); save it again.") from None
 
@@ -105,12 +105,21 @@ def _as_tensor(upright: Image.Image) -> Tensor:
     return pixels.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _upright(name: Path | str, image: Image.Image) -> Image.Image:
-    """Decode an image and turn it upright; grey of 16 bits comes as floats from 0 to 255, mode "F"."""
+def _upright(name: Path | str, image: Image.Image, keep: bool = False) -> Image.Image:
+    """Decode an image and turn it upright; grey of 16 bits comes as floats from 0 to 255, mode "F".
+
+    Args:
+        name: what errors call it.
+        image: changed itself, unless it is to be kept.
+        keep: leave it as it is. A copy would not know its tags and its format.
+    """
     _check_kind(name, image)
     tags = getattr(image, "tag_v2", {})  # of TIFF
     read_exif(image)
-    ImageOps.exif_transpose(image, in_place=True)
+    if keep:
+        image = ImageOps.exif_transpose(image)
+    else:
+        ImageOps.exif_transpose(image, in_place=True)
     if not image.mode.startswith("I"):
         return image
     white = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
