@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_UMASK = threading.Lock()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -58,6 +61,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
+    with _UMASK:  # two threads at once would leave 0
+        umask = os.umask(0)
+        os.umask(umask)
     return umask
