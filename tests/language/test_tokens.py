@@ -73,8 +73,7 @@ def _own_ids(name: str, clip: Any, texts: list[str], tmp_path: Path) -> torch.Te
         tokenizer: Any = open_clip.tokenizer.HFTokenizer(str(folder), context_length=64, **cleaning)
     else:
         tokenizer = open_clip.get_tokenizer(name)
-    ids: torch.Tensor = tokenizer(texts)
-    return ids
+    return torch.as_tensor(tokenizer(texts))
 
 
 def _matrix(clip: Any, ids: torch.Tensor) -> torch.Tensor:

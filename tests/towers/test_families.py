@@ -161,16 +161,28 @@ def test_a_frozen_tower_does_not_train(name: str) -> None:
     assert all(p.grad is None for p in encoder.semantic.parameters())  # type: ignore[union-attr]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileCLIP2-S3", "MobileCLIP-B", "EVA02-B-16"])
-def test_sizes_stay_open_under_a_compiler(name: str) -> None:
-    visual, tower = _tower(name)
-    del visual
-    compiled = torch.compile(tower, backend="eager", fullgraph=True, dynamic=True)
+def test_learned_and_rotary_positions_are_kept_apart() -> None:
+    _, tower = _tower("EVA02-B-16")
+    images = torch.rand(1, 3, 48, 112)
     with torch.no_grad():
-        for size in ((64, 96), (96, 160), (128, 64)):
+        before = tower(images)
+        tower.freeze_positions()
+        for ours, theirs in zip(tower(images), before, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileCLIP2-S3", "MobileCLIP-B", "EVA02-B-16", "convnext"])
+def test_sizes_stay_open_under_a_compiler(name: str) -> None:
+    tower: Any = build_spatial(small_convnext(), False).eval() if name == "convnext" else _tower(name)[1]
+    compiled: Any = torch.compile(tower, backend="eager", fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for size in ((64, 96), (96, 160), (80, 112)):
             images = torch.rand(1, 3, *size)
-            for ours, theirs in zip(compiled(images), tower(images), strict=True):
+            found, expected = compiled(images), tower(images)
+            if name == "convnext":
+                found, expected = [*found[0], found[1]], [*expected[0], expected[1]]
+            for ours, theirs in zip(found, expected, strict=True):
                 torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 

@@ -52,7 +52,7 @@ class Tower(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.identity_norm = not any(mean) and all(value == 1 for value in std)
         self.grad_checkpointing = False
-        self.kept_positions = TensorCache()
+        self.kept_positions = TensorCache(size=8)  # EVA has two for each size
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.kept_positions.clear()  # a move to another dtype or device and back changes values, not versions

@@ -49,14 +49,15 @@ class ConvNextTower(SpatialTower):
         return nn.ModuleList(block for stage in stages(self.model) for block in stage.blocks)  # type: ignore[union-attr]
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        images, grid = fit_to_patches(self.normalise(images), self.patch)
+        images, _ = fit_to_patches(self.normalise(images), self.patch)
         maps, x = [], run_stem(self.model, images)
         for stage, stride in zip(stages(self.model), STRIDES, strict=True):
             x = self.run_block(stage, _made_even(x) if stride > self.patch else x)
             maps.append(x)
         token = self.norm(x.mean((2, 3), keepdim=True)).flatten(1)
         maps[-1] = self.norm(x)
-        return [_to_stride(x, stride, grid) for x, stride in zip(maps, STRIDES, strict=True)], token
+        grid = maps[STRIDES.index(self.patch)].shape[-2:]
+        return [_to_stride(x, stride, (grid[0], grid[1])) for x, stride in zip(maps, STRIDES, strict=True)], token
 
 
 def is_convnext(model: nn.Module) -> bool:
@@ -71,8 +72,7 @@ def _made_even(x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     if known(height % 2 == 0) and known(width % 2 == 0):
         return x
-    rows, columns = (torch.arange(n + n % 2, device=x.device).clamp(max=n - 1) for n in (height, width))
-    return x.index_select(2, rows).index_select(3, columns)
+    return F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
 
 
 def _to_stride(x: Tensor, stride: int, grid: Grid) -> Tensor:
@@ -81,4 +81,5 @@ def _to_stride(x: Tensor, stride: int, grid: Grid) -> Tensor:
         factor = ConvNextTower.STRIDE // stride
         return x if factor == 1 else F.avg_pool2d(x, factor)
     x = F.interpolate(x, scale_factor=stride // ConvNextTower.STRIDE, mode="bilinear")
-    return x[..., : grid[0], : grid[1]]
+    rows, columns = (torch.arange(n, device=x.device) for n in grid)  # a slice would tie a compiled graph to the size
+    return x.index_select(2, rows).index_select(3, columns)

@@ -112,4 +112,4 @@ def _rotary(tower: Tower, model: Any, grid: Grid) -> Tensor | None:
 
     if rope.training and getattr(rope, "aug_active", False):
         return make()  # augmented anew at every call
-    return tower.kept_positions.get(grid, list(rope.buffers()), make)
+    return tower.kept_positions.get(("rotary", *grid), list(rope.buffers()), make)
