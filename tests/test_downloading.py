@@ -186,6 +186,27 @@ class TestHub:
             SOURCES[repo]()
         assert time.monotonic() - start < 5
 
+    @pytest.mark.parametrize("repo", [repo for repo in SOURCES if repo != "org/name"])
+    def test_a_damaged_file(self, hub: FakeHub, repo: str) -> None:
+        """Cut while the cache was copied: downloaded again, or told where that cannot be."""
+        tensors = save({"a": torch.zeros(100)})
+        hub.files[repo] = dict.fromkeys(("model.safetensors", "open_clip_model.safetensors"), tensors)
+        hub.files[repo]["config.json"] = b"{}"
+        names = [name for name in hub.files[repo] if name != "config.json"]
+        for name in names:
+            folder, _ = hub_folder(repo, [(name, [name, "config.json"])])
+            (folder / name).write_bytes(tensors[:-100])
+        with (
+            closed_network([]),
+            pytest.raises(CheckpointError, match=r"in the cache it is damaged \(.* is not whole\); c"),
+        ):
+            SOURCES[repo]()
+        for name in names:
+            assert (hub_folder(repo, [(name, [name])])[0] / name).read_bytes() == tensors
+            hub.files[repo][name] = tensors[:-100]
+            with pytest.raises(CheckpointError, match=rf"{name} is damaged on the Hub; tell its owner"):
+                hub_folder(repo, [(name, [name])], force_download=True)
+
     def test_no_name_server(self, cache: Path) -> None:
         """Looking up a name has no limit of time of its own."""
         ended = threading.Event()

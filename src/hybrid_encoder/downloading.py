@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_encoder.errors import CheckpointError, ConfigError
-from hybrid_encoder.hub_cache import Alternative, find_cached
+from hybrid_encoder.hub_cache import Alternative, find_cached, is_whole
 from hybrid_encoder.network import AGAIN, NAME, SECONDS, Reason, Signs, ask, named, reason_of
 
 CHUNK = 2**18  # bytes
@@ -98,12 +98,12 @@ def hub_folder(
         raise refusal(reason)
     where = {k: options[k] for k in ("cache_dir", "revision") if k in options}
     cached = None if anew else find_cached(repo, alternatives, **where)
-    part = f"only a part of it is in the cache ({cached.missing[0]} is missing)" if cached and cached.missing else ""
-    whole = (cached.folder, cached.name) if cached and not cached.missing else None
+    fault = cached.fault if cached else ""
+    whole = (cached.folder, cached.name) if cached and not fault else None
     if whole and (cached_first or only_cache):
         return whole
     if only_cache:
-        reason = f"only the cache may be asked, and {part or 'it is not there'}", "leave out local_files_only"
+        reason = f"only the cache may be asked, and {fault or 'it is not there'}", "leave out local_files_only"
         raise refusal(reason)
     try:
         api = HfApi(token=options.get("token"))
@@ -112,7 +112,7 @@ def hub_folder(
         if whole:
             return whole
         why, first = reason_of(error, repo) or (named(error), AGAIN)
-        raise refusal((f"{why}, and {part}" if part else why, first)) from None
+        raise refusal((f"{why}, and {fault}" if fault else why, first)) from None
     held = [sibling.rfilename for sibling in info.siblings or ()]
     chosen = next((row for row in alternatives if row[0] in held), None)
     if chosen is None:
@@ -122,15 +122,19 @@ def hub_folder(
     needed, patterns = chosen
     files = [name for pattern in patterns for name in held if fnmatch(name, pattern)]
     try:
-        return _download(repo, files, needed, force_download=anew, **options), needed
+        folder = _download(repo, files, needed, files if anew else (), **options)
+        if damaged := _damaged(folder, files):  # the library takes what is in the cache for whole
+            folder = _download(repo, files, needed, damaged, **options)
     except Exception as error:
         found = reason_of(error, repo)
         if found is None and isinstance(error, OSError) and error.errno:
             raise  # the disk's
         why, first = found or (named(error), AGAIN)
-        raise refusal(
-            (why, f"{first}, take the older one in the cache with local_files_only=True" if whole else first)
-        ) from None
+        older = ", take the older one in the cache with local_files_only=True" if whole else ""
+        raise refusal((why, first + older)) from None
+    if damaged := _damaged(folder, files):
+        raise refusal((f"{damaged[0]} is damaged on the Hub", "tell its owner"))
+    return folder, needed
 
 
 def timm_weights(name: str, pretrained: bool, weights: str, fix: str = START_RANDOM) -> dict[str, Any]:
@@ -160,7 +164,11 @@ def timm_weights(name: str, pretrained: bool, weights: str, fix: str = START_RAN
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(folder / found)}}
 
 
-def _download(repo: str, files: Sequence[str], needed: str, **options: Any) -> Path:
+def _damaged(folder: Path, files: Sequence[str]) -> list[str]:
+    return [name for name in files if not is_whole(folder / name)]
+
+
+def _download(repo: str, files: Sequence[str], needed: str, forced: Sequence[str], **options: Any) -> Path:
     """Return the folder in the cache that files of a repository were downloaded to.
 
     One after the other: the library's pool of threads would be waited for when the program ends.
@@ -178,7 +186,7 @@ def _download(repo: str, files: Sequence[str], needed: str, **options: Any) -> P
     def download() -> Path:
         paths = {}
         for name in files:
-            paths[name] = hf_hub_download(repo, name, tqdm_class=Watched, **options)
+            paths[name] = hf_hub_download(repo, name, tqdm_class=Watched, force_download=name in forced, **options)
             signs.give()
         return Path(paths[needed]).parents[needed.count("/")]
 

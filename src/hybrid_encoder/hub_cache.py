@@ -20,11 +20,20 @@ class Cached:
         folder: of the revision.
         name: of the file by which the alternative is known.
         missing: the files that go with it and are not in the cache.
+        damaged: those that are there and cut, as after a copy that was.
     """
 
     folder: Path
     name: str
-    missing: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def fault(self) -> str:
+        """Say what keeps it from being used; empty where nothing does."""
+        if self.missing:
+            return f"only a part of it is in the cache ({self.missing[0]} is missing)"
+        return f"in the cache it is damaged ({self.damaged[0]} is not whole)" if self.damaged else ""
 
 
 def find_cached(repo: str, alternatives: Sequence[Alternative], **where: Any) -> Cached | None:
@@ -56,8 +65,22 @@ def find_cached(repo: str, alternatives: Sequence[Alternative], **where: Any) ->
         # the one that must be there.
         absent = {name for name, path in paths.items() if path is not None and name not in here} - {names[0]}
         missing = tuple(name for name in names if name not in absent and not (folder / name).is_file())
-        found.append(Cached(folder, names[0], missing))
-    return next((cached for cached in found if not cached.missing), found[0] if found else None)
+        damaged = tuple(name for name in names if (folder / name).is_file() and not is_whole(folder / name))
+        found.append(Cached(folder, names[0], missing, damaged))
+    return next((cached for cached in found if not cached.fault), found[0] if found else None)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of weights is as long as it says; files of other kinds do not say it."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return True
+    try:
+        with safe_open(path, "np"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def cached_repositories(cache: str | Path | None = None) -> list[str]:
