@@ -33,7 +33,6 @@ from torch import Tensor
 from benchmarks import measure
 from hybrid_encoder import HybridDepthModel
 from hybrid_encoder.data import SyntheticDrive
-from hybrid_encoder.data.images import to_pixels
 
 GOAL = 1.15
 HEIGHT, WIDTH = 375, 1242
@@ -66,7 +65,7 @@ def write_pictures(folder: Path, number: int, source: Path | None = None) -> Non
     rng = np.random.default_rng(0)
     drive = SyntheticDrive(seed=1, num_frames=DRAWN, height=HEIGHT, width=WIDTH)
     for index in range(DRAWN):
-        pixels = to_pixels(drive[index].image) + rng.normal(0, NOISE, (HEIGHT, WIDTH, 3))
+        pixels = drive[index].image.transpose(1, 2, 0) * 255 + rng.normal(0, NOISE, (HEIGHT, WIDTH, 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index:04d}.png")
     for index in range(DRAWN, number):
         shutil.copyfile(folder / f"{index % DRAWN:04d}.png", folder / f"{index:04d}.png")

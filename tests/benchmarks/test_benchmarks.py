@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,17 @@ def test_kept_values_are_timed_inside_of_the_forward_pass(monkeypatch: pytest.Mo
     assert kept_values.table(2).row_count == 1
     assert all(0 < part < whole for part, whole in kept_values.shares("tiny", (64, 96), 2))
     assert TensorCache.get is get
+
+
+def test_predict_is_compared_with_its_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import predict
+
+    for name, value in (("HEIGHT", 64), ("WIDTH", 96), ("DRAWN", 2)):
+        monkeypatch.setattr(predict, name, value)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    predict.write_pictures(folder, 3)
+    first, second, third = (file.read_bytes() for file in sorted(folder.iterdir()))
+    assert first == third != second
+    (found,) = predict.compare("tiny", folder, "cpu", 1)
+    assert found.network > 0 and 0 < found.working < found.whole and 0 < found.network_cpu < found.whole_cpu
