@@ -39,6 +39,7 @@ def test_kept_values_are_timed_inside_of_the_forward_pass(monkeypatch: pytest.Mo
     assert TensorCache.get is get
 
 
+@pytest.mark.slow
 def test_predict_is_compared_with_its_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import predict
 
