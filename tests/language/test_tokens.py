@@ -79,7 +79,8 @@ def _own_ids(name: str, clip: Any, texts: list[str], tmp_path: Path) -> torch.Te
 def _matrix(clip: Any, ids: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         rows: torch.Tensor = clip.encode_text(ids, normalize=True)
-    return rows / rows.norm()
+        matrix: torch.Tensor = rows / rows.norm()
+    return matrix
 
 
 @pytest.mark.parametrize("name", NAMES)
