@@ -136,6 +136,62 @@ def test_damaged_videos_are_named_with_damaged_pictures(run: Run, video: Path) -
     assert code == 2 and "drive.mp4" in err and "at most 1,000" in err
 
 
+def test_a_video_that_ends_in_damage_stops_no_other(run: Run, video: Path) -> None:
+    """Its first frame is right, so that only the work shows the damage."""
+    content = bytearray(video.read_bytes())
+    begin = content.find(b"mdat") + 4
+    middle = begin + (len(content) - begin) // 2
+    content[middle : middle + 400] = np.random.default_rng(0).bytes(400)
+    Path("bad.mp4").write_bytes(content)
+    Image.new("RGB", (96, 64)).save("x.png")
+    code, out, err = run("predict", ".", "-o", "out", "--json", *QUICK)
+    told = json.loads(out)
+    assert code == 2 and "bad.mp4 cannot be decoded after" in err and err.count("\n") == 1
+    assert f"error: {told['error']}\n" == err and [row["path"] for row in told["damaged"]] == ["bad.mp4"]
+    assert sorted(row["path"] for row in told["results"]) == ["drive.mp4", "x.png"]
+    assert sorted(os.listdir("out")) == ["drive_depth.mp4", "x_depth.png", "x_relative_depth.npy"]
+    code, out, err = run("predict", ".", "-o", "out", "--skip-damaged", *QUICK)
+    assert code == 0 and err == "" and "left out, as damaged: 1 (bad.mp4)" in " ".join(out.split())
+
+
+def test_frames_that_a_person_took_out_of_a_video(run: Run, video: Path) -> None:
+    """They lie in a folder that has the name of the results'; it is used only where it is asked for."""
+    Path("drive_frames").mkdir()
+    Image.new("RGB", (96, 64)).save("drive_frames/000000.png")
+    code, _, err = run("predict", ".", "-o", ".", *QUICK)
+    assert code == 0, err
+    for output in ("out", "."):
+        code, _, err = run("predict", ".", "-o", output, "--frames", *QUICK)
+        assert code == 2 and "drive.mp4 and drive_frames/000000.png would be written to the same files" in err
+
+
+def test_frames_of_an_earlier_run_are_replaced_by_those_of_this_one(run: Run, video: Path) -> None:
+    arguments = ("predict", video, "-o", "out", "--frames", "--numbers", "npy", *QUICK)
+    assert run(*arguments, "--every", 2)[0] == 0
+    assert run(*arguments, "--every", 5)[0] == 0
+    names = [f"{index:06d}_{kind}" for index in (0, 5, 10) for kind in ("depth.png", "relative_depth.npy")]
+    assert sorted(os.listdir("out/drive_frames")) == names
+
+
+def test_a_result_that_got_another_name_is_no_input(run: Run, video: Path) -> None:
+    assert run("predict", video, "-o", "out", *QUICK)[0] == 0
+    Path("out/drive_depth.mp4").rename("other.mp4")
+    code, out, _ = run("predict", ".", "-o", "out", *QUICK)
+    assert code == 0 and "1 video ->" in out and "results of earlier runs: 1" in " ".join(out.split())
+
+
+def test_names_that_look_like_markup(run: Run, video: Path) -> None:
+    video.rename("[red]x[link=1].mp4")
+    code, out, err = run("predict", "[red]x[link=1].mp4", "-o", "out", *QUICK)
+    assert code == 0 and "[red]x[link=1].mp4" in out, err
+
+
+@pytest.mark.parametrize("every", [10**6, 10**13])
+def test_one_frame_of_very_many(run: Run, video: Path, every: int) -> None:
+    assert run("predict", video, "-o", "out", "--every", every, *QUICK)[0] == 0
+    assert len(read("out/drive_depth.mp4")[0]) == 1
+
+
 def test_what_stops_half_way_leaves_no_video(run: Run, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, calls = VideoWriter.write, 0
 

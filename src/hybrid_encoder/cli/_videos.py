@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from hybrid_encoder.cli._pipeline import predict_groups, writers
 from hybrid_encoder.cli._work import Job
 from hybrid_encoder.data.images import colorize
-from hybrid_encoder.data.results import MARK, VIDEO
+from hybrid_encoder.data.results import MARK, VIDEO, is_result
 from hybrid_encoder.data.video import VideoFrames, VideoWriter
 from hybrid_encoder.models.depth import HybridDepthModel, PreparedImage
 from hybrid_encoder.models.prediction import DepthPrediction
@@ -92,6 +93,7 @@ def predict_video(
     """
     colours = Colours(options["colormap"], options["near"], options["far"])
     num_frames, seconds, working = 0, 0.0, (0, 0)
+    saved: set[Path] = set()
     with VideoFrames(job.path, every, max_pixels) as frames:
         height, width = frames.size
         stacked = side_by_side and width >= WIDE * height
@@ -102,7 +104,7 @@ def predict_video(
             coloured = colours(prediction)
             video.write(np.concatenate([frame, coloured], 0 if stacked else 1) if side_by_side else coloured)
             if keep_frames:
-                prediction.save(job.frames_folder, f"{index:06d}", **options)
+                saved.update(prediction.save(job.frames_folder, f"{index:06d}", **options))
 
         def prepare(frame: Frame) -> tuple[Frame, PreparedImage]:
             return frame, model.prepare(frame, size, f"a frame of {job.path}")
@@ -117,7 +119,17 @@ def predict_video(
                 writer.submit(partial(write, prediction, frame, num_frames * every))
                 num_frames, seconds = num_frames + 1, seconds + spent
                 advance()
+        if keep_frames:
+            _remove_others(job.frames_folder, saved)
         return VideoResult(frames.size, working, num_frames, seconds)
+
+
+def _remove_others(folder: Path, saved: Collection[Path]) -> None:
+    """Remove what an earlier run wrote of frames that this one did not take: it would pass for a result of this one."""
+    taken = {path.name.split("_")[0] for path in saved}
+    others = [path for path in folder.iterdir() if path.name.split("_")[0] not in taken and is_result(path)]
+    for path in others:
+        path.unlink()
 
 
 class _in_background(Iterator[T]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,39 +104,40 @@ def predict_command(
 
     Results of earlier runs are left out of the input, and replaced; other files never are.
     """
-    from hybrid_encoder.cli._predicting import Predicting
-    from hybrid_encoder.cli._work import find_work, refusal
+    from hybrid_encoder.cli._predicting import Predicting, summarized
+    from hybrid_encoder.cli._work import check_targets, find_work
     from hybrid_encoder.data.images import check_colormap
     from hybrid_encoder.data.opening import MAX_PIXELS, expanded
     from hybrid_encoder.models.depth import HybridDepthModel
 
-    check_colormap(colormap)
-    options = _save_options(numbers, colormap, colour_range, point_cloud, fov, intrinsics)
-    working_size = parse_working_size(size)
-    limit = MAX_PIXELS if max_pixels is None else max_pixels
-    work = find_work(inputs, expanded(output), limit, skip_damaged)
-    _check_video_options(work.jobs, every=every > 1, side_by_side=side_by_side, frames=frames, point_cloud=point_cloud)
-    if point_cloud and fov is None and intrinsics is None:
-        _check_fields_of_view(work.jobs if frames else [job for job in work.jobs if not job.is_video])
-    target = pick_device(device)
-    model = HybridDepthModel.from_pretrained(weights).to(target)
-    _check_scale(model, numbers)
-    run = Predicting(model, work, working_size, batch_size, limit, options, quiet or as_json)
-    if not (quiet or as_json):
-        console.print(describe_weights(weights, model, working_size))
-    start = time.perf_counter()
-    for folder in dict.fromkeys(job.folder for job in work.jobs):
-        make_folder(folder)
-    run.pictures()
-    run.videos(every=every, side_by_side=side_by_side, keep_frames=frames)
-    if as_json:
-        seconds = round(time.perf_counter() - start, 3)
-        damaged = [{"path": str(path), "error": str(error)} for path, error in [*work.damaged, *run.failed]]
-        print(json.dumps({"weights": weights, "results": run.rows, "damaged": damaged, "seconds": seconds}, indent=2))
-    if not (quiet or as_json):
-        console.print(run.summary(expanded(output)))
-    if run.failed:  # only decoding them has shown it
-        raise refusal(run.failed, len(work.jobs))
+    with summarized(weights, wanted=as_json) as summary:
+        check_colormap(colormap)
+        options = _save_options(numbers, colormap, colour_range, point_cloud, fov, intrinsics)
+        working_size = parse_working_size(size)
+        limit = MAX_PIXELS if max_pixels is None else max_pixels
+        work = find_work(inputs, expanded(output), limit)
+        summary.damaged = work.damaged
+        work.check_damaged(work.jobs, skip_damaged)
+        check_targets(work.jobs, frames)
+        videos = {"every": every > 1, "side_by_side": side_by_side, "frames": frames}
+        _check_video_options(work.jobs, point_cloud=point_cloud, **videos)
+        if point_cloud and fov is None:
+            _check_cameras([job for job in work.jobs if frames or not job.is_video], options["intrinsics"], limit)
+        target = pick_device(device)
+        model = HybridDepthModel.from_pretrained(weights).to(target)
+        _check_scale(model, numbers)
+        run = Predicting(model, work, working_size, batch_size, limit, options, quiet or as_json)
+        summary.results = run.rows
+        if not (quiet or as_json):
+            console.print(describe_weights(weights, model, working_size))
+        summary.start = time.perf_counter()
+        for folder in dict.fromkeys(job.folder for job in work.jobs):
+            make_folder(folder)
+        run.pictures()
+        run.videos(every=every, side_by_side=side_by_side, keep_frames=frames)
+        if run.results and not (quiet or as_json):
+            console.print(run.summary(expanded(output)))
+        work.check_damaged(run.results, skip_damaged)  # only decoding may have shown it
 
 
 def _save_options(
@@ -183,17 +183,29 @@ def _check_video_options(jobs: Sequence[Job], *, point_cloud: CloudFormat | None
         raise InputError("--point-cloud is for pictures, and of videos for --frames; add --frames, or leave it out.")
 
 
-def _check_fields_of_view(jobs: Sequence[Job]) -> None:
-    """Raise InputError where a point cloud is to be made and nothing says how wide the camera sees."""
+def _check_cameras(jobs: Sequence[Job], intrinsics: Any, max_pixels: int) -> None:
+    """Raise InputError where a point cloud is to be made and nothing right says how the camera sees."""
     from hybrid_encoder.data.images import field_of_view
     from hybrid_encoder.data.results import enumerated
+    from hybrid_encoder.models.prediction import camera_of, is_in_pixels
 
-    silent = [job.path for job in jobs if job.is_video or field_of_view(job.path) is None]
-    if silent:
+    if intrinsics is None:
+        silent = [job.path for job in jobs if job.is_video or field_of_view(job.path, max_pixels) is None]
+        if silent:
+            raise InputError(
+                f"nothing says how wide the camera saw that made {enumerated(silent)}; give --fov, the horizontal "
+                "field of view in degrees (about 65 for a phone held level, 82 for KITTI), or --intrinsics."
+            )
+        return
+    sizes = {job.size(max_pixels): job.path for job in reversed(jobs)}
+    if is_in_pixels(intrinsics) and len(sizes) > 1:
+        (one, first), (other, second), *_ = sizes.items()
         raise InputError(
-            f"nothing says how wide the camera saw that made {enumerated(silent)}; give --fov, the horizontal field of "
-            "view in degrees (about 65 for a phone held level, 82 for KITTI), or --intrinsics."
+            f"--intrinsics are in pixels, of pictures of one size, and {first} has {one[0]} x {one[1]}, {second} "
+            f"{other[0]} x {other[1]}; give one size at a time, or focal lengths and centre as shares."
         )
+    for size in sizes:
+        camera_of(None, size, None, intrinsics)
 
 
 def _check_scale(model: HybridDepthModel, numbers: NumberFormat) -> None:

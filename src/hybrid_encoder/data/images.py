@@ -85,6 +85,25 @@ def check_image(path: Path, max_pixels: int = MAX_PIXELS) -> None:
             image.load()
 
 
+def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (H, W) of an image file, turned upright as its EXIF data say.
+
+    Args:
+        path, max_pixels: as for ``open_image``.
+
+    Raises:
+        InputError: as ``open_image``.
+    """
+    with opened(path, max_pixels) as image:
+        width, height = image.size
+        return (width, height) if _is_turned(read_exif(image)) else (height, width)
+
+
+def _is_turned(exif: Image.Exif) -> bool:
+    """Say whether height and width change places when a picture is turned upright."""
+    return exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+
+
 def convert_image(image: Image.Image) -> Tensor:
     """Convert one of Pillow's images to RGB in [0, 1], float32, (3, H, W), by the rules of ``read_image``.
 
@@ -168,8 +187,7 @@ def field_of_view(source: object, max_pixels: int = MAX_PIXELS) -> float | None:
         return None
     if not 1 <= focal <= 10_000:
         return None
-    turned = exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    width = size[1] if turned else size[0]
+    width = size[1] if _is_turned(exif) else size[0]
     return math.degrees(2 * math.atan(36 / 2 / focal * width / max(size)))
 
 

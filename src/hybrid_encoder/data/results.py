@@ -32,9 +32,9 @@ KEY, MARK = "Software", "hybrid-encoder predict"
 
 def is_result(path: Path) -> bool:
     """Say whether a file was written here as a prediction, whatever its name is."""
-    if path.name.endswith(VIDEO):
-        from hybrid_encoder.data.video import video_comment
+    from hybrid_encoder.data.video import is_video, video_comment
 
+    if is_video(path):
         return video_comment(path) == MARK
     for ending in COMPANIONS:
         if path.name.endswith(ending):

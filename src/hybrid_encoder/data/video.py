@@ -32,6 +32,7 @@ VIDEO_SUFFIXES = (
 )
 DEFAULT_RATE = Fraction(25)  # where a file says none, or one that cannot be
 MAX_RATE = 1000
+SLOWEST = Fraction(1, 10_000)  # frames per second that a file can tell
 BT709, LIMITED = 1, 1  # FFmpeg's numbers of the matrix, primaries and curve of colours, and of values from 16 to 235
 VIDEO_COLORS: Any = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}  # the same, by swscale's names
 THREADS = min(8, os.cpu_count() or 1)  # each holds a few frames
@@ -171,7 +172,7 @@ class VideoWriter:
         if not 0 < rate <= MAX_RATE:
             raise InputError(f"rate is {rate}; it must be above 0 and at most {MAX_RATE} frames per second.")
         self.path, self.size, self.comment = path, size, comment
-        self.rate = Fraction(rate).limit_denominator(10_000)
+        self.rate = max(Fraction(rate).limit_denominator(10_000), SLOWEST)
 
     def __enter__(self) -> VideoWriter:
         """Begin the file, in a hidden folder beside its place.

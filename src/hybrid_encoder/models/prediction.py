@@ -276,11 +276,8 @@ def camera_of(source: object, size: tuple[int, int], fov: float | None, intrinsi
         if not _is_between(fov, 180):
             raise InputError(f"fov is {shown(fov)}; the horizontal field of view in degrees lies between 0 and 180.")
         return intrinsics_from_fov(float(fov), size)
-    try:
-        K = torch.as_tensor(intrinsics, dtype=torch.float32).cpu()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        K = torch.empty(0)
-    if K.shape == (3, 3) and 0 < float(K[0, 0]) < SHARES and 0 < float(K[1, 1]) < SHARES:
+    K = _matrix(intrinsics)
+    if not is_in_pixels(K):
         K = K * torch.tensor([[size[1]], [size[0]], [1.0]])
         K[:2, 2] -= 0.5  # the left border of an image is half a pixel before the first pixel's centre
     if K.shape != (3, 3) or not K.isfinite().all() or float(K[0, 0]) <= 0 or float(K[1, 1]) <= 0:
@@ -291,6 +288,19 @@ def camera_of(source: object, size: tuple[int, int], fov: float | None, intrinsi
             f"{size[0]} x {size[1]}; scale them to its size."
         )
     return K
+
+
+def is_in_pixels(intrinsics: Any) -> bool:
+    """Say whether focal lengths and centre are in pixels; short ones are shares of width and height."""
+    K = _matrix(intrinsics)
+    return not (K.shape == (3, 3) and 0 < float(K[0, 0]) < SHARES and 0 < float(K[1, 1]) < SHARES)
+
+
+def _matrix(intrinsics: Any) -> Tensor:
+    try:
+        return torch.as_tensor(intrinsics, dtype=torch.float32).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return torch.empty(0)  # of no right shape
 
 
 def _order(name: str) -> tuple[bool, bool, str]:
