@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.app import running
+from hybrid_encoder.app import scenes
 from hybrid_encoder.app.running import EXAMPLE, DepthRunner, VideoStep
 from hybrid_encoder.app.serving import serving
 from hybrid_encoder.data.video import VideoFrames
@@ -52,7 +52,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def url(browser: Browser) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch, serving(["tiny"], device=torch.device("cpu")) as url:
-        patch.setattr(running, "POINTS_SHOWN", 30_000)  # without a graphics card, each takes its time
+        patch.setattr(scenes, "POINTS_SHOWN", 30_000)  # without a graphics card, each takes its time
         yield url
 
 

@@ -6,16 +6,20 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.app import running
-from hybrid_encoder.app.running import EXAMPLE, NATIVE, Choices, DepthRunner, foreground, thinned
+from hybrid_encoder.app import running, scenes
+from hybrid_encoder.app.choices import NATIVE, Choices
+from hybrid_encoder.app.running import EXAMPLE, DepthRunner
+from hybrid_encoder.app.scenes import foreground, thinned
 from hybrid_encoder.data.images import colorize
 from hybrid_encoder.data.point_clouds import PointCloud
 from hybrid_encoder.data.synthetic import SyntheticDrive
@@ -23,6 +27,14 @@ from hybrid_encoder.data.video import VideoFrames
 from hybrid_encoder.errors import CheckpointError, HybridEncoderError, InputError
 
 CPU = torch.device("cpu")
+
+
+def vertices(path: Path) -> NDArray[np.float32]:
+    """The points of a file, in the file's own axes."""
+    loaded: Any = trimesh.load(path)
+    (cloud,) = loaded.geometry.values() if isinstance(loaded, trimesh.Scene) else (loaded,)
+    points: NDArray[np.float32] = np.asarray(cloud.vertices, np.float32)
+    return points
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +61,8 @@ def test_a_picture_becomes_what_the_model_says(runner: DepthRunner, model: Hybri
     assert np.array_equal(np.asarray(Image.open(result.colors)), prediction.colored())
     assert np.array_equal(np.asarray(Image.open(result.depth)), prediction.colored())
     assert np.array_equal(np.asarray(Image.open(result.picture)), np.asarray(Image.open(EXAMPLE)))
-    saved = trimesh.load(result.cloud)
     points = prediction.points()  # the lens is told by the file
-    assert np.array_equal(saved.vertices.astype(np.float32), points.positions)
+    assert np.array_equal(vertices(result.cloud), points.positions)
     assert "'tiny' at 96 x 320 on cpu" in result.summary
     assert "field of view 81.2°." in result.summary
     assert {path.name for path in (result.numbers, result.cloud)} == {"street_relative_depth.npy", "street_points.ply"}
@@ -60,13 +71,13 @@ def test_a_picture_becomes_what_the_model_says(runner: DepthRunner, model: Hybri
 def test_a_scene_is_few_points_of_the_foreground(
     runner: DepthRunner, model: HybridDepthModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "POINTS_SHOWN", 5000)
+    monkeypatch.setattr(scenes, "POINTS_SHOWN", 5000)
     result = runner.picture(EXAMPLE, Choices())
-    (scene,) = trimesh.load(result.scene).geometry.values()
-    assert len(scene.vertices) == 5000
+    scene = vertices(result.scene)
+    assert len(scene) == 5000
     all_depths = model.infer(EXAMPLE).points(edges=0.3).positions[:, 2]
-    assert -scene.vertices[:, 2].min() <= 2.5 * np.median(all_depths) < all_depths.max()
-    assert result.extent == pytest.approx(float(np.linalg.norm(np.ptp(scene.vertices, axis=0))), rel=0.05)
+    assert -scene[:, 2].min() <= 2.5 * np.median(all_depths) < all_depths.max()
+    assert result.extent == pytest.approx(float(np.linalg.norm(np.ptp(scene, axis=0))), rel=0.05)
 
 
 def test_choices_are_followed(runner: DepthRunner, model: HybridDepthModel) -> None:
@@ -74,7 +85,7 @@ def test_choices_are_followed(runner: DepthRunner, model: HybridDepthModel) -> N
     prediction = model.infer(EXAMPLE, (64, 192))
     assert np.array_equal(np.load(result.numbers), prediction.depth[0].numpy())
     assert np.array_equal(np.asarray(Image.open(result.colors)), prediction.colored("viridis"))
-    assert np.array_equal(trimesh.load(result.cloud).vertices.astype(np.float32), prediction.points(fov=40).positions)
+    assert np.array_equal(vertices(result.cloud), prediction.points(fov=40).positions)
     assert "at 64 x 192" in result.summary
     assert "field of view 40°." in result.summary
     native = runner.picture(EXAMPLE, Choices(size=NATIVE))
@@ -98,7 +109,7 @@ def test_a_picture_with_depth_that_jumps_everywhere_has_its_points(runner: Depth
     noise = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     result = runner.picture(tmp_path / "noise.png", Choices(size=NATIVE))
-    assert len(trimesh.load(result.cloud).vertices) > 0
+    assert len(vertices(result.cloud)) > 0
 
 
 def test_what_cannot_be_chosen_is_told_in_a_sentence(
@@ -144,9 +155,14 @@ def test_weights_can_be_typed_where_the_machine_is_the_visitors_own(
 
 
 def test_one_model_is_loaded_once(runner: DepthRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads = []
+    loads: list[str] = []
     load: Callable[[str], HybridDepthModel] = HybridDepthModel.from_pretrained
-    monkeypatch.setattr(HybridDepthModel, "from_pretrained", lambda name: loads.append(name) or load(name))
+
+    def counted(name: str) -> HybridDepthModel:
+        loads.append(name)
+        return load(name)
+
+    monkeypatch.setattr(HybridDepthModel, "from_pretrained", counted)
     runner.picture(EXAMPLE, Choices())
     runner.picture(EXAMPLE, Choices(colormap="gray"))
     assert loads == ["tiny"]
@@ -164,6 +180,22 @@ def test_files_that_cannot_be_read_and_too_large_ones(
     monkeypatch.setattr(running, "MAX_PIXELS", 1000)
     with pytest.raises(InputError, match="276,480 pixels; at most 1,000 are read"):
         runner.picture(EXAMPLE, Choices())
+
+
+def test_weights_that_give_no_depth_are_told(
+    runner: DepthRunner, drive: Path, tiny_model: HybridDepthModel, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        for parameter in tiny_model.decoder.parameters():
+            parameter.mul_(1e30)  # finite by itself
+    tiny_model.save_pretrained(tmp_path / "broken")
+    broken = DepthRunner(tmp_path / "more", [str(tmp_path / "broken")], device=CPU)
+    choices = Choices(weights=str(tmp_path / "broken"))
+    with pytest.raises(CheckpointError, match=r"values that are not finite for street\.jpg; take other weights"):
+        broken.picture(EXAMPLE, choices)
+    with pytest.raises(CheckpointError, match=r"not finite for drive\.mp4"):
+        list(broken.video(drive, choices))
+    assert [path for path in broken.folder.rglob("*") if path.is_file()] == []
 
 
 def test_old_results_are_deleted_and_others_stay(tmp_path: Path) -> None:

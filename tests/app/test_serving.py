@@ -99,9 +99,14 @@ def test_a_page_that_paths_come_to_directly_knows_what_was_uploaded(tmp_path: Pa
 
 
 def test_no_name_is_looked_up_and_no_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[Any] = []
     look_up = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: asked.append(host) or look_up(host, *a, **k))
+
+    def watched(host: Any, *rest: Any, **options: Any) -> Any:
+        asked.append(host)
+        return look_up(host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", watched)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = dict(os.environ)
     with serving(["tiny"], device=CPU) as url:

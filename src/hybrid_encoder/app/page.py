@@ -13,7 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from hybrid_encoder.app.running import COLORMAPS, NATIVE, RIGHT, TOY, USUAL_FOV, Choices, DepthRunner, VideoStep
+from hybrid_encoder.app.choices import COLORMAPS, NATIVE, RIGHT, TOY, Choices
+from hybrid_encoder.app.running import USUAL_FOV, DepthRunner, VideoStep
 from hybrid_encoder.errors import HybridEncoderError, InputError
 
 SIZES = (RIGHT, NATIVE, "96x320", "192x640", "320x1024")
@@ -115,7 +116,10 @@ def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
             show_progress_on=result,
             **BY_ONE,
         )
-        stop.click(lambda: (None, "<p>Stopped.</p>"), outputs=[result, progress], cancels=[running], **QUICK)
+        # Said once it is true: a last step on its way would be shown over it.
+        stop.click(None, cancels=[running], **QUICK).then(
+            lambda: (None, "<p>Stopped.</p>"), outputs=[result, progress], **QUICK
+        )
         video.clear(lambda: (None, ""), outputs=[result, progress], **QUICK)
 
         for tab, is_picture in ((picture_tab, True), (video_tab, False)):

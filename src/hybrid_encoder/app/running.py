@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -16,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from hybrid_encoder.app.choices import RIGHT, Choices
+from hybrid_encoder.app.scenes import saved_points, shown_points
 from hybrid_encoder.data.images import colorize, field_of_view, open_image
-from hybrid_encoder.data.point_clouds import EDGE_RTOL, PointCloud, write_cloud
+from hybrid_encoder.data.point_clouds import write_cloud
 from hybrid_encoder.data.results import MARK
 from hybrid_encoder.data.video import VideoFrames, VideoWriter
-from hybrid_encoder.errors import InputError, shortened
+from hybrid_encoder.errors import CheckpointError, InputError, shortened
 from hybrid_encoder.models.depth import HybridDepthModel
 
 if TYPE_CHECKING:
@@ -30,40 +31,15 @@ if TYPE_CHECKING:
     from hybrid_encoder.models.sizes import Size, WorkingSize
 
 EXAMPLE = Path(__file__).with_name("street.jpg")  # frame 0 of SyntheticDrive(920, 4, height=288, width=960)
-TOY = "tiny"
-RIGHT, NATIVE = "right size", "picture's own"
-COLORMAPS = ("magma", "inferno", "viridis", "turbo", "cividis", "gray")
 USUAL_FOV = 65.0  # degrees, of a phone held level
 
 MAX_PIXELS = 50_000_000  # of a picture
 MAX_WORKING = 2_000_000  # pixels that the network sees: a transformer's memory grows with their square
 MAX_FRAMES = 20_000  # of a video: eleven minutes at 30 a second
 MAX_SHOWN = 1600  # pixels on the longer side of what the slider shows
-POINTS_SHOWN, POINTS_SAVED = 250_000, 2_000_000
 BATCH = 4  # frames
-FAR = 2.5  # times the median depth: what is beyond, the sky above all, would make the rest of a scene small
-EDGES = 0.3  # of points that are shown: a scene is easier to see with slopes in it than with holes
 PAUSE = 0.2  # seconds between two steps of a video
 STEADY = 0.9  # share of the last frames' range in the next one's, so that the colours of a video do not flicker
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What can be chosen on the page, as it comes from there: nothing of it is checked yet.
-
-    Attributes:
-        weights: ``"tiny"``, a folder, or a Hub id.
-        size: ``RIGHT``, ``NATIVE``, or ``HEIGHTxWIDTH``.
-        colormap: one of ``COLORMAPS``.
-        fov: horizontal field of view in degrees, as text; empty where nobody said it.
-        source_above: whether a video shows its source above the depth.
-    """
-
-    weights: Any = TOY
-    size: Any = RIGHT
-    colormap: Any = COLORMAPS[0]
-    fov: Any = ""
-    source_above: Any = False
 
 
 @dataclass(frozen=True)
@@ -163,21 +139,20 @@ class DepthRunner:
         Raises:
             HybridEncoderError: the picture cannot be read, or a choice cannot be.
         """
-        size, colormap, fov = _working_size(choices.size), _colormap(choices.colormap), _field_of_view(choices.fov)
+        size, colormap, fov = choices.checked_size(), choices.checked_colormap(), choices.checked_fov()
         image = open_image(path, MAX_PIXELS)
         model = self.load(choices.weights)
         made = self._check_work(model, (image.height, image.width), size)
         begun = time.perf_counter()
-        prediction = model.infer(path, size)
+        prediction = _checked(model.infer(path, size).cpu(), path)
         seconds = time.perf_counter() - begun
         folder, stem = self._new_folder(), path.stem
         colors, numbers = prediction.save(folder, stem, colormap=colormap)
         known = fov or field_of_view(path)
-        points = _points(prediction, known or USUAL_FOV)
-        shown = foreground(_points(prediction, known or USUAL_FOV, EDGES))
         cloud, scene = folder / f"{stem}_points.ply", folder / f"{stem}_points.glb"
-        write_cloud(cloud, thinned(points, POINTS_SAVED))
-        write_cloud(scene, thinned(shown, POINTS_SHOWN))
+        write_cloud(cloud, saved_points(prediction, known or USUAL_FOV))
+        shown = shown_points(prediction, known or USUAL_FOV)
+        write_cloud(scene, shown)
         camera = f"field of view {known or USUAL_FOV:.3g}°{'' if known else ' (assumed)'}"
         return PictureResult(
             picture=_shown(image, folder / f"{stem}_picture.png"),
@@ -200,7 +175,7 @@ class DepthRunner:
         Raises:
             HybridEncoderError: the video cannot be read, or is too long, or a choice cannot be.
         """
-        size, colormap = _working_size(choices.size), _colormap(choices.colormap)
+        size, colormap = choices.checked_size(), choices.checked_colormap()
         with VideoFrames(path, max_pixels=MAX_PIXELS) as frames:
             _check_length(path, frames.num_frames or 0)
             model = self.load(choices.weights)
@@ -208,14 +183,15 @@ class DepthRunner:
             target = self._new_folder() / f"{path.stem}_depth.mp4"
             height, width = frames.size
             begun = said = time.perf_counter()
-            done, ends = 0, None
+            done = 0
+            ends: NDArray[np.float64] | None = None  # of the colours
             yield VideoStep(0, frames.num_frames)
             shape = (2 * height, width) if choices.source_above else (height, width)
             with VideoWriter(target, shape, frames.rate, comment=MARK) as writer:
                 for prediction in model.infer_stream(frames, size, batch_size=BATCH):
-                    low, high = _range(prediction.disparity)
-                    ends = (low, high) if ends is None else _blended(ends, (low, high))
-                    depth = colorize(prediction.disparity[0], *ends, name=colormap)
+                    now = _range(_checked(prediction, path).disparity)
+                    ends = now if ends is None else STEADY * ends + (1 - STEADY) * now
+                    depth = colorize(prediction.disparity[0], float(ends[0]), float(ends[1]), colormap)
                     writer.write(np.vstack((prediction.source, depth)) if choices.source_above else depth)
                     done += 1
                     _check_length(path, done)
@@ -252,27 +228,6 @@ class DepthRunner:
         return Path(tempfile.mkdtemp(dir=self.folder))
 
 
-def _points(prediction: DepthPrediction, fov: float, edges: float = EDGE_RTOL) -> PointCloud:
-    """Return the points of a prediction, all of them where depth jumps everywhere."""
-    points = prediction.points(fov=fov, edges=edges)
-    return points if len(points) else prediction.points(fov=fov, edges=None)
-
-
-def foreground(cloud: PointCloud) -> PointCloud:
-    """Return the points that are at most two and a half times as far as half of them."""
-    depth = cloud.positions[:, 2]
-    kept = depth <= FAR * np.median(depth)
-    return PointCloud(cloud.positions[kept], cloud.colors[kept])
-
-
-def thinned(cloud: PointCloud, most: int) -> PointCloud:
-    """Return a cloud of at most so many of the points, chosen at random, the same in every run."""
-    if len(cloud) <= most:
-        return cloud
-    chosen = np.sort(np.random.default_rng(0).choice(len(cloud), most, replace=False))
-    return PointCloud(cloud.positions[chosen], cloud.colors[chosen])
-
-
 def _shown(image: Image.Image, path: Path) -> Path:
     """Write a picture at a size to look at, and return its path."""
     image.thumbnail((MAX_SHOWN, MAX_SHOWN))
@@ -280,45 +235,17 @@ def _shown(image: Image.Image, path: Path) -> Path:
     return path
 
 
-def _range(disparity: torch.Tensor) -> tuple[float, float]:
+def _range(disparity: torch.Tensor) -> NDArray[np.float64]:
     """Return the ends of the colours for one frame, as pictures have them."""
-    values = disparity.cpu().numpy()
-    return float(values.min()), float(np.percentile(values, 95))
+    values = disparity.flatten()[:: max(1, disparity.numel() // 50_000)].cpu().numpy()  # a percentile needs no more
+    return np.array([values.min(), np.percentile(values, 95)], np.float64)
 
 
-def _blended(before: tuple[float, float], now: tuple[float, float]) -> tuple[float, float]:
-    low, high = (STEADY * old + (1 - STEADY) * new for old, new in zip(before, now, strict=True))
-    return low, high
-
-
-def _working_size(text: Any) -> WorkingSize:
-    if text in (RIGHT, NATIVE):
-        return None if text == RIGHT else "native"
-    found = re.fullmatch(r"\s*([0-9]{2,5})\s*[xX\u00d7]\s*([0-9]{2,5})\s*", text) if isinstance(text, str) else None
-    if not found:
-        raise InputError(
-            f"the working size is {shortened(repr(text), 40)}; choose one, or type HEIGHTxWIDTH, for example 192x640."
-        )
-    return int(found[1]), int(found[2])
-
-
-def _colormap(name: Any) -> str:
-    if name not in COLORMAPS:
-        raise InputError(f"the colours are {shortened(repr(name), 40)}; choose one of {', '.join(COLORMAPS)}.")
-    return str(name)
-
-
-def _field_of_view(text: Any) -> float | None:
-    text = "" if text is None else str(text).strip().removesuffix("°")
-    try:
-        degrees = float(text) if text else None
-    except ValueError:
-        degrees = math.nan
-    if degrees is not None and not 1 <= degrees <= 170:
-        raise InputError(
-            f"the field of view is {shortened(repr(text), 40)}; give degrees from 1 to 170, or leave it empty."
-        )
-    return degrees
+def _checked(prediction: DepthPrediction, path: Path) -> DepthPrediction:
+    """Return a prediction, or raise CheckpointError where it is none."""
+    if not prediction.disparity.isfinite().all():
+        raise CheckpointError(f"the weights give values that are not finite for {path.name}; take other weights.")
+    return prediction
 
 
 def _check_length(path: Path, num_frames: int) -> None:
