@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,10 +153,15 @@ def test_intrinsics_in_files(run: Run, tree: Path) -> None:
         (("--point-cloud", "ply", "--intrinsics", "1,2,3,x"), "four numbers"),
         (("--point-cloud", "ply", "--intrinsics", "gone.txt"), "gone.txt holds no 3x3 matrix"),
         (("--point-cloud", "ply", "--intrinsics", "two.json"), "two.json holds no 3x3 matrix"),
+        (("--point-cloud", "ply", "--intrinsics", "pipe.json"), "pipe.json is not a regular file"),
+        (("--point-cloud", "ply", "--intrinsics", "600,600,320,240"), "outside of the picture of 48 x 64; scale them"),
+        (("--point-cloud", "ply", "--intrinsics", "60,60,31,23", "big.png"), "big.png 96 x 128; give one size at a"),
     ],
 )
 def test_cameras_that_cannot_be(run: Run, tree: Path, arguments: tuple[object, ...], says: str) -> None:
     Path("two.json").write_text("[[1, 2], [3, 4]]")
+    os.mkfifo("pipe.json")
+    Image.new("RGB", (128, 96)).save("big.png")
     code, _, err = run("predict", tree / "top.jpg", "-o", "out", *arguments, *QUICK)
     assert code == 2 and says in err and err.count("\n") == 1
     assert not Path("out").exists()
@@ -183,6 +190,43 @@ def test_damage_that_only_decoding_shows(run: Run, tree: Path) -> None:
     code, out, err = run("predict", tree, "-o", "out", *QUICK)
     assert code == 2 and "half.png" in err and err.count("\n") == 1
     assert "4 images" in out and len(files("out")) == 4
+
+
+def test_damage_that_only_decoding_shows_is_skipped_where_asked(run: Run, tree: Path) -> None:
+    rows = zlib.compress(np.random.default_rng(0).bytes(48 * 65))
+    (tree / "half.png").write_bytes(png(64, 48, rows[:1000] + bytes(100) + rows[1100:]))
+    code, out, err = run("predict", tree, "-o", "out", "--skip-damaged", *QUICK)
+    assert code == 0 and err == "" and "left out, as damaged: 1 (tree/half.png)" in " ".join(out.split())
+    code, out, _ = run("predict", tree, "-o", "out", "--skip-damaged", "--json", *QUICK)
+    told = json.loads(out)
+    assert code == 0 and told["error"] is None and [row["path"] for row in told["damaged"]] == ["tree/half.png"]
+    code, out, err = run("predict", tree / "half.png", "-o", "out", "--skip-damaged", *QUICK)
+    assert code == 2 and "half.png cannot be read" in err and "->" not in out
+
+
+def test_json_is_printed_however_it_ends(run: Run, tree: Path) -> None:
+    for name in ("cut.jpg", "a/cut.jpg"):
+        (tree / name).write_bytes(encoded("JPEG")[:900])
+    for arguments, damaged in (((tree,), 2), (("gone.png",), 0), ((tree / "top.jpg", "--colormap", "magna"), 0)):
+        code, out, err = run("predict", *arguments, "-o", "out", "--json", *QUICK)
+        told = json.loads(out)
+        assert code == 2 and err == f"error: {told['error']}\n" and told["results"] == []
+        assert len(told["damaged"]) == damaged
+
+
+def test_a_picture_without_a_point_stops_no_other(run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hybrid_encoder.models.prediction import DepthPrediction
+
+    points = DepthPrediction.points
+
+    def none_of_one(self: DepthPrediction, **options: Any) -> Any:
+        cloud = points(self, **options)
+        return type(cloud)(cloud.positions[:0], cloud.colors[:0]) if str(self.source).endswith("2.png") else cloud
+
+    monkeypatch.setattr(DepthPrediction, "points", none_of_one)
+    code, out, err = run("predict", tree, "-o", "out", "--point-cloud", "ply", "--fov", 60, *QUICK)
+    assert code == 2 and "2_points.ply would hold no point" in err and err.count("\n") == 1
+    assert "3 images" in out and len(files("out", ".ply")) == 3 and len(files("out")) == 3
 
 
 def test_two_pictures_of_one_name(run: Run, tree: Path) -> None:

@@ -97,7 +97,17 @@ def test_a_pattern_that_leads_back_has_its_places_inside_the_output(tree: Path) 
 
 
 def test_one_file_by_two_names_is_one(tree: Path) -> None:
-    assert places(tree, tree.absolute(), "tree/./top.jpg") == EVERYTHING
+    Path("link").symlink_to(tree)
+    assert places(tree, tree.absolute(), "tree/./top.jpg", "tree/../tree/top.jpg", "link/a/1.PNG") == EVERYTHING
+    Path("other.jpg").symlink_to("tree/top.jpg")
+    assert len(places(tree, "other.jpg")) == 5, "its own name is its own result"
+
+
+def test_a_file_whose_name_begins_as_a_home_does(tree: Path) -> None:
+    Path("~$x.png").write_bytes(b"")
+    assert places("~$x.png") == {"~$x.png": "."}
+    with pytest.raises(InputError, match="a user who does not exist"):
+        places("~nosuchuser/x.png")
 
 
 def test_a_list_that_never_ends_is_refused(tree: Path) -> None:

@@ -44,6 +44,12 @@ def test_a_fixed_range_is_the_same_for_all_pictures() -> None:
     assert np.array_equal(far[0], near[0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_widest_range_is_a_range() -> None:
+    colours = prediction().colored(near=1e-300, far=1e300)
+    assert (colours == colours[0, 0]).all(), "everything is far, measured by such a range"
+
+
 def test_a_batch_is_coloured_one_by_one() -> None:
     batch = prediction(batch=3)
     assert batch.colored().shape == (3, HEIGHT, WIDTH, 3)

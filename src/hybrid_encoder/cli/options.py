@@ -67,6 +67,8 @@ def parse_intrinsics(text: str | None) -> Any:
         return None
     import numpy as np
 
+    from hybrid_encoder.data.opening import expanded, is_file, is_there
+
     parts = text.split(",")
     if len(parts) == 4:
         try:
@@ -74,7 +76,9 @@ def parse_intrinsics(text: str | None) -> Any:
         except ValueError:
             raise InputError(f"--intrinsics is {shortened(text, 80)!r}; fx,fy,cx,cy are four numbers.") from None
         return [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
-    path = Path(text).expanduser()
+    path = expanded(text)
+    if is_there(path) and not is_file(path):  # a pipe may never end
+        raise InputError(f"{path} is not a regular file; give fx,fy,cx,cy or a .json, .txt or .npy file.")
     readers: dict[str, Any] = {
         ".json": lambda: json.loads(path.read_text(encoding="utf-8")),
         ".txt": lambda: np.loadtxt(path),
@@ -86,7 +90,7 @@ def parse_intrinsics(text: str | None) -> Any:
         raise InputError(
             f"--intrinsics is {shortened(text, 80)!r}; give fx,fy,cx,cy or a .json, .txt or .npy file."
         ) from None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or shortened(str(error), 120)
         raise InputError(f"{path} holds no 3x3 matrix of intrinsics ({reason}); give three rows of three.") from None
     return matrix.tolist()

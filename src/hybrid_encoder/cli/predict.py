@@ -197,7 +197,9 @@ def _check_cameras(jobs: Sequence[Job], intrinsics: Any, max_pixels: int) -> Non
                 "field of view in degrees (about 65 for a phone held level, 82 for KITTI), or --intrinsics."
             )
         return
-    sizes = {job.size(max_pixels): job.path for job in reversed(jobs)}
+    sizes: dict[tuple[int, int], Path] = {}
+    for job in jobs:
+        sizes.setdefault(job.size(max_pixels), job.path)
     if is_in_pixels(intrinsics) and len(sizes) > 1:
         (one, first), (other, second), *_ = sizes.items()
         raise InputError(

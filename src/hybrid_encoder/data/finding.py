@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,10 +41,11 @@ def find_files(inputs: Sequence[str], suffixes: Collection[str] = SUFFIXES, *, r
     Raises:
         InputError: an input, or a line of a list, does not exist or names no file.
     """
-    found: dict[Path, Found] = {}
+    found: dict[tuple[str, str], Found] = {}
+    folder = cache(os.path.realpath)
     for text in inputs:
         for one in _find(text, suffixes, recursive):
-            found.setdefault(one.path.absolute(), one)
+            found.setdefault((folder(one.path.parent), one.path.name), one)
     return list(found.values())
 
 

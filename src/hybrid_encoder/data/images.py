@@ -207,7 +207,7 @@ def colorize(values: Tensor, low: float | None = None, high: float | None = None
     array = values.detach().float().cpu().numpy()
     low = float(array.min()) if low is None else low
     high = float(np.percentile(array, 95)) if high is None else high
-    scale = np.float32(max(high - low, 1e-12))
+    scale = np.float32(min(max(high - low, 1e-12), 1e38))
     pixels = np.empty((*array.shape, 3), np.uint8)
     for rows in range(0, len(array), BLOCK):  # a photograph as a whole would take several times its memory
         scaled = (array[rows : rows + BLOCK] - np.float32(low)) / scale * len(table)

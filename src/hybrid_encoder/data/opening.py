@@ -123,13 +123,14 @@ def is_there(path: Path) -> bool:
 
 
 def expanded(text: str | Path) -> Path:
-    """Return a path with ``~`` replaced by the home folder.
+    """Return a path with ``~`` replaced by the home folder, unless a file has this very name.
 
     Raises:
         InputError: a user of that name does not exist.
     """
+    path = Path(text)
     try:
-        return Path(text).expanduser()
+        return path if is_there(path) else path.expanduser()
     except RuntimeError:
         raise InputError(f"{text} names the home folder of a user who does not exist; check the path.") from None
 
