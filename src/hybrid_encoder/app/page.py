@@ -52,7 +52,6 @@ CSS = """
   #areas { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); grid-template-rows: auto 1fr;
            grid-template-areas: "input results" "settings results"; }
 }
-progress { width: 100%; accent-color: var(--color-accent); }
 """
 
 
@@ -213,8 +212,8 @@ def _told() -> Iterator[None]:
 
 def _progress(step: VideoStep) -> str:
     total = f" of {step.total}" if step.total else ""
-    bar = f'<progress max="{step.total}" value="{step.done}"></progress>' if step.total else "<progress></progress>"
-    return f"<p>{step.done}{total} frames {bar}</p>"
+    known = f'max="{step.total}" value="{step.done}" ' if step.total else ""
+    return f'<p>{step.done}{total} frames</p><progress {known}style="width: 100%; accent-color: #6366f1"></progress>'
 
 
 def _paragraph(text: str) -> str:
