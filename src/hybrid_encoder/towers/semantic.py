@@ -62,6 +62,7 @@ class SemanticTower(Tower):
             self.patch = int(visual.patch_size[0])
             self._declare_blocks(len(visual.transformer.resblocks), int(visual.transformer.width))
             visual.proj, visual.ln_post = None, nn.Identity()
+            visual.attn_pool = visual.attn_pool_contrastive = None  # CoCa's
         else:
             raise ConfigError(
                 f"semantic.name is {config.name!r}, whose image tower ({type(visual).__name__}) is not known here; "
