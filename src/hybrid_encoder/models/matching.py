@@ -117,8 +117,8 @@ class HybridMatchingEncoder(DepthBinsLoader):
         if encoder.semantic is None or encoder.semantic.kind == "vit":
             kind = "none" if encoder.semantic is None else "a ViT"
             raise ConfigError(
-                f"the encoder's semantic tower is {kind}; matching sits between the stages of one: choose a ResNet or "
-                "ConvNeXt CLIP."
+                f"the encoder's semantic tower is {kind}; matching sits between the stages of one: choose a ResNet, "
+                "ConvNeXt or FastViT CLIP."
             )
         if config.match != "semantic" and encoder.spatial is None:
             raise ConfigError(f"match is {config.match!r}, and the encoder has no spatial tower; match in 'semantic'.")
