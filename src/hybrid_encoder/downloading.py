@@ -11,7 +11,7 @@ from typing import Any
 
 from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.hub_cache import Alternative, find_cached, is_whole
-from hybrid_encoder.network import AGAIN, NAME, SECONDS, Reason, Signs, ask, named, reason_of
+from hybrid_encoder.network import AGAIN, CUT, NAME, SECONDS, Reason, Signs, ask, named, reason_of
 
 CHUNK = 2**18  # bytes
 START_RANDOM = (
@@ -186,7 +186,13 @@ def _download(repo: str, files: Sequence[str], needed: str, forced: Sequence[str
     def download() -> Path:
         paths = {}
         for name in files:
-            paths[name] = hf_hub_download(repo, name, tqdm_class=Watched, force_download=name in forced, **options)
+            try:
+                paths[name] = hf_hub_download(repo, name, tqdm_class=Watched, force_download=name in forced, **options)
+            except OSError as error:
+                if CUT not in str(error):
+                    raise
+                # What was there of it cannot be continued: from the beginning.
+                paths[name] = hf_hub_download(repo, name, tqdm_class=Watched, force_download=True, **options)
             signs.give()
         return Path(paths[needed]).parents[needed.count("/")]
 

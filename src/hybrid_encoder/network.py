@@ -26,6 +26,8 @@ ENDED = (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError,
 # RuntimeErrors of open_clip, torch.hub and hf_xet; the last has no class of its own.
 WORDINGS = r"Failed to download|SHA256 checksum|invalid hash value|CAS [Cc]lient|[Rr]eqwest"
 
+CUT = "Consistency check failed"  # of huggingface_hub's OSError, which has no class of its own
+
 Reason = tuple[str, str]  # why something failed, and what helps first
 
 
@@ -94,7 +96,7 @@ def reason_of(error: BaseException, repo: str = "") -> Reason | None:
         return named(next(filter(_of_network, reversed(chain)))), AGAIN
     if isinstance(error, RuntimeError) and re.search(WORDINGS, str(error)):
         return named(error), AGAIN
-    if isinstance(error, OSError) and "Consistency check failed" in str(error):  # huggingface_hub's, of no class
+    if isinstance(error, OSError) and CUT in str(error):
         return "the download was cut", AGAIN
     return None
 
