@@ -109,13 +109,17 @@ def test_a_ply_file_holds_what_was_given(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["x.ply"]
 
 
-def test_a_glb_file_has_y_up(tmp_path: Path) -> None:
+def test_a_glb_file_has_y_up_and_colours_in_proportion_to_light(tmp_path: Path) -> None:
     cloud = cloud_of()
+    cloud.colors[:4] = [[0, 0, 0], [255, 255, 255], [188, 128, 64], [13, 30, 99]]
     write_cloud(tmp_path / "x.GLB", cloud)
     (tmp_path / "x.GLB").rename(tmp_path / "x.glb")
     positions, colors = read(tmp_path / "x.glb")
     assert np.array_equal(positions.astype(np.float32), cloud.positions * np.float32([1, -1, -1]))
-    assert np.array_equal(colors, cloud.colors)
+    assert colors[:4].tolist() == [[0, 0, 0], [255, 255, 255], [128, 55, 13], [1, 3, 32]]  # as sRGB is defined
+    light = colors / 255
+    shown = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055) * 255  # as viewers do
+    assert np.abs(shown - cloud.colors).max() < 7 and np.abs(shown - cloud.colors)[cloud.colors > 128].max() < 1.1
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

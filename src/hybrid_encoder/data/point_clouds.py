@@ -23,6 +23,10 @@ NEARBY = 3  # pixels over which a network blurs an edge
 VERTEX = np.dtype([("position", "<f4", 3), ("color", "u1", 3)])
 # glTF looks along -z, with y up.
 GLTF_AXES = np.array([1, -1, -1], np.float32)
+# glTF's colours of points are proportional to light; those of pictures (sRGB) are not, and would look faded.
+_SRGB = np.arange(256) / 255
+LIGHT = np.where(_SRGB <= 0.04045, _SRGB / 12.92, ((_SRGB + 0.055) / 1.055) ** 2.4)
+GLTF_COLORS = (LIGHT * 255).round().astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +143,8 @@ def write_cloud(path: Path, cloud: PointCloud) -> None:
     """Write points to a file, whole or not at all.
 
     A ``.ply`` file is binary and keeps the camera's axes (x right, y down, z forward), as the header says. A ``.glb``
-    file (glTF) has y up and looks along -z, as its readers expect: y and z change their sign.
+    file (glTF) is as its readers expect it: y is up and the camera looks along -z, so that y and z change their sign;
+    and colours are proportional to light, so that dark ones are coarser than in the ``.ply``.
 
     Args:
         path: of the file; its ending says the format.
@@ -192,6 +197,6 @@ def _as_glb(cloud: PointCloud) -> bytes:
     check_glb()
     import trimesh
 
-    points: Any = trimesh.PointCloud(cloud.positions * GLTF_AXES, colors=cloud.colors)
+    points: Any = trimesh.PointCloud(cloud.positions * GLTF_AXES, colors=GLTF_COLORS[cloud.colors])
     content: bytes = points.export(file_type="glb")
     return content
