@@ -115,7 +115,7 @@ def test_a_glb_file_has_y_up_and_colours_in_proportion_to_light(tmp_path: Path) 
     write_cloud(tmp_path / "x.GLB", cloud)
     (tmp_path / "x.GLB").rename(tmp_path / "x.glb")
     positions, colors = read(tmp_path / "x.glb")
-    assert np.array_equal(positions.astype(np.float32), cloud.positions * np.float32([1, -1, -1]))
+    assert np.array_equal(positions.astype(np.float32), cloud.positions * np.array([1, -1, -1], np.float32))
     assert colors[:4].tolist() == [[0, 0, 0], [255, 255, 255], [128, 55, 13], [1, 3, 32]]  # as sRGB is defined
     light = colors / 255
     shown = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055) * 255  # as viewers do

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -73,7 +74,7 @@ def test_browsers_play_it(tmp_path: Path) -> None:
 )
 def test_many_kinds_are_read(tmp_path: Path, name: str, codec: str, pixels: str, least: float) -> None:
     frames = scenes(6)
-    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    options: dict[str, Any] = {"x265-params": "log-level=none"} if codec == "libx265" else {}
     path = write_video(tmp_path / name, frames, codec, pixels, **options)
     again = read(path)
     assert len(again) == 6 and all(frame.shape == (*SIZE, 3) for frame in again)
@@ -196,6 +197,7 @@ def test_nothing_is_left_of_a_video_that_fails(tmp_path: Path) -> None:
 FOR_MEMORY = """
 import json, sys
 from pathlib import Path
+from typing import Any
 sys.path[:0] = [sys.argv[1]]
 from helpers.memory import peak, start_peak
 from helpers.videos import scenes

@@ -41,16 +41,16 @@ def write_video(
     """Write a video straight with PyAV, without the code that is tested."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options)
-        stream.height, stream.width = frames[0].shape[:2]  # type: ignore[attr-defined]  # of a video
-        stream.pix_fmt = pixels  # type: ignore[attr-defined]
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixels
         if aspect:
-            stream.codec_context.sample_aspect_ratio = aspect  # type: ignore[attr-defined]
+            stream.codec_context.sample_aspect_ratio = aspect
         for number, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             if times is not None:
                 picture.pts, picture.time_base = times[number], Fraction(1, 1000)
-            container.mux(stream.encode(picture))  # type: ignore[attr-defined]
-        container.mux(stream.encode(None))  # type: ignore[attr-defined]
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
     return path
 
 
@@ -61,8 +61,8 @@ def write_sound(path: Path) -> Path:
         for _ in range(10):
             frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
             frame.sample_rate = 44100
-            container.mux(stream.encode(frame))  # type: ignore[attr-defined]
-        container.mux(stream.encode(None))  # type: ignore[attr-defined]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return path
 
 
