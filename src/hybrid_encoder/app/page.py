@@ -36,7 +36,7 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 HEAD = "# Depth from one picture\nBring a picture or a video; see how far away everything is, and turn it in space. {}"
-HERE = "Everything is computed on this machine, and nothing leaves it."
+HERE = "Everything is computed on this machine, and your pictures stay on it."
 ELSEWHERE = "Pictures are sent to the machine that serves this page, and deleted there after {} minutes."
 TOY_NOTE = (
     "**`tiny` is a toy**: it was trained on drawn streets like the example, and shows what the method does. For "

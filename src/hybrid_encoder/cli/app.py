@@ -31,7 +31,7 @@ def app_command(
 ) -> None:
     """Show a page in the browser: a picture or a video goes in, depth and a point cloud come out.
 
-    Nothing leaves this machine. The page works until Ctrl-C; then what it wrote is deleted.
+    Pictures stay on the machine that serves the page. It works until Ctrl-C; then what it wrote is deleted.
     """
     from hybrid_encoder.app.serving import is_local, serve
 
