@@ -250,7 +250,7 @@ class TestHub:
 
         start = time.monotonic()
         with (
-            mock.patch("hybrid_encoder.network.SECONDS", 0.5),
+            mock.patch("hybrid_encoder.downloading.network.SECONDS", 0.5),
             mock.patch("huggingface_hub.HfApi.model_info", hang),
             pytest.raises(
                 CheckpointError,

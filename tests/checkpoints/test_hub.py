@@ -165,7 +165,7 @@ class TestFailures:
         hub.cuts.update({"config.json": 99})
         hub.no_ranges = True
         with (
-            mock.patch("hybrid_encoder.network.SECONDS", 2),
+            mock.patch("hybrid_encoder.downloading.network.SECONDS", 2),
             pytest.raises(CheckpointError, match=r"cannot be downloaded: .*; check the connection"),
         ):
             HybridDepthModel.from_pretrained(OURS)
@@ -178,7 +178,7 @@ class TestFailures:
         hub.no_ranges = no_ranges
         start = time.monotonic()
         with (
-            mock.patch("hybrid_encoder.network.SECONDS", 1),
+            mock.patch("hybrid_encoder.downloading.network.SECONDS", 1),
             pytest.raises(CheckpointError, match=r"no answer within 1 seconds; check the connection and try again"),
         ):
             HybridDepthModel.from_pretrained(OURS)
@@ -194,7 +194,7 @@ class TestFailures:
         hub.hanging.add(where)
         start = time.monotonic()
         with (
-            mock.patch("hybrid_encoder.network.SECONDS", 1),
+            mock.patch("hybrid_encoder.downloading.network.SECONDS", 1),
             pytest.raises(CheckpointError, match="check the connection and try again, copy the folder models--org--o"),
         ):
             HybridDepthModel.from_pretrained(OURS)
@@ -204,7 +204,7 @@ class TestFailures:
         """It takes longer than the limit, which is for the time without a sign."""
         hub.seconds = 4
         start = time.monotonic()
-        with mock.patch("hybrid_encoder.network.SECONDS", 3):
+        with mock.patch("hybrid_encoder.downloading.network.SECONDS", 3):
             check_equal(HybridDepthModel.from_pretrained(OURS), model)
         assert time.monotonic() - start > 3
 

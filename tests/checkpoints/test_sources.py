@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import timm
 
-from hybrid_encoder.backbone_names import explain_backbone
+from hybrid_encoder.downloading.names import explain_backbone
 from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder

@@ -15,9 +15,9 @@ from torch import nn
 from hybrid_encoder.checkpoints.cards import model_card
 from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
 from hybrid_encoder.config import FORMAT_VERSION
-from hybrid_encoder.downloading import uploads
+from hybrid_encoder.downloading.network import ask
+from hybrid_encoder.downloading.weights import uploads
 from hybrid_encoder.errors import CheckpointError
-from hybrid_encoder.network import ask
 from hybrid_encoder.writing import replace_files
 
 CARD = "README.md"

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hybrid_encoder.backbone_names import explain_backbone
 from hybrid_encoder.checkpoints.files import CONFIG, FILES, WEIGHTS
 from hybrid_encoder.config import PRESETS
-from hybrid_encoder.downloading import hub_folder
+from hybrid_encoder.downloading.cache import Alternative, cached_repositories
+from hybrid_encoder.downloading.names import explain_backbone
+from hybrid_encoder.downloading.weights import hub_folder
 from hybrid_encoder.errors import CheckpointError
-from hybrid_encoder.hub_cache import Alternative, cached_repositories
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hybrid_encoder.config import PromptConfig
-from hybrid_encoder.downloading import hub_folder
+from hybrid_encoder.downloading.weights import hub_folder
 from hybrid_encoder.errors import CheckpointError
 
 START, END, VOCABULARY = 49406, 49407, 49408  # of CLIP's byte-pair tokenizer

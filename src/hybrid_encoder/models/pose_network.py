@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD
-from hybrid_encoder.downloading import downloads, timm_weights
+from hybrid_encoder.downloading.weights import downloads, timm_weights
 from hybrid_encoder.errors import ConfigError
 
 NO_POSE_WEIGHTS = (

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from hybrid_encoder.config import SemanticConfig
-from hybrid_encoder.downloading import hub_folder
+from hybrid_encoder.downloading.weights import hub_folder
 from hybrid_encoder.errors import ConfigError
 
 

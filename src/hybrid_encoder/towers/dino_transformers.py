@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hybrid_encoder.caching import TensorCache
 from hybrid_encoder.config import SpatialConfig
 from hybrid_encoder.config.architectures import TRANSFORMERS, dino_settings
-from hybrid_encoder.downloading import hub_folder
+from hybrid_encoder.downloading.weights import hub_folder
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.towers.base import Grid
 from hybrid_encoder.towers.dino import SpatialTower

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hybrid_encoder.compiling import known
 from hybrid_encoder.config import SemanticConfig
 from hybrid_encoder.config.checking import shown
-from hybrid_encoder.downloading import downloads
+from hybrid_encoder.downloading.weights import downloads
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.quiet import quiet
 from hybrid_encoder.towers.base import Grid, Tower, evenly_spread_blocks, fit_to_patches, to_map

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hybrid_encoder.config import SpatialConfig
 from hybrid_encoder.config.architectures import TRANSFORMERS
 from hybrid_encoder.config.checking import shown
-from hybrid_encoder.downloading import downloads, timm_weights
+from hybrid_encoder.downloading.weights import downloads, timm_weights
 from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.towers.base import Grid
 from hybrid_encoder.towers.dino import CHOOSE_DINO, SpatialTower

@@ -9,9 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from hybrid_encoder.downloading.cache import Alternative, find_cached, is_whole
+from hybrid_encoder.downloading.network import AGAIN, CUT, NAME, SECONDS, Reason, Signs, ask, named, reason_of
 from hybrid_encoder.errors import CheckpointError, ConfigError
-from hybrid_encoder.hub_cache import Alternative, find_cached, is_whole
-from hybrid_encoder.network import AGAIN, CUT, NAME, SECONDS, Reason, Signs, ask, named, reason_of
 
 CHUNK = 2**18  # bytes
 START_RANDOM = (

@@ -24,7 +24,7 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from hybrid_encoder.config import SemanticConfig, SpatialConfig
-from hybrid_encoder.downloading import downloads, hub_folder, timm_weights
+from hybrid_encoder.downloading.weights import downloads, hub_folder, timm_weights
 from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder
@@ -178,7 +178,7 @@ class TestHub:
         hub.hanging.add(where)
         start = time.monotonic()
         with (
-            mock.patch("hybrid_encoder.network.SECONDS", 1),
+            mock.patch("hybrid_encoder.downloading.network.SECONDS", 1),
             pytest.raises(
                 CheckpointError, match=rf"\({repo} on .*; check the connection and try again, copy the folder"
             ),
@@ -212,7 +212,7 @@ class TestHub:
         ended = threading.Event()
         with (
             mock.patch("socket.getaddrinfo", side_effect=lambda *_, **__: ended.wait() and []),
-            mock.patch("hybrid_encoder.network.SECONDS", 0.5),
+            mock.patch("hybrid_encoder.downloading.network.SECONDS", 0.5),
         ):
             for repo, build in SOURCES.items():
                 start = time.monotonic()
@@ -332,7 +332,9 @@ class TestSentence:
 
     def test_every_model_of_open_clip_and_timm_is_asked_for_where_it_is(self, cache: Path) -> None:
         """No name of a file or repository is composed wrongly: timm's own, and a dozen of the others."""
-        with mock.patch("hybrid_encoder.downloading.hub_folder", return_value=(Path("x"), "m.safetensors")) as asked:
+        with mock.patch(
+            "hybrid_encoder.downloading.weights.hub_folder", return_value=(Path("x"), "m.safetensors")
+        ) as asked:
             for name in timm.list_models(pretrained=True)[::40]:
                 stated: Any = timm.get_pretrained_cfg(name)
                 arguments = timm_weights(name, True, "its weights")
