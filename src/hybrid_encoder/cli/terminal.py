@@ -36,7 +36,12 @@ class PlainConsole(Console):
 
 
 def prepare_streams() -> None:
-    """Let standard output and error write names that their encoding does not know, as escapes."""
+    """Let standard output and error write names that their encoding does not know, as escapes.
+
+    One that was closed before the program began takes everything and keeps nothing.
+    """
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
