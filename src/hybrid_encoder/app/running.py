@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_encoder.app.choices import RIGHT, Choices
 from hybrid_encoder.app.scenes import saved_points, shown_points
-from hybrid_encoder.data.images import colorize, field_of_view, open_image
+from hybrid_encoder.data.images import field_of_view, open_image
 from hybrid_encoder.data.point_clouds import write_cloud
 from hybrid_encoder.data.results import MARK
 from hybrid_encoder.data.video import VideoFrames, VideoWriter
-from hybrid_encoder.errors import CheckpointError, InputError, shortened
+from hybrid_encoder.errors import InputError, shortened
 from hybrid_encoder.models.depth import HybridDepthModel
+from hybrid_encoder.models.steady_colours import SteadyColours
 
 if TYPE_CHECKING:
-    from hybrid_encoder.models.prediction import DepthPrediction
     from hybrid_encoder.models.sizes import Size, WorkingSize
 
 EXAMPLE = Path(__file__).with_name("street.jpg")  # frame 0 of SyntheticDrive(920, 4, height=288, width=960)
@@ -39,7 +38,6 @@ MAX_FRAMES = 20_000  # of a video: eleven minutes at 30 a second
 MAX_SHOWN = 1600  # pixels on the longer side of what the slider shows
 BATCH = 4  # frames
 PAUSE = 0.2  # seconds between two steps of a video
-STEADY = 0.9  # share of the last frames' range in the next one's, so that the colours of a video do not flicker
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,8 @@ class DepthRunner:
         model = self.load(choices.weights)
         made = self._check_work(model, (image.height, image.width), size)
         begun = time.perf_counter()
-        prediction = _checked(model.infer(path, size).cpu(), path)
+        prediction = model.infer(path, size).cpu()
+        prediction.check_finite(path.name)
         seconds = time.perf_counter() - begun
         folder, stem = self._new_folder(), path.stem
         colors, numbers = prediction.save(folder, stem, colormap=colormap)
@@ -184,14 +183,13 @@ class DepthRunner:
             height, width = frames.size
             begun = said = time.perf_counter()
             done = 0
-            ends: NDArray[np.float64] | None = None  # of the colours
+            colours = SteadyColours(colormap)
             yield VideoStep(0, frames.num_frames)
             shape = (2 * height, width) if choices.source_above else (height, width)
             with VideoWriter(target, shape, frames.rate, comment=MARK) as writer:
                 for prediction in model.infer_stream(frames, size, batch_size=BATCH):
-                    now = _range(_checked(prediction, path).disparity)
-                    ends = now if ends is None else STEADY * ends + (1 - STEADY) * now
-                    depth = colorize(prediction.disparity[0], float(ends[0]), float(ends[1]), colormap)
+                    prediction.check_finite(path.name)
+                    depth = colours(prediction)
                     writer.write(np.vstack((prediction.source, depth)) if choices.source_above else depth)
                     done += 1
                     _check_length(path, done)
@@ -233,19 +231,6 @@ def _shown(image: Image.Image, path: Path) -> Path:
     image.thumbnail((MAX_SHOWN, MAX_SHOWN))
     image.convert("RGB").save(path, compress_level=1)
     return path
-
-
-def _range(disparity: torch.Tensor) -> NDArray[np.float64]:
-    """Return the ends of the colours for one frame, as pictures have them."""
-    values = disparity.flatten()[:: max(1, disparity.numel() // 50_000)].cpu().numpy()  # a percentile needs no more
-    return np.array([values.min(), np.percentile(values, 95)], np.float64)
-
-
-def _checked(prediction: DepthPrediction, path: Path) -> DepthPrediction:
-    """Return a prediction, or raise CheckpointError where it is none."""
-    if not prediction.disparity.isfinite().all():
-        raise CheckpointError(f"the weights give values that are not finite for {path.name}; take other weights.")
-    return prediction
 
 
 def _check_length(path: Path, num_frames: int) -> None:

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
-from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.models.depth import HybridDepthModel, PreparedImage
 from hybrid_encoder.models.prediction import DepthPrediction
 
@@ -91,7 +90,7 @@ def predict_groups(
         elapsed = 0.0
         for index, (item, _) in enumerate(group):
             prediction = next(predictions).cpu()
-            _check_finite(prediction, item)
+            prediction.check_finite(str(getattr(item, "path", item)))
             if index == 0:
                 elapsed = time.perf_counter() - start
             yield item, Predicted(prediction, elapsed / len(group))
@@ -111,14 +110,3 @@ def _groups(
             group = []
     if group:
         yield group
-
-
-def _check_finite(prediction: DepthPrediction, item: object) -> None:
-    for values in (prediction.disparity, prediction.depth):
-        num_bad = values.numel() - int(values.isfinite().sum())
-        if num_bad:
-            name = getattr(item, "path", item)
-            raise CheckpointError(
-                f"of {values.numel()} values that the weights give for {name}, {num_bad} are not finite; nothing was "
-                "written for it: take other weights."
-            )

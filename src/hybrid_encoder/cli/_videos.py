@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 
 from hybrid_encoder.cli._pipeline import predict_groups, writers
 from hybrid_encoder.cli._work import Job
-from hybrid_encoder.data.images import colorize
 from hybrid_encoder.data.results import MARK, VIDEO, is_result
 from hybrid_encoder.data.video import VideoFrames, VideoWriter
 from hybrid_encoder.models.depth import HybridDepthModel, PreparedImage
 from hybrid_encoder.models.prediction import DepthPrediction
 from hybrid_encoder.models.sizes import WorkingSize
+from hybrid_encoder.models.steady_colours import SteadyColours
 
 T = TypeVar("T")
 Frame = NDArray[np.uint8]
 
 FRAMES_AHEAD = 8
-SLOWNESS = 0.95  # how much of the colours' range stays from frame to frame: a range of each frame's own would flicker
 WIDE = 2.0  # aspect from which source and depth stand above each other
 
 
@@ -45,25 +44,6 @@ class VideoResult:
     working_size: tuple[int, int]
     num_frames: int
     seconds: float
-
-
-class Colours:
-    """Frames in colours whose range follows the video slowly, or stays as it was given."""
-
-    def __init__(self, colormap: str, near: float | None, far: float | None) -> None:
-        self.colormap, self.near, self.far = colormap, near, far
-        self._ends: NDArray[np.float64] | None = None
-
-    def __call__(self, prediction: DepthPrediction) -> Frame:
-        """Return the coloured map of the next frame, (H, W, 3)."""
-        if self.near is not None or self.far is not None:
-            return prediction.colored(self.colormap, self.near, self.far)
-        disparity = prediction.disparity[0]
-        every = max(1, disparity.numel() // 50_000)  # a percentile needs no more
-        values = disparity.flatten()[::every].numpy()
-        ends = np.array([values.min(), np.percentile(values, 95)], np.float64)
-        self._ends = ends if self._ends is None else SLOWNESS * self._ends + (1 - SLOWNESS) * ends
-        return colorize(disparity, float(self._ends[0]), float(self._ends[1]), self.colormap)
 
 
 def predict_video(
@@ -91,7 +71,7 @@ def predict_video(
         options: of ``DepthPrediction.save``.
         advance: called once a frame.
     """
-    colours = Colours(options["colormap"], options["near"], options["far"])
+    colours = SteadyColours(options["colormap"], options["near"], options["far"])
     num_frames, seconds, working = 0, 0.0, (0, 0)
     saved: set[Path] = set()
     with VideoFrames(job.path, every, max_pixels) as frames:

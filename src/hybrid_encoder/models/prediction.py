@@ -17,7 +17,7 @@ from hybrid_encoder.data.conversion import ImageLike, to_image
 from hybrid_encoder.data.images import Pixels, colorize, read_image, to_pixels
 from hybrid_encoder.data.opening import MAX_PIXELS, expanded
 from hybrid_encoder.data.results import COLOURS, check_foreign, write_array, write_marked_png, written_together
-from hybrid_encoder.errors import InputError
+from hybrid_encoder.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.point_clouds import PointCloud
@@ -90,6 +90,19 @@ class DepthPrediction:
             None if self.depth_m is None else change(self.depth_m),
             source,
         )
+
+    def check_finite(self, name: str) -> None:
+        """Raise CheckpointError where the weights give something that is no depth.
+
+        Args:
+            name: what the error calls the picture.
+        """
+        for values in (self.disparity, self.depth):
+            if num_bad := values.numel() - int(values.isfinite().sum()):
+                raise CheckpointError(
+                    f"of {values.numel()} values that the weights give for {name}, {num_bad} are not finite; nothing "
+                    "was written for it: take other weights."
+                )
 
     def colored(self, colormap: str = "magma", near: float | None = None, far: float | None = None) -> Pixels:
         """Return a coloured map; with the default colours, near is bright. Colours are even steps of 1 / depth.
