@@ -39,8 +39,10 @@ def test_pixels_patches_and_aspect(height: int, width: int, h: int, w: int, patc
         return
     rows, columns = size[0] / patch, size[1] / patch
     assert rows.is_integer() and columns.is_integer() and min(size) >= 32
-    least = -(-32 // patch) * patch
-    assert size[0] * size[1] <= 1.6 * max(h * w, least * least * 2), "as many pixels, up to whole patches"
+    pixels, fewest = h * w / patch**2, -(-32 // patch)  # in patches
+    exact = [(pixels * width / height) ** 0.5, (pixels * height / width) ** 0.5]
+    most = max((exact[0] + 0.5) * (exact[1] + 0.5), pixels + fewest, fewest**2)
+    assert rows * columns <= most * (1 + 1e-9), "as many pixels, up to half a patch on each side"
     if min(size) > 4 * patch:
         ratio = (size[1] / size[0]) / (width / height)
         assert max(ratio, 1 / ratio) < 1.3, "its own aspect, up to whole patches"
