@@ -132,6 +132,7 @@ def test_damaged_videos_are_named_with_damaged_pictures(run: Run, video: Path) -
     code, _, err = run("predict", ".", "-o", "out", *QUICK)
     assert code == 2 and "2 of 3 files cannot be used: cut.mp4 and x.jpg" in err and not Path("out").exists()
     assert run("predict", ".", "-o", "out", "--skip-damaged", *QUICK)[0] == 0
+    assert run("predict", video, "-o", "out", "--max-pixels", 10**12, *QUICK)[0] == 0
     code, _, err = run("predict", video, "-o", "out", "--max-pixels", 1000, *QUICK)
     assert code == 2 and "drive.mp4" in err and "at most 1,000" in err
 
@@ -186,7 +187,7 @@ def test_names_that_look_like_markup(run: Run, video: Path) -> None:
     assert code == 0 and "[red]x[link=1].mp4" in out, err
 
 
-@pytest.mark.parametrize("every", [10**6, 10**13])
+@pytest.mark.parametrize("every", [10**6, 10**30])
 def test_one_frame_of_very_many(run: Run, video: Path, every: int) -> None:
     assert run("predict", video, "-o", "out", "--every", every, *QUICK)[0] == 0
     assert len(read("out/drive_depth.mp4")[0]) == 1

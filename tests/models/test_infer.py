@@ -168,3 +168,13 @@ def test_a_turned_photograph(model: HybridDepthModel, tmp_path: Path) -> None:
     opened = Image.open(tmp_path / "turned.jpg")
     assert model.infer(opened).size == (90, 60)
     assert opened.size == (90, 60), "a person's image stays as it was"
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3), (torch.float64, 1e-5)])
+def test_a_model_of_another_precision(dtype: torch.dtype, near: float) -> None:
+    model = HybridDepthModel.from_pretrained("tiny")
+    image = scene(70, 90)
+    expected = model.infer(image).disparity
+    other = model.to(dtype).infer(image)
+    assert other.disparity.dtype == torch.float32
+    torch.testing.assert_close(other.disparity, expected, rtol=0, atol=near)

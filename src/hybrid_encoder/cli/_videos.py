@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,6 @@ def predict_video(
     """
     colours = SteadyColours(options["colormap"], options["near"], options["far"])
     num_frames, seconds, working = 0, 0.0, (0, 0)
-    saved: set[Path] = set()
     with VideoFrames(job.path, every, max_pixels) as frames:
         height, width = frames.size
         stacked = side_by_side and width >= WIDE * height
@@ -84,7 +83,7 @@ def predict_video(
             coloured = colours(prediction)
             video.write(np.concatenate([frame, coloured], 0 if stacked else 1) if side_by_side else coloured)
             if keep_frames:
-                saved.update(prediction.save(job.frames_folder, f"{index:06d}", **options))
+                prediction.save(job.frames_folder, _frame_name(index), **options)
 
         def prepare(frame: Frame) -> tuple[Frame, PreparedImage]:
             return frame, model.prepare(frame, size, f"a frame of {job.path}")
@@ -100,16 +99,20 @@ def predict_video(
                 num_frames, seconds = num_frames + 1, seconds + spent
                 advance()
         if keep_frames:
-            _remove_others(job.frames_folder, saved)
+            _remove_others(job.frames_folder, range(0, num_frames * every, every))
         return VideoResult(frames.size, working, num_frames, seconds)
 
 
-def _remove_others(folder: Path, saved: Collection[Path]) -> None:
+def _remove_others(folder: Path, taken: range) -> None:
     """Remove what an earlier run wrote of frames that this one did not take: it would pass for a result of this one."""
-    taken = {path.name.split("_")[0] for path in saved}
-    others = [path for path in folder.iterdir() if path.name.split("_")[0] not in taken and is_result(path)]
+    names = {_frame_name(index) for index in taken}
+    others = [path for path in folder.iterdir() if path.name.split("_")[0] not in names and is_result(path)]
     for path in others:
         path.unlink()
+
+
+def _frame_name(index: int) -> str:
+    return f"{index:06d}"
 
 
 class _in_background(Iterator[T]):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.errors import ConfigError, InputError, visible
 from hybrid_encoder.geometry.camera import unproject
 from hybrid_encoder.writing import write_whole, written_whole
 
@@ -139,7 +139,7 @@ def _largest(values: Tensor, radius: int = 1) -> Tensor:
     return values
 
 
-def write_cloud(path: Path, cloud: PointCloud) -> None:
+def write_cloud(path: Path, cloud: PointCloud, comment: str = "") -> None:
     """Write points to a file, whole or not at all.
 
     A ``.ply`` file is binary and keeps the camera's axes (x right, y down, z forward), as the header says. A ``.glb``
@@ -149,6 +149,7 @@ def write_cloud(path: Path, cloud: PointCloud) -> None:
     Args:
         path: of the file; its ending says the format.
         cloud: at least one point.
+        comment: a line that is kept in the file.
 
     Raises:
         InputError: another ending, or a cloud without a point.
@@ -159,15 +160,16 @@ def write_cloud(path: Path, cloud: PointCloud) -> None:
     if not len(cloud):
         raise InputError(f"{path} would hold no point; nothing was written.")
     if path.suffix.lower() == ".glb":
-        write_whole(path, _as_glb(cloud))
+        write_whole(path, _as_glb(cloud, comment))
     else:
-        _write_ply(path, cloud)
+        _write_ply(path, cloud, comment)
 
 
-def _write_ply(path: Path, cloud: PointCloud) -> None:
+def _write_ply(path: Path, cloud: PointCloud, comment: str) -> None:
     fields = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
     header = [
         *("ply", "format binary_little_endian 1.0", "comment hybrid-encoder: x right, y down, z forward"),
+        *([f"comment {visible(comment)}"] if comment else []),
         *(f"element vertex {len(cloud)}", *fields, "end_header\n"),
     ]
     with written_whole(path) as written, open(written, "wb") as file:
@@ -193,10 +195,14 @@ def check_glb() -> None:
         ) from None
 
 
-def _as_glb(cloud: PointCloud) -> bytes:
+def _as_glb(cloud: PointCloud, comment: str) -> bytes:
     check_glb()
     import trimesh
 
+    def remark(tree: dict[str, Any]) -> None:
+        if comment:
+            tree["asset"]["extras"] = {"comment": comment}
+
     points: Any = trimesh.PointCloud(cloud.positions * GLTF_AXES, colors=GLTF_COLORS[cloud.colors])
-    content: bytes = points.export(file_type="glb")
+    content: bytes = points.export(file_type="glb", tree_postprocessor=remark)
     return content

@@ -15,35 +15,45 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from hybrid_encoder.data.opening import is_there, opened
+from hybrid_encoder.data.opening import is_file, is_there, opened
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.writing import replace_files
 
 COLOURS = "_depth.png"
 VIDEO = "_depth.mp4"
 FRAMES = "_frames"  # a folder: the results of a video's frames
-# These carry no mark of their own: they belong to the coloured map beside them.
-COMPANIONS = ("_relative_depth.npy", "_depth_m.npy", "_points.ply", "_points.glb")
 # All that may stand after the stem of a picture.
-ENDINGS = (COLOURS, *COMPANIONS, "_depth_m_x256.png", "_disparity_x65535.png")
+ENDINGS = (
+    *(COLOURS, "_relative_depth.npy", "_depth_m.npy", "_points.ply", "_points.glb"),
+    *("_depth_m_x256.png", "_disparity_x65535.png"),
+)
 
 KEY, MARK = "Software", "hybrid-encoder predict"
+HEADER = 256  # bytes before the numbers of a .npy file, where numpy writes 128: a mark that no reader minds
+HEAD = 4096  # bytes of a point cloud's file among which its comment is
 
 
 def is_result(path: Path) -> bool:
-    """Say whether a file was written here as a prediction, whatever its name is."""
+    """Say whether a file was written here as a prediction, whatever its name and wherever it is: each has a mark."""
     from hybrid_encoder.data.video import is_video, video_comment
 
     if is_video(path):
         return video_comment(path) == MARK
-    for ending in COMPANIONS:
-        if path.name.endswith(ending):
-            path = path.with_name(path.name.removesuffix(ending) + COLOURS)
     try:
+        if path.suffix.lower() in (".npy", ".ply", ".glb"):
+            head = _head(path)
+            return MARK.encode() in head or head.startswith(_start_of_numbers())
         with opened(path, sys.maxsize, ("PNG",)) as image:
             return image.info.get(KEY) == MARK
-    except InputError:
+    except (InputError, OSError):
         return False
+
+
+def _head(path: Path) -> bytes:
+    if not is_file(path):
+        return b""
+    with open(path, "rb") as file:
+        return file.read(HEAD)
 
 
 def check_foreign(targets: Iterable[Path], advice: str = "choose another folder") -> None:
@@ -61,8 +71,7 @@ def written_together(output: Path) -> Iterator[Path]:
     """Give a folder to write files into; they are moved to the output folder once all of them are whole."""
     with tempfile.TemporaryDirectory(dir=output, prefix=".predicting-") as staging:
         yield Path(staging)
-        # A coloured map comes before what belongs to it.
-        names = sorted((file.name for file in Path(staging).iterdir()), key=lambda name: not name.endswith(COLOURS))
+        names = sorted(file.name for file in Path(staging).iterdir())
         replace_files(Path(staging), output, names, durable=False)
 
 
@@ -74,12 +83,17 @@ def write_marked_png(path: Path, pixels: NDArray[Any]) -> None:
     Image.fromarray(pixels).save(path, format="PNG", pnginfo=info, compress_level=1)
 
 
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an array to a ``.npy`` file; unlike numpy's own way, a full disk is told as such."""
-    array = np.ascontiguousarray(array)
+def write_array(path: Path, array: NDArray[np.float32]) -> None:
+    """Write numbers to a ``.npy`` file; unlike numpy's own way, a full disk is told as such."""
+    array = np.ascontiguousarray(array, "<f4")
     with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write((_start_of_numbers() + f", 'shape': {array.shape}, }}".encode()).ljust(HEADER - 1) + b"\n")
         file.write(array.data)
+
+
+def _start_of_numbers() -> bytes:
+    """Return how a ``.npy`` file of ours begins: version 1.0, the length of the header, and the kind of numbers."""
+    return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + b"{'descr': '<f4', 'fortran_order': False"
 
 
 def enumerated(paths: Sequence[Path], limit: int = 10) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -120,7 +121,7 @@ class VideoFrames:
         Raises:
             InputError: the file is damaged from here on.
         """
-        return map(self._convert, islice(self._frames, None, None, self.every))
+        return map(self._convert, islice(self._frames, None, None, min(self.every, sys.maxsize)))
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         from av.error import FFmpegError

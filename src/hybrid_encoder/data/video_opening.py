@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # FFmpeg's names of containers. No pictures are among them, and no lists, which make it open other files.
 FORMATS = ("mov", "mp4", "matroska", "webm", "avi", "mpeg", "mpegts", "mpegvideo", "asf", "flv", "ogg", "h264", "hevc")
+MOST = 2**31 - 1  # pixels, as FFmpeg counts
 BORDER = 2**22  # pixels by which a coded frame, made of whole blocks, may exceed the one that is shown
 
 
@@ -41,7 +42,7 @@ def opened_video(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputCont
         # What is no regular file may never end, or never begin.
         problem = "is not a regular file; give a video" if is_there(path) else "does not exist; check the path"
         raise InputError(f"{path} {problem}.")
-    limit = {"max_pixels": str(max_pixels + BORDER)}
+    limit = {"max_pixels": str(min(max_pixels + BORDER, MOST))}
     options = {
         "format_whitelist": ",".join(FORMATS),
         "protocol_whitelist": "file",

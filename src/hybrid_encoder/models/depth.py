@@ -99,12 +99,13 @@ class DepthModel(EncoderHolder):
     def _resized(self, images: Tensor, size: Size) -> Tensor:
         """Return images on the model's device, of the model's type, at the size to work at."""
         parameter = next(self.parameters())
-        images = images.to(parameter.device, parameter.dtype)
-        if size == (images.shape[-2], images.shape[-1]):
-            return images
-        if self._hybrid_encoder.check_values:
-            check_value_range(images)  # clamping would hide it
-        return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+        exact = torch.promote_types(parameter.dtype, torch.float32)  # not every device resizes halves
+        images = images.to(parameter.device, exact)
+        if size != (images.shape[-2], images.shape[-1]):
+            if self._hybrid_encoder.check_values:
+                check_value_range(images)  # clamping would hide it
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+        return images.to(parameter.dtype)
 
     @torch.inference_mode()
     def _prediction(self, disparity: Tensor, source: Any = None) -> DepthPrediction:

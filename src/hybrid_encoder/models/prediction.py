@@ -16,7 +16,7 @@ from hybrid_encoder.config.checking import shown
 from hybrid_encoder.data.conversion import ImageLike, to_image
 from hybrid_encoder.data.images import Pixels, colorize, read_image, to_pixels
 from hybrid_encoder.data.opening import MAX_PIXELS, expanded
-from hybrid_encoder.data.results import COLOURS, check_foreign, write_array, write_marked_png, written_together
+from hybrid_encoder.data.results import COLOURS, MARK, check_foreign, write_array, write_marked_png, written_together
 from hybrid_encoder.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class DepthPrediction:
         if cloud:
             from hybrid_encoder.data.point_clouds import write_cloud
 
-            write_cloud(folder / f"{stem}_points.{cloud}", self.points(fov=fov, intrinsics=intrinsics))
+            write_cloud(folder / f"{stem}_points.{cloud}", self.points(fov=fov, intrinsics=intrinsics), MARK)
         write_marked_png(folder / f"{stem}{COLOURS}", self.colored(colormap, near, far))
 
 
