@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.data.opening import MAX_PIXELS, is_file, is_there
@@ -49,7 +49,7 @@ def opened_video(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputCont
         **limit,  # for what is decoded already to find out what the file holds
     }
     try:
-        container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+        container = av.open(f"file:{path.absolute()}", options=options, **_metadata_option(av.__version__))
     except FFmpegError as error:
         reason = "its format is none of those" if error.errno == errno.EINVAL else error.strerror
         raise InputError(f"{path} cannot be read as a video ({reason}); save it as .mp4.") from None
@@ -58,6 +58,11 @@ def opened_video(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputCont
             if stream.codec_context is not None:
                 stream.codec_context.options = limit
         yield container
+
+
+def _metadata_option(version: str) -> dict[str, Any]:
+    """Return how text that is no UTF-8 is read without an error; from PyAV 19 on that is its only way."""
+    return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
 def moving_pictures(path: Path, container: InputContainer) -> VideoStream:
