@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ EDGE_RTOL = 0.04  # of :func:`unprojected`, where edges are to be left out
 NEARBY = 3  # pixels over which a network blurs an edge
 # One point of a PLY file, without padding.
 VERTEX = np.dtype([("position", "<f4", 3), ("color", "u1", 3)])
+_ONE_GLB = threading.Lock()  # trimesh takes ten times the memory of the points
 # glTF looks along -z, with y up.
 GLTF_AXES = np.array([1, -1, -1], np.float32)
 # glTF's colours of points are proportional to light; those of pictures (sRGB) are not, and would look faded.
@@ -203,6 +205,7 @@ def _as_glb(cloud: PointCloud, comment: str) -> bytes:
         if comment:
             tree["asset"]["extras"] = {"comment": comment}
 
-    points: Any = trimesh.PointCloud(cloud.positions * GLTF_AXES, colors=GLTF_COLORS[cloud.colors])
-    content: bytes = points.export(file_type="glb", tree_postprocessor=remark)
+    with _ONE_GLB:
+        points: Any = trimesh.PointCloud(cloud.positions * GLTF_AXES, colors=GLTF_COLORS[cloud.colors])
+        content: bytes = points.export(file_type="glb", tree_postprocessor=remark)
     return content
