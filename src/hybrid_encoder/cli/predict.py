@@ -187,7 +187,7 @@ def _check_cameras(jobs: Sequence[Job], intrinsics: Any, max_pixels: int) -> Non
     """Raise InputError where a point cloud is to be made and nothing right says how the camera sees."""
     from hybrid_encoder.data.images import field_of_view
     from hybrid_encoder.data.results import enumerated
-    from hybrid_encoder.models.prediction import camera_of, is_in_pixels
+    from hybrid_encoder.models.cameras import camera_of, is_in_pixels
 
     if intrinsics is None:
         silent = [job.path for job in jobs if job.is_video or field_of_view(job.path, max_pixels) is None]
