@@ -191,7 +191,9 @@ def test_weights_that_give_no_depth_are_told(
     tiny_model.save_pretrained(tmp_path / "broken")
     broken = DepthRunner(tmp_path / "more", [str(tmp_path / "broken")], device=CPU)
     choices = Choices(weights=str(tmp_path / "broken"))
-    with pytest.raises(CheckpointError, match=r"that the weights give for street\.jpg, \d+ are not finite; .* take other weights"):
+    with pytest.raises(
+        CheckpointError, match=r"that the weights give for street\.jpg, \d+ are not finite; .* take other weights"
+    ):
         broken.picture(EXAMPLE, choices)
     with pytest.raises(CheckpointError, match=r"for drive\.mp4, \d+ are not finite"):
         list(broken.video(drive, choices))

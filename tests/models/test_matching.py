@@ -166,7 +166,7 @@ class TestEncoder:
     @pytest.mark.parametrize(
         ("changes", "says"),
         [
-            ({"encoder": "vit"}, "semantic tower is a ViT.*choose a ResNet or ConvNeXt"),
+            ({"encoder": "vit"}, "semantic tower is a ViT.*choose a ResNet, ConvNeXt or FastViT"),
             ({"encoder": "spatial"}, "semantic tower is none"),
             ({"encoder": "semantic", "match": "both"}, "match is 'both', and the encoder has no spatial tower"),
             ({"match": "depth"}, "match is 'depth'; it must be one of"),

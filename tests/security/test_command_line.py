@@ -253,6 +253,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybrid_encoder.training.coarse.train_coarse", trained)
     monkeypatch.setattr("hybrid_encoder.training.fine.train_fine", trained)
     monkeypatch.setattr("hybrid_encoder.training.demonstration.run_demo", lambda *args, **options: {})
+    monkeypatch.setattr("hybrid_encoder.app.serving.serve", lambda *args, **options: None)
     monkeypatch.setattr("hybrid_encoder.deploy.export.export_onnx", exported)
     monkeypatch.setattr("hybrid_encoder.deploy.export.save_program", exported)
     monkeypatch.setattr("hybrid_encoder.cli.export._compare", lambda *args: "not compared")
