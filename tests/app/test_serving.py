@@ -176,12 +176,15 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path, number: int)
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "200"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as page:
         assert page.stdout is not None
-        line = page.stdout.readline()
-        url = re.search(r"http://127\.0\.0\.1:\d+/", line)
-        assert url, line
-        assert ask(url[0], "/")[0] == 200
-        page.send_signal(number)
-        out, err = page.communicate(timeout=60)
+        try:
+            line = page.stdout.readline()
+            url = re.search(r"http://127\.0\.0\.1:\d+/", line)
+            assert url, line
+            assert ask(url[0], "/")[0] == 200
+            page.send_signal(number)
+            out, err = page.communicate(timeout=60)
+        finally:
+            page.kill()  # a test that fails ends, too
     assert (page.returncode, err) == (0, "")
     assert out == ("The page is closed.\n" if number == signal.SIGINT else "")
     assert list(tmp_path.iterdir()) == []
