@@ -114,14 +114,17 @@ def test_streams_that_are_closed(picture: Path) -> None:
     assert Path("out/a_depth.png").is_file()
 
 
+NUM_PICTURES = 150  # the command is far from its end when this process, on a busy machine, gets to stop it
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_half_way_there_is_nothing_half(run: Run, picture: Path, number: int) -> None:
     Path("in").mkdir()
-    for index in range(40):
-        Image.fromarray(scene(200, 300)).save(f"in/{index:02d}.png")
+    for index in range(NUM_PICTURES):
+        Image.fromarray(scene(200, 300)).save(f"in/{index:03d}.png")
     begun = program("in", "-o", "out", "--batch-size", 1, "--point-cloud", "ply", "--fov", 60)
     deadline = time.monotonic() + 100
-    while len(list(Path("out").glob("*.npy"))) < 2 and time.monotonic() < deadline:
+    while not list(Path("out").glob("*.npy")) and time.monotonic() < deadline:
         time.sleep(0.02)
     begun.send_signal(number)
     _, err = begun.communicate(timeout=60)
@@ -130,4 +133,5 @@ def test_stopped_half_way_there_is_nothing_half(run: Run, picture: Path, number:
     for path in Path("out").glob("*.npy"):
         assert np.load(path).shape == (200, 300)
     code, out, err = run("predict", "in", "out", "-o", "out", *QUICK)
-    assert code == 0 and "40 images" in out and len(list(Path("out").glob("*.npy"))) == 40, err
+    assert code == 0 and f"{NUM_PICTURES} images" in out, err
+    assert len(list(Path("out").glob("*.npy"))) == NUM_PICTURES

@@ -93,7 +93,7 @@ def serving(
     Args and errors as for ``serve``.
     """
     local = is_local(host)
-    port = _check_address(host, port)
+    _check_address(host, port)
     with _own_folder() as folder, _environment({**QUIET, "GRADIO_TEMP_DIR": str(folder)}):
         try:
             from hybrid_encoder.app.page import build_page, looks
@@ -109,7 +109,7 @@ def serving(
             _, url, _ = page.launch(
                 **looks(),
                 server_name=host,
-                server_port=port,
+                server_port=port,  # without one, gradio takes the first that is free by then
                 share=False,
                 inline=False,
                 quiet=True,
@@ -147,8 +147,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _check_address(host: str, port: int | None) -> int:
-    """Return the port to serve on: the given one, or the first that is free.
+def _check_address(host: str, port: int | None) -> None:
+    """Check, before the weights are loaded, that the page can be served there.
 
     Raises:
         InputError: the host is no address of this machine, or no port is free.
@@ -166,7 +166,7 @@ def _check_address(host: str, port: int | None) -> int:
                 one.bind((address[0], number))
             except OSError:
                 continue
-            return number
+            return
     taken = f"{PORTS[0]} to {PORTS[-1]} are" if port is None else f"{port} is"
     raise InputError(f"--port: {taken} taken or not allowed; give another one, or end what is serving there.")
 
