@@ -96,17 +96,18 @@ class TestEncoder:
         current, lookup, *geometry = frames()
         lookup.requires_grad_()
         maps, lowest_cost, _ = encoder(current, lookup, *geometry)
-        sum(x.square().mean() for x in maps).backward()
+        torch.stack([x.square().mean() for x in maps]).sum().backward()
         assert lookup.grad is None and not lowest_cost.requires_grad
         first = encoder.encoder.semantic.visual.conv1  # type: ignore[union-attr]
         for weight in (encoder.reduce[0].weight, first.weight):
             assert weight.grad is not None and weight.grad.abs().sum() > 0  # type: ignore[operator]
 
     def test_bins_that_adapt_and_bins_that_do_not(self) -> None:
-        given = frames()
+        current, lookup, poses, K, inv_K = frames()
 
         def tried(encoder: HybridMatchingEncoder, **range_: float) -> set[float]:
-            return set(encoder(*given, **range_)[1].unique().tolist())
+            low, high = range_.get("min_depth_bin"), range_.get("max_depth_bin")
+            return set(encoder(current, lookup, poses, K, inv_K, low, high)[1].unique().tolist())
 
         with torch.no_grad():
             fixed = small_encoder()
@@ -121,7 +122,7 @@ class TestEncoder:
             torch.testing.assert_close(adaptive.depth_bins, narrow)
             assert tried(adaptive) <= set((1 / narrow).tolist())
             with pytest.raises(InputError, match="from 4 to 2"):
-                adaptive(*given, min_depth_bin=4.0, max_depth_bin=2.0)
+                adaptive(current, lookup, poses, K, inv_K, min_depth_bin=4.0, max_depth_bin=2.0)
         other = small_encoder(depth_binning="inverse")
         other.load_state_dict(adaptive.state_dict())
         torch.testing.assert_close(other.depth_bins, adaptive.depth_bins)
@@ -209,10 +210,10 @@ class TestEncoder:
             encoder(*given)
 
     def test_intrinsics_of_the_image(self, encoder: HybridMatchingEncoder) -> None:
-        *given, K, _ = frames()
+        current, lookup, poses, K, _ = frames()
         K[:, :2] *= 4
         with pytest.warns(UserWarning, match="outside the 24 x 16 feature map"), torch.no_grad():
-            encoder(*given, K, K.inverse())
+            encoder(current, lookup, poses, K, K.inverse())
 
     def test_parts_and_groups(self, encoder: HybridMatchingEncoder) -> None:
         assert sum(map(len, encoder.part_parameters().values())) == len(list(encoder.parameters()))

@@ -121,7 +121,7 @@ def test_any_size_gives_every_scale_its_size_and_range(size: tuple[int, int]) ->
         s: (2, 1, size[0] // 2**s, size[1] // 2**s) for s in range(4)
     }
     assert all(((x > 0) & (x < 1)).all() for x in outputs.values())
-    sum(x.sum() for x in outputs.values()).backward()
+    torch.stack([x.sum() for x in outputs.values()]).sum().backward()
     assert all(parameter.grad is not None for parameter in decoder.parameters())
 
 

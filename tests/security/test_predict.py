@@ -109,7 +109,7 @@ def program(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 
 
 def test_streams_that_are_closed(picture: Path) -> None:
-    done = program(picture, "-o", "out", "--json", preexec_fn=lambda: [os.close(number) for number in (0, 1)])
+    done = program(picture, "-o", "out", "--json", preexec_fn=lambda: os.closerange(0, 2))
     assert (done.wait(100), done.stderr and done.stderr.read()) == (0, "")
     assert Path("out/a_depth.png").is_file()
 

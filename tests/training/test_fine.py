@@ -203,6 +203,7 @@ def test_class_tokens_give_the_motion_in_temporal_order(tiny_model: HybridDepthM
     spatial = tiny_model.encoder.spatial
     assert spatial is not None
     target, before, after = (spatial(batch.images[:, i])[1] for i in range(3))
+    assert target is not None and before is not None and after is not None
     found = stage.motions(batch.images, target)
     axis_angle, translation = stage.token_pose(before, target)
     torch.testing.assert_close(found[:, 0], pose_matrix(axis_angle, translation, invert=True))
