@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 DECLARED := pyproject.toml constraints.txt
-# Test processes at once. Two cores, the whole suite: 7 minutes with two, 10 with one.
+# Test processes at once. Two cores, the whole suite: about a quarter of an hour with two.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
