@@ -130,6 +130,37 @@ def test_damage_ends_in_a_sentence_or_in_frames(tmp_path: Path, name: str) -> No
     assert told or name != "x.mp4"  # its index stands at the end
 
 
+LOGGED = """
+import contextlib, logging, sys
+from pathlib import Path
+
+import av.logging
+
+from hybrid_encoder import InputError
+from hybrid_encoder.data.video import VideoFrames
+
+av.logging.set_level(av.logging.ERROR)  # as torchvision up to 0.23 does when it is imported
+logging.getLogger("libav").disabled = True
+for path in sys.argv[1:]:
+    with contextlib.suppress(InputError), VideoFrames(Path(path)) as frames:
+        for _ in frames:
+            pass
+"""
+
+
+def test_damage_ends_where_the_decoder_s_threads_log_what_they_find(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = [np.clip(f + rng.integers(0, 40, f.shape), 0, 255).astype(np.uint8) for f in scenes(20)]
+    content = write_video(tmp_path / "x.mp4", noise, "libx264", "yuvj420p").read_bytes()
+    paths = [tmp_path / f"{number}.mp4" for number in range(24)]
+    for path in paths:
+        changed = bytearray(content)
+        start = int(rng.integers(len(content) - 400))
+        changed[start : start + 400] = rng.bytes(400)
+        path.write_bytes(bytes(changed))
+    subprocess.run([sys.executable, "-c", LOGGED, *map(str, paths)], check=True, timeout=120, capture_output=True)
+
+
 def test_half_a_download_is_told_where_it_ends(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "x.mp4"

@@ -57,7 +57,15 @@ def opened_video(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputCont
         for stream in container.streams.video:
             if stream.codec_context is not None:
                 stream.codec_context.options = limit
-        yield container
+        try:
+            yield container
+        finally:
+            for stream in container.streams.video:
+                # PyAV holds the interpreter's lock while it frees a decoder and waits for its threads; a thread with an
+                # error for Python's logging, which older versions of torchvision turn on, waits for that lock.
+                # This ends the threads' work without the lock.
+                if stream.codec_context is not None and stream.codec_context.is_open:
+                    stream.codec_context.flush_buffers()
 
 
 def _metadata_option(version: str) -> dict[str, Any]:
