@@ -17,15 +17,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hybrid_encoder.cli import main
+from hybrid_encoder.deploy.export import OPEN_SIZES
 
 from helpers.fake_hub import fake_hub
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE_PAGES = [page for page in PAGES if re.search(r"^```(python|bash)$", page.read_text(), flags=re.MULTILINE)]
+NEWER = {  # pages that say of themselves which torch they need
+    "export.md": pytest.mark.skipif(torch.__version__ < OPEN_SIZES, reason="--dynamic-size needs torch 2.11")
+}
 
 # What the tests put in place of a command's own numbers. The pages show commands that are worth typing; here it is
 # enough that every part of a run is reached once.
@@ -87,7 +92,7 @@ def hybrid_encoder_program(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("page", CODE_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [pytest.param(p, marks=NEWER.get(p.name, ()), id=p.name) for p in CODE_PAGES])
 def test_code_blocks_run(page: Path, hybrid_encoder_program: Callable[[list[str]], None]) -> None:
     # The blocks of a page are one program, in their order; it does not share this file's `from __future__` imports.
     program = compile("\n".join(_blocks(page, "python")), str(page), "exec", dont_inherit=True)

@@ -182,7 +182,7 @@ def test_the_field_of_view_of_a_photograph(
 ) -> None:
     """28 mm: 2 atan(36 / 56) = 65.47 degrees along the longer side, and 2 atan(24 / 56) = 46.40 along two thirds."""
     exif = Image.Exif()
-    exif.get_ifd(0x8769)[0xA405] = 28
+    exif[0x8769] = {0xA405: 28}
     if orientation:
         exif[0x0112] = orientation
     Image.new("RGB", size).save(tmp_path / "photo.jpg", exif=exif)

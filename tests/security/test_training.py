@@ -69,6 +69,10 @@ def test_the_warp_hands_on_what_is_not_finite(part: str, place: tuple[int, ...],
     view[part][place] = value
     for name in ("source", "depth", "source_T_target"):
         view[name].requires_grad_()
+    if part == "K" and place[-1] == 2 and math.isinf(value) and torch.__version__ < "2.11":
+        with pytest.raises(InputError, match="K cannot be inverted"):  # torch's solver refuses it
+            warp(**view)
+        return
     warped, inside = warp(**view)
     assert warped[0].isfinite().all(), "the other item is left alone"
     assert not warped[1].isfinite().all() and not (inside & ~warped.isfinite().all(1, keepdim=True)).any()

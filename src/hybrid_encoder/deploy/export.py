@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 DYNAMIC_MIN, DYNAMIC_MAX = 64, 8192  # pixels a side; from 64 on no map of the semantic tower is a single cell
+OPEN_SIZES = "2.11"  # torch: before, tracing ties the maps of most pairs of towers to one size
 ONNX_LIMIT = 2**31  # bytes in one file of Protocol Buffers
 
 
@@ -81,10 +82,11 @@ def export_program(model: HybridDepthModel, size: tuple[int, int], *, dynamic_si
             spatial = folded.encoder.spatial
             rule = "none" if spatial is None else spatial.position_rule
             name = "none" if spatial is None else model.config.encoder.spatial.name
+            newer = "" if rule == "rope" or torch.__version__ >= OPEN_SIZES else ", or install torch 2.11 or later"
             raise ConfigError(
                 f"the size cannot be left open with spatial.name {name!r} (positions by the rule {rule!r}) and "
                 f"semantic.name {model.config.encoder.semantic.name!r}: the graph of a tower depends on the size that "
-                "it is traced with; export a fixed size, one file for each that is needed."
+                f"it is traced with; export a fixed size, one file for each that is needed{newer}."
             ) from error
 
 
