@@ -124,19 +124,20 @@ def test_every_import_is_declared() -> None:
     users = [lines for name, lines in extras.items() if name not in ("dev", "docs")]
     lines = [*PROJECT["project"]["dependencies"], *itertools.chain(*users)]
     declared = {_normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
-    for name in sorted(imported - sys.stdlib_module_names - {"hybrid_encoder"}):
-        distributions = {_normal(distribution) for distribution in _brought_by(name)}
+    foreign = imported - sys.stdlib_module_names - {"hybrid_encoder"}
+    brought_by = _brought_by(foreign)
+    for name in sorted(foreign):
+        distributions = {_normal(distribution) for distribution in brought_by.get(name, [name])}
         assert distributions & declared, f"{name} is imported and not declared in pyproject.toml"
 
 
-def _brought_by(name: str) -> list[str]:
-    """The distributions that hold a top-level module; on Python 3.10 not all of them say so."""
-    told = importlib.metadata.packages_distributions().get(name)
-    return told or [
-        distribution.metadata["Name"]
-        for distribution in importlib.metadata.distributions()
-        if any(file.parts[0] in (name, f"{name}.py") for file in distribution.files or ())
-    ]
+def _brought_by(names: set[str]) -> dict[str, set[str]]:
+    """The distributions that hold each top-level module; on Python 3.10 not all of them say so."""
+    found = {name: set(told) for name, told in importlib.metadata.packages_distributions().items() if name in names}
+    for distribution in importlib.metadata.distributions() if names - set(found) else ():
+        for name in {file.parts[0].removesuffix(".py") for file in distribution.files or ()} & names:
+            found.setdefault(name, set()).add(distribution.metadata["Name"])
+    return found
 
 
 def _normal(distribution: str) -> str:
