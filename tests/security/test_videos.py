@@ -139,7 +139,7 @@ import av.logging
 from hybrid_encoder import InputError
 from hybrid_encoder.data.video import VideoFrames
 
-av.logging.set_level(av.logging.ERROR)  # as torchvision up to 0.23 does when it is imported
+av.logging.set_level(av.logging.ERROR)  # as torchvision 0.23 does when it is imported
 logging.getLogger("libav").disabled = True
 for path in sys.argv[1:]:
     with contextlib.suppress(InputError), VideoFrames(Path(path)) as frames:
