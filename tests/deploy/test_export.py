@@ -213,8 +213,9 @@ def test_logging_is_left_alone(tiny_model: HybridDepthModel, fixed: Path, capfd:
 def test_messages_of_other_code_pass_while_exporters_are_quiet(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("torch", "torch.onnx"):  # which print by themselves
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    for logger in map(logging.getLogger, ("torch", "torch.onnx")):  # which print by themselves
+        if caplog.handler not in logger.handlers:  # newer versions of pytest put it there
+            monkeypatch.setattr(logger, "propagate", True)
     before = [logging.getLogger(name).level for name in LOGGERS]
     with caplog.at_level(logging.INFO), quiet_exporters():
         logging.warning("of the program, on the root logger")
@@ -224,11 +225,10 @@ def test_messages_of_other_code_pass_while_exporters_are_quiet(
             logging.getLogger(f"{name}.part").error("an error of an exporter")
         with pytest.warns(UserWarning, match="of the program"):
             warnings.warn("of the program", stacklevel=1)
-    # Depending on the version of pytest, a logger that prints by itself is recorded more than once.
-    assert list(dict.fromkeys((record.name, record.message) for record in caplog.records)) == [
-        ("root", "of the program, on the root logger"),
-        ("an.application", "of the program, on its own logger"),
-        *((f"{name}.part", "an error of an exporter") for name in LOGGERS),
+    assert [record.message for record in caplog.records] == [
+        "of the program, on the root logger",
+        "of the program, on its own logger",
+        *["an error of an exporter"] * len(LOGGERS),
     ]
     assert [logging.getLogger(name).level for name in LOGGERS] == before
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_encoder import InputError
@@ -103,6 +104,17 @@ def test_a_claimed_size_takes_no_memory(tmp_path: Path, name: str, codec: str, m
     assert peak() - before < 100e6
 
 
+def noisy_scenes(num_frames: int, most: int, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
+    """Scenes that do not compress to almost nothing: every value is raised by less than ``most``."""
+    return [np.clip(f + rng.integers(0, most, f.shape), 0, 255).astype(np.uint8) for f in scenes(num_frames)]
+
+
+def overwritten(content: bytes, rng: np.random.Generator) -> bytes:
+    """The same with 400 bytes replaced somewhere."""
+    start = int(rng.integers(len(content) - 400))
+    return content[:start] + rng.bytes(400) + content[start + 400 :]
+
+
 def outcome(path: Path) -> bool:
     """Whether a video ended in a sentence; its frames until there are right in shape."""
     with contextlib.suppress(InputError), VideoFrames(path) as frames:
@@ -115,17 +127,12 @@ def outcome(path: Path) -> bool:
 def test_damage_ends_in_a_sentence_or_in_frames(tmp_path: Path, name: str) -> None:
     """Whatever is cut or changed: frames until there, or a sentence, never a crash."""
     rng = np.random.default_rng(0)
-    noise = [np.clip(f + rng.integers(0, 40, f.shape), 0, 255).astype(np.uint8) for f in scenes(20)]
-    content = write_video(tmp_path / name, noise, "mjpeg" if name == "x.avi" else "libx264", "yuvj420p").read_bytes()
+    codec = "mjpeg" if name == "x.avi" else "libx264"
+    content = write_video(tmp_path / name, noisy_scenes(20, 40, rng), codec, "yuvj420p").read_bytes()
     told = 0
     for number in range(24):
-        changed = bytearray(content)
-        if number % 2:
-            del changed[int(rng.integers(len(content))) :]
-        else:
-            start = int(rng.integers(len(content) - 400))
-            changed[start : start + 400] = rng.bytes(400)
-        (tmp_path / name).write_bytes(bytes(changed))
+        changed = content[: int(rng.integers(len(content)))] if number % 2 else overwritten(content, rng)
+        (tmp_path / name).write_bytes(changed)
         told += outcome(tmp_path / name)
     assert told or name != "x.mp4"  # its index stands at the end
 
@@ -150,14 +157,10 @@ for path in sys.argv[1:]:
 
 def test_damage_ends_where_the_decoder_s_threads_log_what_they_find(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    noise = [np.clip(f + rng.integers(0, 40, f.shape), 0, 255).astype(np.uint8) for f in scenes(20)]
-    content = write_video(tmp_path / "x.mp4", noise, "libx264", "yuvj420p").read_bytes()
+    content = write_video(tmp_path / "x.mp4", noisy_scenes(20, 40, rng), "libx264", "yuvj420p").read_bytes()
     paths = [tmp_path / f"{number}.mp4" for number in range(24)]
     for path in paths:
-        changed = bytearray(content)
-        start = int(rng.integers(len(content) - 400))
-        changed[start : start + 400] = rng.bytes(400)
-        path.write_bytes(bytes(changed))
+        path.write_bytes(overwritten(content, rng))
     subprocess.run([sys.executable, "-c", LOGGED, *map(str, paths)], check=True, timeout=120, capture_output=True)
 
 
@@ -165,8 +168,8 @@ def test_half_a_download_is_told_where_it_ends(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "x.mp4"
     with VideoWriter(path, SIZE, 25) as out:
-        for frame in scenes(60):
-            out.write(np.clip(frame + rng.integers(0, 60, frame.shape), 0, 255).astype(np.uint8))
+        for frame in noisy_scenes(60, 60, rng):
+            out.write(frame)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with VideoFrames(path) as frames:  # its index comes first, and is whole
         assert frames.num_frames == 60

@@ -54,18 +54,17 @@ def opened_video(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputCont
         reason = "its format is none of those" if error.errno == errno.EINVAL else error.strerror
         raise InputError(f"{path} cannot be read as a video ({reason}); save it as .mp4.") from None
     with container:
-        for stream in container.streams.video:
-            if stream.codec_context is not None:
-                stream.codec_context.options = limit
+        decoders = [stream.codec_context for stream in container.streams.video if stream.codec_context is not None]
+        for decoder in decoders:
+            decoder.options = limit
         try:
             yield container
         finally:
-            for stream in container.streams.video:
+            for decoder in decoders:
                 # PyAV holds the interpreter's lock while it frees a decoder and waits for its threads; a thread with an
                 # error for Python's logging, which older versions of torchvision turn on, waits for that lock.
                 # This ends the threads' work without the lock.
-                if stream.codec_context is not None and stream.codec_context.is_open:
-                    stream.codec_context.flush_buffers()
+                decoder.flush_buffers()
 
 
 def _metadata_option(version: str) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def export_program(model: HybridDepthModel, size: tuple[int, int], *, dynamic_si
             spatial = folded.encoder.spatial
             rule = "none" if spatial is None else spatial.position_rule
             name = "none" if spatial is None else model.config.encoder.spatial.name
-            newer = "" if rule == "rope" or torch.__version__ >= OPEN_SIZES else ", or install torch 2.11 or later"
+            older = torch.__version__ < OPEN_SIZES and rule != "rope"
+            newer = f", or install torch {OPEN_SIZES} or later" if older else ""
             raise ConfigError(
                 f"the size cannot be left open with spatial.name {name!r} (positions by the rule {rule!r}) and "
                 f"semantic.name {model.config.encoder.semantic.name!r}: the graph of a tower depends on the size that "
