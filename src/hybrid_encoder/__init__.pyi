@@ -1,6 +1,7 @@
 from . import (
     adapters,
     app,
+    bev,
     caching,
     checkpoints,
     cli,
@@ -71,6 +72,7 @@ __all__ = [
     "__version__",
     "adapters",
     "app",
+    "bev",
     "caching",
     "checkpoints",
     "cli",

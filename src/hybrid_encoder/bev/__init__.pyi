@@ -1,0 +1,5 @@
+from .grid import BevGrid
+
+__all__ = [
+    "BevGrid",
+]
