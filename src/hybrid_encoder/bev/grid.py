@@ -1,7 +1,7 @@
 """The ground around a vehicle as a grid of cells, in metres.
 
-Vehicle axes are those of nuScenes and ROS: x forward, y left, z up; the origin is on the ground, below the middle of the
-vehicle. A map of the grid is (X, Y): its first axis goes forward, its second one left.
+Vehicle axes are those of nuScenes and ROS: x forward, y left, z up; the origin is on the ground, below the middle of
+the vehicle. A map of the grid is (X, Y): its first axis goes forward, its second one left.
 """
 
 from __future__ import annotations
