@@ -163,6 +163,23 @@ def _one_image(
         d = d * (median(g) / middle)
     num_below, num_above = int((d < min_depth).sum()), int((d > max_depth).sum())
     d = d.clamp(min_depth, max_depth)
+    return pixel_metrics(d, g, num_below=num_below, num_above=num_above)
+
+
+def pixel_metrics(pred: Tensor, target: Tensor, *, num_below: int = 0, num_above: int = 0) -> DepthMetrics:
+    """Compare depth with ground truth at pixels that all count, as they are: nothing is scaled, clamped or left out.
+
+    Args:
+        pred: positive depth in metres, (N,).
+        target: positive ground truth in metres, (N,).
+        num_below, num_above: how many predictions were clamped before.
+
+    Raises:
+        ValueError: no pixel.
+    """
+    if not target.numel():
+        raise ValueError("there are 0 pixels to compare; give at least one.")
+    d, g = pred.double(), target.double()
     error, ratio = d - g, torch.maximum(d / g, g / d)
     return DepthMetrics(
         abs_rel=float((error.abs() / g).mean()),
