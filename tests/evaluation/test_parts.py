@@ -36,9 +36,9 @@ def test_regions() -> None:
     parts = parts_of(pred, target, target > 0, (), masks)
     assert list(parts) == ["road", "vehicles"] and parts["road"].abs_rel == 0
     assert parts["vehicles"].abs_rel == pytest.approx(0.75)
-    masks = {"road": torch.tensor([[True, False], [False, False]])}
-    assert parts_of(pred, target, target < 0, (), masks) == {}
-    assert parts_of(pred, target, target > 9, (0, 20), masks).keys() == {"0-20 m"}  # the road's pixel is not valid
+    road = {"road": torch.tensor([[True, False], [False, False]])}
+    assert parts_of(pred, target, target < 0, (), road) == {}
+    assert parts_of(pred, target, target > 9, (0, 20), road).keys() == {"0-20 m"}  # the road's pixel is not valid
 
 
 @settings(max_examples=30, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -58,8 +59,10 @@ class DepthMetrics:
         """
         if not metrics:
             raise ValueError("there are 0 metrics to average; evaluate at least one image.")
-        sums = {field.name: sum(getattr(m, field.name) for m in metrics) for field in fields(cls)}
-        return cls(**{name: total / len(metrics) if name in METRICS else total for name, total in sums.items()})
+        columns = {field.name: [getattr(m, field.name) for m in metrics] for field in fields(cls)}
+        # statistics.mean sums exactly: the order of the images does not matter.
+        means = {name: statistics.mean(column) if name in METRICS else sum(column) for name, column in columns.items()}
+        return cls(**means)
 
 
 def depth_metrics(
@@ -93,15 +96,43 @@ def depth_metrics(
         ValueError: shapes that differ, an unknown crop, an empty range of depth, an image without a valid pixel, or
             predictions at valid pixels that are not finite or, with ``median_scaling``, have no positive median.
     """
+    return DepthMetrics.mean(
+        image_metrics(
+            pred,
+            target,
+            mask,
+            median_scaling=median_scaling,
+            min_depth=min_depth,
+            max_depth=max_depth,
+            crop=crop,
+        )
+    )
+
+
+def image_metrics(
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    *,
+    median_scaling: bool,
+    min_depth: float,
+    max_depth: float,
+    crop: str | None,
+    leave_out_empty: bool = False,
+) -> list[DepthMetrics]:
+    """Return the metrics of every image of a batch; arguments and errors as for :func:`depth_metrics`.
+
+    Args:
+        leave_out_empty: leave images without a valid pixel out, instead of refusing them.
+    """
     valid = valid_pixels(pred, target, mask, min_depth=min_depth, max_depth=max_depth, crop=crop)
     height, width = target.shape[-2:]
     images = (tensor.detach().reshape(-1, height, width) for tensor in (pred, target, valid))
-    return DepthMetrics.mean(
-        [
-            _one_image(index, d[use], g[use], median_scaling, min_depth, max_depth)
-            for index, (d, g, use) in enumerate(zip(*images, strict=True))
-        ]
-    )
+    return [
+        _one_image(index, d[use], g[use], median_scaling, min_depth, max_depth)
+        for index, (d, g, use) in enumerate(zip(*images, strict=True))
+        if not leave_out_empty or bool(use.any())
+    ]
 
 
 def valid_pixels(
