@@ -12,6 +12,7 @@ from hybrid_encoder.checkpoints.card_renewal import LIBRARY, Card, read_card, re
 from hybrid_encoder.checkpoints.sources import HUB_ID
 from hybrid_encoder.config import (
     MODEL_CONFIGS,
+    BevConfig,
     DepthScale,
     HybridEncoderConfig,
     HybridMatchingConfig,
@@ -27,6 +28,8 @@ TABLE = "| part | setting |"
 
 def config_rows(config: Any) -> list[tuple[str, str]]:
     """Describe a model's configuration as rows of name and value, for a card or a screen."""
+    if isinstance(config, BevConfig):
+        return [*config_rows(config.encoder), *_bev_rows(config)]
     encoder = find_encoder_config(config)
     rows: list[tuple[str, str]] = [("towers", encoder.towers)]
     for name, tower, used in (
@@ -67,6 +70,15 @@ def config_rows(config: Any) -> list[tuple[str, str]]:
         rows.append(("scale of depth", "metres" if config.metric else "unknown (relative)"))
         rows.append(("fitted at", "unknown size" if config.size is None else f"{config.size[0]} x {config.size[1]}"))
     return rows
+
+
+def _bev_rows(config: BevConfig) -> list[tuple[str, str]]:
+    (x0, x1), (y0, y1) = config.x_range, config.y_range
+    return [
+        ("depth of the lift", f"{config.depth}, {config.num_depths} from {config.near:g} to {config.far:g} m"),
+        ("features", f"{config.channels} channels at stride {config.stride}"),
+        ("grid", f"{x0:g} to {x1:g} m forward, {y0:g} to {y1:g} m left, cells of {config.cell:g} m"),
+    ]
 
 
 def model_card(

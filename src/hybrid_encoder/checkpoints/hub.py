@@ -14,6 +14,7 @@ from torch import nn
 
 from hybrid_encoder.checkpoints.cards import model_card
 from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
+from hybrid_encoder.checkpoints.history import History, history_metadata
 from hybrid_encoder.config import FORMAT_VERSION
 from hybrid_encoder.downloading.network import ask
 from hybrid_encoder.downloading.weights import uploads
@@ -28,9 +29,12 @@ class HubModel(nn.Module):
 
     Attributes:
         config: the configuration that the model was built from, one of :data:`hybrid_encoder.config.MODEL_CONFIGS`.
+        training_history: the trainings that its weights have been through, saved with them; empty where there was
+            none, and None where it is not known.
     """
 
     config: Any
+    training_history: History | None = ()
 
     def save_pretrained(
         self,
@@ -150,7 +154,8 @@ class HubModel(nn.Module):
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         (save_directory / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
         try:
-            save_file(tensors, save_directory / WEIGHTS, metadata={"format": "pt"})
+            metadata = {"format": "pt", **history_metadata(self.training_history)}
+            save_file(tensors, save_directory / WEIGHTS, metadata=metadata)
         except SafetensorError as error:
             if not (number := re.search(r"os error (\d+)", str(error))):
                 raise

@@ -18,9 +18,10 @@ from torch import Tensor
 from hybrid_encoder.checkpoints import published, published_state, trained
 from hybrid_encoder.checkpoints.described import stored_config
 from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, read_tensors, read_weights
+from hybrid_encoder.checkpoints.history import History, read_history
 from hybrid_encoder.checkpoints.settings import BIN_RANGE, split_settings
 from hybrid_encoder.checkpoints.sources import find_source
-from hybrid_encoder.config import MODEL_CONFIGS, DepthScale, find_encoder_config
+from hybrid_encoder.config import MODEL_CONFIGS, BevConfig, DepthScale, find_encoder_config
 from hybrid_encoder.config.architectures import check_stored
 from hybrid_encoder.config.checking import shown
 from hybrid_encoder.config.serialization import MAX_BYTES, Serializable, parse
@@ -31,6 +32,7 @@ DESCRIBED = {
     "HybridDepthModel": "a single-frame model",
     "HybridMatchingEncoder": "a multi-frame encoder without a decoder",
     "HybridMatchingModel": "a multi-frame model",
+    "BevModel": "a bird's-eye view",
 }
 Layout = Literal["ours", "published", "stage1", "trained"]
 Tensors = Mapping[str, Tensor]
@@ -49,6 +51,8 @@ class Checkpoint:
         tensors: under our names, or as published.
         decoder_tensors: the published decoder's.
         left_out: why a folder's decoder was not read, as a sentence; empty where it was.
+        history: the trainings that the weights have been through, as :mod:`hybrid_encoder.checkpoints.history` says;
+            None where they say none.
     """
 
     path: Path
@@ -57,6 +61,7 @@ class Checkpoint:
     tensors: Tensors
     decoder_tensors: Tensors = field(default_factory=dict)
     left_out: str = ""
+    history: History | None = None
 
     @property
     def holds(self) -> str:
@@ -66,15 +71,17 @@ class Checkpoint:
     def part(self, kind: type[C_]) -> tuple[C_, str]:
         """Return the configuration of this kind, and what the names of its tensors begin with.
 
-        It is that of the checkpoint itself, or of the encoder where the checkpoint is of an encoder with a decoder.
+        It is that of the checkpoint itself, of the encoder where the checkpoint is of an encoder with a decoder, or of
+        what a bird's-eye view is built on.
 
         Raises:
             CheckpointError: there is none.
         """
-        if isinstance(self.config, kind):
-            return self.config, ""
-        if isinstance(self.config, DepthScale) and isinstance(inner := getattr(self.config, "encoder", None), kind):
-            return inner, "encoder."
+        config, prefix = self.config, ""
+        while not isinstance(config, kind) and isinstance(config, (DepthScale, BevConfig)):
+            config, prefix = config.encoder, f"{prefix}encoder."  # type: ignore[union-attr]  # every DepthScale has one
+        if isinstance(config, kind):
+            return config, prefix
         wanted = next(name for name, config in MODEL_CONFIGS.items() if config is kind)
         if self.left_out and issubclass(kind, DepthScale):
             raise CheckpointError(
@@ -201,7 +208,8 @@ def _read_ours(folder: Path) -> Checkpoint:
     config = read_config(folder)
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder} has no {WEIGHTS}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
-    return Checkpoint(folder, "ours", config, read_tensors(folder / WEIGHTS))
+    weights = folder / WEIGHTS
+    return Checkpoint(folder, "ours", config, read_tensors(weights), history=read_history(weights))
 
 
 def _read_pair(path: Path) -> Checkpoint:

@@ -13,6 +13,7 @@ from torch import nn
 from typing_extensions import Self
 
 from hybrid_encoder.checkpoints.filling import fill, no_initialisation
+from hybrid_encoder.checkpoints.history import History
 from hybrid_encoder.checkpoints.hub import HubModel
 from hybrid_encoder.checkpoints.reading import Checkpoint, read_checkpoint
 from hybrid_encoder.config import MIN_SIZE
@@ -131,6 +132,7 @@ class HybridModel(HubModel):
             reason = f"{error}" if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
             raise CheckpointError(f"{checkpoint.path} describes a model that cannot be built ({reason}).") from error
         fill(model, checkpoint.state(prefix, model.config, *model.text_size()), checkpoint.path)
+        model.training_history = checkpoint.history
         return model.eval()
 
 
@@ -148,6 +150,16 @@ class EncoderHolder(HybridModel):
     def __init__(self) -> None:
         super().__init__()
         self._own_trains = True
+
+    @property
+    def training_history(self) -> History | None:
+        """The trainings that its weights have been through: those of its encoder, which it was trained with."""
+        history: History | None = self.encoder.training_history
+        return history
+
+    @training_history.setter
+    def training_history(self, history: History | None) -> None:
+        self.encoder.training_history = history
 
     def own_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the part that this model adds."""

@@ -25,6 +25,7 @@ from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import is_main_process, process_state, share_of
 from hybrid_encoder.training.recipes import CoarseRecipe, train_stage
+from hybrid_encoder.training.trained_on import continued, training_record
 
 
 class CoarseStage(Stage):
@@ -159,6 +160,8 @@ def train_coarse(
         encoder.eval()
         if is_main_process():
             notes = f"The coarse stage of Hybrid-depth: {num_steps} steps of patches in the order of depth."
+            record = training_record(type(stage).__name__, items)
+            encoder.training_history = continued(encoder.training_history, record)
             encoder.save_pretrained(folder / "final", notes=notes)
     return folder / "final"
 

@@ -36,6 +36,7 @@ from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.recipes import FineRecipe, train_stage
+from hybrid_encoder.training.trained_on import continued, training_record
 from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
@@ -377,6 +378,7 @@ def train_fine(
             notes = (
                 f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
             )
+            model.training_history = continued(model.training_history, training_record(type(stage).__name__, items))
             model.save_pretrained(folder / "final", notes=notes)
             motion = stage.motion_network.state_dict()
             tensors = {name: value.detach().cpu().contiguous() for name, value in motion.items()}

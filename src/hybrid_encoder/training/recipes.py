@@ -24,6 +24,7 @@ from hybrid_encoder.training.loop import LoopConfig, Stage, train
 from hybrid_encoder.training.parallel import process_state
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.settings import keep_settings
+from hybrid_encoder.training.trained_on import training_record
 
 MOST_STEPS = 10**12  # far more than anybody waits for
 
@@ -308,9 +309,11 @@ def train_stage(
         "seed": config.seed,
         "precision": config.precision,
         "processes": state.num_processes,
+        "trained_on": training_record(type(stage).__name__, items),
     }
     # A setting that an earlier release did not know has the default that does what it did.
     defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+    defaults["trained_on"] = settings["trained_on"]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     scheduler = recipe.scheduler(optimizer, num_steps)
     with hold_run(folder):

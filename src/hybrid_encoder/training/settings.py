@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.errors import ConfigError, shortened
 from hybrid_encoder.training.checkpointing import newest_checkpoint
 from hybrid_encoder.training.parallel import is_main_process
 from hybrid_encoder.writing import write_whole
 
-LARGEST_SETTINGS = 1 << 20  # bytes of a run.json
+LARGEST_SETTINGS = 1 << 24  # bytes of a run.json: the frames of a large training take many
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
@@ -34,7 +34,8 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], resume: bool, defau
         before = _read_settings(file)
         for name, value in settings.items():
             if (began := before.get(name, defaults.get(name))) != value:
-                raise ConfigError(f"{name} is {value}, and the run in {folder} began with {began}; keep it.")
+                now, then = (shortened(str(value), 200) for value in (value, began))
+                raise ConfigError(f"{name} is {now}, and the run in {folder} began with {then}; keep it.")
     elif is_main_process() and (resume or newest_checkpoint(folder) is None):
         write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
 

@@ -1,0 +1,76 @@
+"""What a run is trained on, as its weights say later: frames of recordings, without the folders they were in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+from hybrid_encoder.checkpoints.history import History
+from hybrid_encoder.data.kitti import KittiDrive
+from hybrid_encoder.data.ordered import OrderedDepth
+from hybrid_encoder.data.sequences import CAMERAS, KittiSequences, SyntheticSequences
+from hybrid_encoder.data.tusimple import SyntheticLanes, TuSimpleLanes
+from hybrid_encoder.evaluation.frame_lists import Frame, drive_name, frame_of_path, pack_frames
+
+SIDES = {camera: side for side, camera in CAMERAS.items()}
+UNKNOWN = {"stage": "unknown", "known": False}
+
+
+def training_record(stage: str, items: Dataset[Any]) -> dict[str, Any]:
+    """Describe a training, as an entry of :mod:`hybrid_encoder.checkpoints.history`.
+
+    Args:
+        stage: its name.
+        items: what it is trained on. Of a data set of another kind than this library's, and of images that are no
+            files of a known recording, the record says that not all is known.
+    """
+    found = list(_frames(items))
+    frames = [frame for frame in found if isinstance(frame, Frame)]
+    return {
+        "stage": stage,
+        "drives": pack_frames(frames),
+        "offsets": sorted({offset for part in _parts(items) for offset in getattr(part, "offsets", ())}),
+        "known": len(frames) == len(found),
+    }
+
+
+def continued(history: History | None, record: dict[str, Any]) -> History:
+    """Return the history of weights after one more training; one that was not known stays so."""
+    return [*([UNKNOWN] if history is None else history), record]
+
+
+def _parts(items: Dataset[Any]) -> list[Dataset[Any]]:
+    """Return the data sets that one is made of."""
+    if isinstance(items, ConcatDataset):
+        return [part for inner in items.datasets for part in _parts(inner)]
+    return _parts(items.dataset) if isinstance(items, Subset) else [items]
+
+
+def _frames(items: Dataset[Any]) -> Iterable[Frame | None]:
+    """Return the recorded frames among the items; None for what is not known."""
+    if isinstance(items, ConcatDataset):
+        return [frame for inner in items.datasets for frame in _frames(inner)]
+    if isinstance(items, Subset):
+        found: Sequence[Frame | None] = list(_frames(items.dataset))
+        whole = len(found) == len(items.dataset)  # type: ignore[arg-type]
+        return [found[index] for index in items.indices] if whole else found
+    if isinstance(items, KittiSequences):
+        return [_frame(drive, number) for drive, number in items.items]
+    if isinstance(items, OrderedDepth):
+        return [_source(image) for image in items.images]
+    # Drives that were rendered and TuSimple's are no recordings that depth is tested on.
+    return [] if isinstance(items, SyntheticSequences | SyntheticLanes | TuSimpleLanes) else [None]
+
+
+def _frame(drive: KittiDrive, number: int) -> Frame:
+    return Frame(drive_name(drive.folder.name), number, SIDES[drive.camera])
+
+
+def _source(image: Any) -> Frame | None:
+    """Return the frame of an image file, or of a reader that ``lidar_frames`` has made."""
+    if isinstance(image, partial) and isinstance(drive := getattr(image.func, "__self__", None), KittiDrive):
+        return _frame(drive, *image.args)
+    return None if callable(image) else frame_of_path(str(image))
