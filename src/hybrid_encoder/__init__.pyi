@@ -23,7 +23,9 @@ from . import (
     training,
     writing,
 )
+from .bev import BevModel
 from .config import (
+    BevConfig,
     DecoderConfig,
     FusionConfig,
     HybridDepthConfig,
@@ -48,6 +50,8 @@ from .models import (
 
 __all__ = [
     "AdapterError",
+    "BevConfig",
+    "BevModel",
     "CheckpointError",
     "ConfigError",
     "DPTDecoder",

@@ -18,7 +18,7 @@ def convert_command(
     notes: Annotated[str, typer.Option(help="How the weights were made, for the model card.")] = "",
 ) -> None:
     """Write a checkpoint in this library's layout: config.json, model.safetensors and a model card."""
-    from hybrid_encoder import models
+    import hybrid_encoder
     from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
     from hybrid_encoder.checkpoints.reading import read_checkpoint
 
@@ -26,7 +26,7 @@ def convert_command(
         if os.path.lexists(output / name):  # a broken link is there, too
             raise InputError(f"{output / name} exists already; name another folder.")
     checkpoint = read_checkpoint(source)
-    model = getattr(models, checkpoint.holds).from_checkpoint(checkpoint)
+    model = getattr(hybrid_encoder, checkpoint.holds).from_checkpoint(checkpoint)
     make_folder(output)
     model.save_pretrained(output, notes=notes or f"Converted from a checkpoint of the {checkpoint.layout} layout.")
     left_out = f"; the decoder was not read: {checkpoint.left_out}" if checkpoint.left_out else ""

@@ -6,8 +6,9 @@ Imports no torch: a configuration can be read, checked and printed without loadi
 from __future__ import annotations
 
 from hybrid_encoder.config.architectures import IMAGENET_MEAN, IMAGENET_STD, NO_MEAN, NO_STD, Triple
+from hybrid_encoder.config.bev import BevConfig
+from hybrid_encoder.config.kinds import MODEL_CONFIGS
 from hybrid_encoder.config.models import (
-    MODEL_CONFIGS,
     PRESETS,
     DepthScale,
     HybridDepthConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "NO_MEAN",
     "NO_STD",
     "PRESETS",
+    "BevConfig",
     "DecoderConfig",
     "DepthScale",
     "FusionConfig",

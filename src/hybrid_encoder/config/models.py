@@ -249,14 +249,6 @@ PRESETS: dict[str, HybridDepthConfig] = {
     ),
 }
 
-MODEL_CONFIGS: dict[str, type[Serializable]] = {
-    "HybridDepthEncoder": HybridEncoderConfig,
-    "HybridDepthModel": HybridDepthConfig,
-    "HybridMatchingEncoder": HybridMatchingConfig,
-    "HybridMatchingModel": HybridMatchingDepthConfig,
-}
-"""The configuration of every model class, by the name that stands in ``config.json``."""
-
 
 def find_encoder_config(config: Any) -> HybridEncoderConfig:
     """Return the hybrid encoder's configuration inside any of these."""
