@@ -50,6 +50,10 @@ def test_both_stages_one_after_the_other(run: Run, tmp_path: Path) -> None:
     assert (fine / "pose.safetensors").is_file()
     told = json.loads((fine / "run.json").read_text())
     assert {"prompts": 12, "language_loss": 0.1, "lr": 1e-4}.items() <= told.items()
+    # The weights say what both stages were trained on: rendered drives, no frame of a recording.
+    records = [{"stage": stage, "drives": {}, "offsets": offsets, "known": True}
+               for stage, offsets in (("CoarseStage", []), ("FineStage", [-1, 1]))]  # fmt: skip
+    assert model.training_history == records and told["trained_on"] == records[1]
     assert told["refine"] == 3, "towers as small as tiny's get the small recipe"
     # The towers went on from the coarse stage: two steps at such a rate move a weight by 0.0002 at most, and decay.
     assert first.spatial is not None and model.encoder.spatial is not None

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from hybrid_encoder.cli.app import app_command
+from hybrid_encoder.cli.check_leak import check_leak_command
 from hybrid_encoder.cli.convert import convert_command
 from hybrid_encoder.cli.demo import demo_command
 from hybrid_encoder.cli.evaluate import evaluate_command
@@ -59,6 +60,7 @@ def _program(
 app.command("predict")(predict_command)
 app.command("app")(app_command)
 app.command("evaluate")(evaluate_command)
+app.command("check-leak")(check_leak_command)
 app.command("fit-scale")(fit_scale_command)
 app.command("info")(info_command)
 app.command("convert")(convert_command)

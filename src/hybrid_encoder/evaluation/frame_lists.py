@@ -11,10 +11,10 @@ from hybrid_encoder.config.checking import shown
 from hybrid_encoder.data.opening import expanded, is_file
 from hybrid_encoder.errors import InputError
 
-LINE = re.compile(r"(?P<folder>\S+)\s+(?P<number>[0-9]{1,9})(?:\s+(?P<side>[lr]))?(?:\s.*)?", re.ASCII)
+LINE = re.compile(r"(?P<folder>\S+)\s+(?P<number>0*[0-9]{1,9})(?:\s+(?P<side>[lr]))?(?:\s.*)?", re.ASCII)
 KITTI_IMAGE = re.compile(
     r"(?P<folder>[0-9]{4}_[0-9]{2}_[0-9]{2}_drive_[0-9]{4}_(?:sync|extract))[/\\](?:proj_depth[/\\]\w+[/\\])?"
-    r"image_0(?P<camera>[0-3])[/\\](?:data[/\\])?(?P<number>[0-9]{1,10})\.\w+",
+    r"image_0(?P<camera>[0-3])[/\\](?:data[/\\])?(?P<number>0*[0-9]{1,9})\.\w+",
     re.ASCII,
 )
 SPANS = re.compile(r"[0-9]{1,9}(?:-[0-9]{1,9})?(?:,[0-9]{1,9}(?:-[0-9]{1,9})?)*", re.ASCII)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from hybrid_encoder.config.checking import shown
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.frame_lists import Frame, drive_name, parse_frame, read_frame_list, unpack_frames
 from hybrid_encoder.evaluation.samples import Sample
@@ -30,7 +31,7 @@ class Leak:
         targets: test frames that the training learned depth for.
         neighbours: further test frames that it saw beside its targets.
         drives: further test frames, not seen themselves, of drives that it saw.
-        num_same_view: how many of ``targets`` were seen by the same camera.
+        other_view: those of ``targets`` that were seen by the other camera of a stereo pair alone.
         num_unnamed: test images of which no recording is known; they cannot be compared.
         known: whether all frames of the training are known.
     """
@@ -39,7 +40,7 @@ class Leak:
     targets: tuple[Frame, ...] = ()
     neighbours: tuple[Frame, ...] = ()
     drives: tuple[Frame, ...] = ()
-    num_same_view: int = 0
+    other_view: tuple[Frame, ...] = ()
     num_unnamed: int = 0
     known: bool = True
 
@@ -52,9 +53,10 @@ class Leak:
         """Say it in a sentence; never that weights are clean where something is not known."""
         if self.seen:
             first = ", ".join(map(str, self.seen[:3])) + (", ..." if len(self.seen) > 3 else "")
+            other = f", {len(self.other_view)} of these by the other camera" if self.other_view else ""
             return (
-                f"{len(self.seen)} of {self.num_test} test frames were seen in training ({len(self.targets)} as "
-                f"targets, {len(self.neighbours)} as neighbours of one): {first}"
+                f"{len(self.seen)} of {self.num_test} test frames were seen in training ({len(self.targets)} as targets"
+                f"{other}, {len(self.neighbours)} beside one): {first}"
             )
         if not self.known:
             return "which frames the weights were trained on is not known"
@@ -70,7 +72,8 @@ class Leak:
             "known": self.known,
             "test_frames": self.num_test,
             "seen_as_target": len(self.targets),
-            "seen_as_neighbour": len(self.neighbours),
+            "by_the_other_camera": len(self.other_view),
+            "seen_beside_a_target": len(self.neighbours),
             "of_seen_drives": len(self.drives),
             "not_compared": self.num_unnamed,
         }
@@ -107,10 +110,14 @@ def find_leaks(trainings: Trainings, test: Sequence[Frame | None], known: bool =
         as_target,
         tuple(frame for frame in others if frame[:2] in neighbours),
         tuple(frame for frame in others if frame[:2] not in neighbours and frame.drive in drives),
-        sum(frame.side in targets[frame[:2]] for frame in as_target),
+        tuple(frame for frame in as_target if _is_other_view(frame.side, targets[frame[:2]])),
         len(test) - len(named),
         known,
     )
+
+
+def _is_other_view(side: str, seen: set[str]) -> bool:
+    return bool(side) and "" not in seen and side not in seen
 
 
 def find_leak_of_weights(
@@ -127,9 +134,7 @@ def find_leak_of_weights(
     Raises:
         InputError: a history that no training has written.
     """
-    trainings, known = _trainings(history)
-    if history is None and weights is not None:
-        trainings, known = _earlier_run(Path(weights)), False  # what it began with is not known
+    trainings, known = known_trainings(history, weights)
     return find_leaks(trainings, [frame_of(sample) for sample in samples], known)
 
 
@@ -163,17 +168,24 @@ def frame_of(sample: Sample) -> Frame | None:
     return Frame(drive_name(sample.drive), sample.frame, named.side if named else "")
 
 
-def _trainings(history: Sequence[Mapping[str, Any]] | None) -> tuple[Trainings, bool]:
-    """Return targets and offsets of the trainings that weights have been through, and whether all are known."""
-    if not history:  # nobody trained it by a command of this library, or nobody wrote it down
-        return [], False
+def known_trainings(
+    history: Sequence[Mapping[str, Any]] | None, weights: str | Path | None = None
+) -> tuple[Trainings, bool]:
+    """Return the trainings that weights have been through, for :func:`find_leaks`, and whether these are all.
+
+    Args:
+        history, weights: as for :func:`find_leak_of_weights`.
+
+    Raises:
+        InputError: a history that no training has written.
+    """
+    if not history:  # no command of this library trained them, or an earlier release's
+        return ([] if weights is None else _earlier_run(Path(weights))), False
     found: Trainings = []
     for entry in history:
         offsets = entry.get("offsets", [])
         if not isinstance(offsets, list) or not all(type(offset) is int for offset in offsets):
-            raise InputError(
-                f"the training history of the weights has the offsets {offsets!r}; whole numbers are needed."
-            )
+            raise InputError(f"the weights' training history has the offsets {shown(offsets)}; give whole numbers.")
         found.append((unpack_frames(entry.get("drives", {})), offsets))
     return found, all(entry.get("known") is True for entry in history)
 
