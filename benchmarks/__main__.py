@@ -7,7 +7,7 @@ import argparse
 import torch
 from rich.console import Console
 
-from benchmarks import cost_volume, kept_values
+from benchmarks import bev, cost_volume, kept_values
 
 
 def main() -> None:
@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    for module in (cost_volume, kept_values):
-        Console(width=100).print(module.table(given.rounds))
+    for module in (cost_volume, kept_values, bev):
+        Console(width=130).print(module.table(given.rounds))
 
 
 if __name__ == "__main__":

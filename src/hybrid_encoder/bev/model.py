@@ -25,6 +25,7 @@ from hybrid_encoder.models.encoder import HybridFeatures
 from hybrid_encoder.models.neck import PyramidNeck
 
 Size = tuple[int, int]
+FIXED = ("fixed_point", "fixed_feature", "fixed_first")
 
 
 class BevModel(EncoderHolder):
@@ -56,6 +57,9 @@ class BevModel(EncoderHolder):
     config_class = BevConfig
     encoder: HybridDepthModel
     own_part = "bev"
+    fixed_point: Tensor
+    fixed_feature: Tensor
+    fixed_first: Tensor
 
     def __init__(
         self,
@@ -80,7 +84,10 @@ class BevModel(EncoderHolder):
         self.uncertainty = DepthUncertainty(config.metres_per_unit, config.depth_width) if hybrid else None
         self.head = BevHead(config.channels, config.head_channels)
         self._plans = TensorCache()
-        self._fixed: PoolPlan | None = None
+        # The plan of cameras that stay (fix_cameras): buffers, so that it goes where the model goes.
+        self._fixed_shapes: tuple[tuple[int, int, int, int, int], Size] | None = None
+        for name in FIXED:
+            self.register_buffer(name, None, persistent=False)
 
     def own_parameters(self) -> list[nn.Parameter]:
         parts = (self.neck, self.context, self.learned_depth, self.uncertainty, self.head)
@@ -170,7 +177,11 @@ class BevModel(EncoderHolder):
         Raises:
             InputError: cameras of another shape, or numbers that cannot be.
         """
-        self._fixed = self.plan(K[None], vehicle_T_cam[None], image_size)
+        plan = self.plan(K[None], vehicle_T_cam[None], image_size)
+        device = self.context.weight.device
+        self._fixed_shapes = plan.shape, plan.cells
+        for name, value in zip(FIXED, (plan.point, plan.feature, plan.first), strict=True):
+            setattr(self, name, value.to(device))
 
     def _plan(
         self, batch: int, cameras: int, image_size: Size, K: Tensor | None, vehicle_T_cam: Tensor | None
@@ -179,9 +190,10 @@ class BevModel(EncoderHolder):
             if tuple(K.shape[:2]) != (batch, cameras):
                 raise InputError(f"K is {tuple(K.shape)}; {(batch, cameras, 3, 3)} is needed for these images.")
             return self.plan(K, vehicle_T_cam, image_size)
-        if self._fixed is None:
+        if self._fixed_shapes is None:
             raise InputError("K and vehicle_T_cam are both needed, unless fix_cameras() was called before.")
-        return self._fixed.repeated(batch)
+        plan = PoolPlan(self.fixed_point, self.fixed_feature, self.fixed_first, *self._fixed_shapes)
+        return plan.repeated(batch)
 
     def _distribution(self, found: HybridFeatures, features: Tensor, image_size: Size, depth: Tensor | None) -> Tensor:
         """Return the depth distributions, (B N, D, h, w)."""

@@ -11,13 +11,17 @@ Huang and Huang, 2022.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hybrid_encoder.bev.grid import BevGrid
 from hybrid_encoder.errors import InputError
+
+SUM = 0  # the mode's number in torch's operators
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,45 @@ class PoolPlan:
             self.cells,
         )
 
+    @torch.no_grad()
+    def backwards(self) -> Backwards:
+        """Return the same points in the order of the features that they read; made once, when it is first needed."""
+        made: Backwards | None = self.__dict__.get("_backwards")
+        if made is not None:
+            return made
+        batch, cameras, depths, h, w = self.shape
+        num_cells = len(self.first) - 1
+        cell = torch.repeat_interleave(
+            torch.arange(num_cells, device=self.point.device), self.first.diff(), output_size=len(self.point)
+        )
+        rows, count = batch * cameras, batch * cameras * h * w * depths
+        # Which entry of the distributions, and which cell it goes to; the depths of a feature one after the other.
+        by_point = torch.full((count,), num_cells, device=self.point.device).index_copy_(0, self.point, cell)
+        by_feature = by_point.view(rows, depths, h * w).transpose(1, 2).reshape(-1, depths)
+        entry = torch.arange(count, device=self.point.device).view(rows, depths, h * w).transpose(1, 2)
+        used = by_feature < num_cells
+        first = torch.cat([by_point.new_zeros(1), used.sum(1).cumsum(0)])
+        made = Backwards(entry.reshape(-1, depths)[used], by_feature[used], first, cell)
+        if not torch.compiler.is_compiling():
+            self.__dict__["_backwards"] = made
+        return made
+
+
+class Backwards(NamedTuple):
+    """The points of a plan as the backward pass reads them.
+
+    Attributes:
+        point: which entry of the depth distributions a point is, in the order of the features, int64, (P,).
+        cell: which cell it goes to, int64, (P,).
+        first: where the points of each row of the feature maps begin, and how many there are, int64, (B N h w + 1,).
+        plan_cell: the cells in the order of the plan, int64, (P,).
+    """
+
+    point: Tensor
+    cell: Tensor
+    first: Tensor
+    plan_cell: Tensor
+
 
 def cells_of(points: Tensor, grid: BevGrid) -> Tensor:
     """Return the cell that each point lies in, numbered along (B, X, Y); one past the last where it is outside.
@@ -70,12 +113,12 @@ def cells_of(points: Tensor, grid: BevGrid) -> Tensor:
         int64, (B, N, D, h, w). A border between cells belongs to the one with larger coordinates; NaN is outside.
     """
     (X, Y), batch = grid.shape, points.shape[0]
-    low = points.new_tensor([grid.x_range[0], grid.y_range[0]])
-    index = ((points[..., :2] - low) / grid.cell).floor()
-    x, y, z = index[..., 0], index[..., 1], points[..., 2]
-    inside = (x >= 0) & (x < X) & (y >= 0) & (y < Y) & (z >= grid.z_range[0]) & (z < grid.z_range[1])
+    low = points.new_tensor([grid.x_range[0], grid.y_range[0], grid.z_range[0]])
+    place = (points - low) / points.new_tensor([grid.cell, grid.cell, grid.z_range[1] - grid.z_range[0]])
+    inside = ((place >= 0) & (place < points.new_tensor([X, Y, 1]))).all(-1)
+    cell = torch.where(inside, place[..., 0].floor() * Y + place[..., 1].floor(), 0.0).long()
     first = torch.arange(batch, device=points.device).view(-1, 1, 1, 1, 1) * (X * Y)
-    return torch.where(inside, first + (torch.where(inside, x * Y + y, 0.0)).long(), batch * X * Y)
+    return torch.where(inside, first + cell, batch * X * Y)
 
 
 def scatter_pool(depth: Tensor, features: Tensor, points: Tensor, grid: BevGrid) -> Tensor:
@@ -116,12 +159,15 @@ def plan_pool(points: Tensor, grid: BevGrid) -> PoolPlan:
     batch, cameras, depths, h, w = points.shape[:5]
     (X, Y), total = grid.shape, points.shape[0] * grid.shape[0] * grid.shape[1]
     cell = cells_of(points, grid).flatten()
-    if total < 2**31:
-        cell = cell.int()  # half as much to sort
-    cell, point = cell.sort(stable=True)
-    first = torch.searchsorted(cell, torch.arange(total + 1, device=cell.device, dtype=cell.dtype))
+    point = torch.arange(len(cell), device=cell.device)
     if not torch.compiler.is_compiling():  # their number is not known before
-        point = point[: int(first[-1])]
+        point = (cell < total).nonzero()[:, 0]
+        cell = cell[point]
+    # Half as much to sort, where the cells' numbers are small enough.
+    order = (cell.int() if total < 2**31 else cell).argsort(stable=True)
+    point = point[order]
+    count = torch.zeros(total + 1, dtype=torch.int64, device=cell.device).index_add_(0, cell, torch.ones_like(cell))
+    first = torch.cat([count.new_zeros(1), count[:-1].cumsum(0)])
     feature = point // (depths * h * w) * (h * w) + point % (h * w)
     return PoolPlan(point, feature, first, (batch, cameras, depths, h, w), (X, Y))
 
@@ -143,11 +189,51 @@ def sorted_pool(depth: Tensor, features: Tensor, plan: PoolPlan) -> Tensor:
     _check(depth, features, plan.shape)
     channels = features.shape[2]
     rows = features.float().permute(0, 1, 3, 4, 2).reshape(-1, channels)
-    weights = depth.float().reshape(-1)[plan.point]
-    pooled: Tensor = F.embedding_bag(
-        plan.feature, rows, plan.first, mode="sum", per_sample_weights=weights, include_last_offset=True
-    )
+    entries = depth.float().flatten()
+    if torch.is_grad_enabled() and (rows.requires_grad or entries.requires_grad):
+        given = (entries, rows, plan.point, plan.feature, plan.first, *plan.backwards())
+        pooled: Tensor = _SortedSums.apply(*given)  # type: ignore[no-untyped-call]
+    else:
+        pooled = _sums(rows, plan.feature, plan.first, entries.index_select(0, plan.point))
     return pooled.view(plan.shape[0], *plan.cells, channels).permute(0, 3, 1, 2).to(features.dtype)
+
+
+def _sums(rows: Tensor, index: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+    """Return weighted sums of rows: sum i is over the entries from ``first[i]`` on."""
+    return F.embedding_bag(index, rows, first, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+class _SortedSums(torch.autograd.Function):
+    """The sums with a backward pass that reads as the forward one does; the operator's own is several times slower."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        entries: Tensor,
+        rows: Tensor,
+        point: Tensor,
+        feature: Tensor,
+        first: Tensor,
+        *backwards: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(entries, rows, point, feature, first, *backwards)
+        return _sums(rows, feature, first, entries.index_select(0, point))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        entries, rows, point, feature, first, back_point, back_cell, back_first, cell = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_entries = of_rows = None
+        if ctx.needs_input_grad[0]:
+            # A product of two rows for each point, without the rows of all points beside each other in memory.
+            of_points = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                gradient, rows, feature, first, cell, SUM
+            )
+            of_entries = torch.zeros_like(entries).index_copy_(0, point, of_points)
+        if ctx.needs_input_grad[1]:
+            of_rows = _sums(gradient, back_cell, back_first, entries.index_select(0, back_point))
+        return of_entries, of_rows, *[None] * 7
 
 
 def _check(depth: Tensor, features: Tensor, shape: tuple[int, ...]) -> None:
