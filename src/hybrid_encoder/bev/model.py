@@ -147,6 +147,7 @@ class BevModel(EncoderHolder):
         stride = self.config.stride
         return (image_size[0] + stride - 1) // stride, (image_size[1] + stride - 1) // stride
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def plan(self, K: Tensor, vehicle_T_cam: Tensor, image_size: Size) -> PoolPlan:
         """Return which cell every point of these cameras falls into; kept while their numbers stay.
 
@@ -162,9 +163,10 @@ class BevModel(EncoderHolder):
         size = self.feature_size(image_size)
 
         def make() -> PoolPlan:
-            return plan_pool(frustum_points(K, vehicle_T_cam, depths, image_size, size), self.grid)
+            made: PoolPlan = plan_pool(frustum_points(K, vehicle_T_cam, depths, image_size, size), self.grid)
+            return made
 
-        return self._plans.get((tuple(image_size), self.grid, self.bins), [K.detach(), vehicle_T_cam.detach()], make)
+        return self._plans.get((*image_size, self.grid, self.bins), [K.detach(), vehicle_T_cam.detach()], make)
 
     def fix_cameras(self, K: Tensor, vehicle_T_cam: Tensor, image_size: Size) -> None:
         """Keep the cameras of a vehicle, for calls without any; what is compiled or exported has them as constants.
@@ -189,7 +191,8 @@ class BevModel(EncoderHolder):
         if K is not None and vehicle_T_cam is not None:
             if tuple(K.shape[:2]) != (batch, cameras):
                 raise InputError(f"K is {tuple(K.shape)}; {(batch, cameras, 3, 3)} is needed for these images.")
-            return self.plan(K, vehicle_T_cam, image_size)
+            made: PoolPlan = self.plan(K, vehicle_T_cam, image_size)
+            return made
         if self._fixed_shapes is None:
             raise InputError("K and vehicle_T_cam are both needed, unless fix_cameras() was called before.")
         plan = PoolPlan(self.fixed_point, self.fixed_feature, self.fixed_first, *self._fixed_shapes)

@@ -148,9 +148,10 @@ def scatter_pool(depth: Tensor, features: Tensor, points: Tensor, grid: BevGrid)
     return pooled.view(batch, X, Y, channels).permute(0, 3, 1, 2).to(features.dtype)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # how many points lie on the grid is not known before
 @torch.no_grad()
 def plan_pool(points: Tensor, grid: BevGrid) -> PoolPlan:
-    """Sort points by their cells.
+    """Sort points by their cells. ``torch.compile`` leaves this to run as it is; a plan made before is a constant.
 
     Args:
         points: of :func:`hybrid_encoder.bev.frustum_points`, (B, N, D, h, w, 3).
@@ -159,15 +160,12 @@ def plan_pool(points: Tensor, grid: BevGrid) -> PoolPlan:
     batch, cameras, depths, h, w = points.shape[:5]
     (X, Y), total = grid.shape, points.shape[0] * grid.shape[0] * grid.shape[1]
     cell = cells_of(points, grid).flatten()
-    point = torch.arange(len(cell), device=cell.device)
-    if not torch.compiler.is_compiling():  # their number is not known before
-        point = (cell < total).nonzero()[:, 0]
-        cell = cell[point]
+    point = (cell < total).nonzero()[:, 0]
+    cell = cell[point]
     # Half as much to sort, where the cells' numbers are small enough.
     order = (cell.int() if total < 2**31 else cell).argsort(stable=True)
     point = point[order]
-    count = torch.zeros(total + 1, dtype=torch.int64, device=cell.device).index_add_(0, cell, torch.ones_like(cell))
-    first = torch.cat([count.new_zeros(1), count[:-1].cumsum(0)])
+    first = torch.cat([cell.new_zeros(1), torch.bincount(cell, minlength=total).cumsum(0)])
     feature = point // (depths * h * w) * (h * w) + point % (h * w)
     return PoolPlan(point, feature, first, (batch, cameras, depths, h, w), (X, Y))
 
