@@ -60,6 +60,33 @@ def written_whole(path: Path) -> Iterator[Path]:
         replace_files(Path(staging), path.parent, [path.name])
 
 
+@contextmanager
+def written_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, beside its place; it takes that place in whole if the block ends well.
+
+    What stood there before stays until then. It is removed, so that only a folder that may be replaced is given.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as staging:
+        written, before = Path(staging) / "new", Path(staging) / "old"
+        written.mkdir()
+        yield written
+        for file in written.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as opened:
+                    os.fsync(opened.fileno())
+                os.chmod(file, 0o666 & ~_umask())
+        replaced = os.path.lexists(folder)
+        if replaced:
+            os.rename(folder, before)
+        try:
+            os.rename(written, folder)
+        except BaseException:
+            if replaced:
+                os.rename(before, folder)
+            raise
+
+
 def _umask() -> int:
     with _UMASK:  # two threads at once would leave 0
         umask = os.umask(0)
