@@ -1,20 +1,45 @@
+from .baselines import evaluate_baselines
+from .frame_lists import Frame, read_frame_list
 from .kitti_scale import fit_kitti_scale
+from .leaks import Leak, find_leak, refuse_leak
 from .metrics import CROPS, DepthMetrics, depth_metrics
+from .parts import DISTANCES, PartMean, label_regions, mean_parts, parts_of
+from .pictures import error_map, worst_and_best
 from .protocols import evaluate_kitti, frames_with_lidar, kitti_frames
+from .report import write_report
+from .results import Evaluation, ImageResult
+from .samples import Sample
 from .scale import ScaleFit, fit_scale, scale_from_camera_height
 from .stereo_scale import MONODEPTH2_STEREO_SCALE, scale_from_stereo
 
 __all__ = [
     "CROPS",
+    "DISTANCES",
     "MONODEPTH2_STEREO_SCALE",
     "DepthMetrics",
+    "Evaluation",
+    "Frame",
+    "ImageResult",
+    "Leak",
+    "PartMean",
+    "Sample",
     "ScaleFit",
     "depth_metrics",
+    "error_map",
+    "evaluate_baselines",
     "evaluate_kitti",
+    "find_leak",
     "fit_kitti_scale",
     "fit_scale",
     "frames_with_lidar",
     "kitti_frames",
+    "label_regions",
+    "mean_parts",
+    "parts_of",
+    "read_frame_list",
+    "refuse_leak",
     "scale_from_camera_height",
     "scale_from_stereo",
+    "worst_and_best",
+    "write_report",
 ]
