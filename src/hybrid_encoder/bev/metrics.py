@@ -158,5 +158,5 @@ def _precision(found: Sequence[tuple[np.ndarray, np.ndarray]], centres: Sequence
     hits = np.cumsum(right)
     precision, recall = hits / np.arange(1, len(right) + 1), hits / total
     at = np.interp(np.linspace(0, 1, 101), recall, precision, right=0)
-    above = np.maximum(at[round(100 * MIN_RECALL) + 1 :] - MIN_PRECISION, 0)
-    return float(above.mean() / (1 - MIN_PRECISION))
+    above = np.maximum(at[round(100 * MIN_RECALL) + 1 :] - MIN_PRECISION, 0) / (1 - MIN_PRECISION)
+    return float(above.mean())
