@@ -257,3 +257,29 @@ def test_what_a_training_writes_down(tmp_path: Path) -> None:
     assert mixed["drives"] == record["drives"] and mixed["known"] is False
     lidar = training_record("CoarseStage", OrderedDepth(*lidar_frames(KittiDrive(drive))))
     assert {frame.drive for frame in unpack_frames(lidar["drives"])} == {name} and lidar["known"] is True
+
+
+def test_weights_tell_people_what_they_were_trained_on(tmp_path: Path, run: Run) -> None:
+    model = HybridDepthModel("tiny", pretrained=False)
+    model.training_history = [{"stage": "unknown", "known": False}, RECORD]
+    model.save_pretrained(tmp_path)
+    code, out, err = run("info", tmp_path)
+    assert code == 0, err
+    said = [line.removeprefix("trained on").strip() for line in out.splitlines() if line.startswith("trained on")]
+    assert said == ["no frame of a known recording, and others that are not known", "4 frames of 1 recording"]
+    (tmp_path / "test.txt").write_text(f"{DATE}/{ONE}_sync 0 l\n")
+    code, out, err = run("check-leak", tmp_path, tmp_path / "test.txt")
+    assert code == 1 and "1 of 1 test frames were seen in training (0 as targets, 1 beside one)" in out
+    (tmp_path / "test.txt").write_text(f"{DATE}/{ONE}_sync 9 l\n")
+    code, out, err = run("check-leak", tmp_path, tmp_path / "test.txt")
+    assert code == 2 and "not known" in err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[1]", '{"a": 1}', "[" * 5000, "null"])
+def test_a_damaged_history_is_none(tmp_path: Path, text: str) -> None:
+    from safetensors.torch import save_file
+
+    from hybrid_encoder.checkpoints.history import KEY, read_history
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={KEY: text})
+    assert read_history(tmp_path / "model.safetensors") is None

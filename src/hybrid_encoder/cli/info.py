@@ -30,6 +30,7 @@ def info_command(source: Source) -> None:
 
 def _describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     from hybrid_encoder.checkpoints.cards import config_rows
+    from hybrid_encoder.evaluation.leaks import describe_training
 
     tensors = [*checkpoint.tensors.values(), *checkpoint.decoder_tensors.values()]
     num_values = sum(tensor.numel() for tensor in tensors)
@@ -39,5 +40,6 @@ def _describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("holds", checkpoint.holds),
         *config_rows(checkpoint.config),
         *([("decoder", f"not read: {checkpoint.left_out}")] if checkpoint.left_out else []),
+        *(("trained on", describe_training(training)) for training in checkpoint.history or ()),
         ("tensors", f"{len(tensors)} with {num_values / 1e6:.1f} million values"),
     ]

@@ -190,6 +190,19 @@ def known_trainings(
     return found, all(entry.get("known") is True for entry in history)
 
 
+def describe_training(entry: Mapping[str, Any]) -> str:
+    """Return what an entry of a history says, in words: how many frames of how many recordings.
+
+    Raises:
+        InputError: no training has written it.
+    """
+    drives = entry.get("drives", {})
+    frames = unpack_frames(drives)
+    recordings = "1 recording" if len(drives) == 1 else f"{len(drives)} recordings"
+    found = f"{len(frames)} frames of {recordings}" if frames else "no frame of a known recording"
+    return found if entry.get("known") is True else f"{found}, and others that are not known"
+
+
 def _earlier_run(weights: Path) -> Trainings:
     """Return what a run of an earlier release was trained on, as far as its list of frames is still there."""
     try:

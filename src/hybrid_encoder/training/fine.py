@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, default_collate
 from hybrid_encoder.checkpoints.reading import read_checkpoint
 from hybrid_encoder.config import NO_MEAN, NO_STD, PRESETS, HybridDepthConfig, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.evaluation.leaks import describe_training
 from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.camera import depth_to_disparity, resized_intrinsics
 from hybrid_encoder.geometry.pose import pose_matrix
@@ -378,7 +379,9 @@ def train_fine(
             notes = (
                 f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
             )
-            model.training_history = continued(model.training_history, training_record(type(stage).__name__, items))
+            record = training_record(type(stage).__name__, items)
+            notes += f" Trained on {describe_training(record)}."
+            model.training_history = continued(model.training_history, record)
             model.save_pretrained(folder / "final", notes=notes)
             motion = stage.motion_network.state_dict()
             tensors = {name: value.detach().cpu().contiguous() for name, value in motion.items()}
