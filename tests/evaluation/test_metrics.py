@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_encoder.evaluation import DepthMetrics, depth_metrics
+from hybrid_encoder.evaluation.metrics import pixel_metrics
 
 NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"]
 
@@ -208,3 +209,54 @@ def test_it_stands_alone() -> None:
     code = "import sys, hybrid_encoder.evaluation; print(*[m for m in sys.modules if m.startswith('hybrid_encoder')])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.split() == ["hybrid_encoder", "hybrid_encoder.evaluation"]
+
+
+# -- the pixels of one image alone ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("abs_rel", (2 / 4 + 2 / 10 + 0 / 1 + 3 / 2) / 4),
+        ("sq_rel", (4 / 4 + 4 / 10 + 0 / 1 + 9 / 2) / 4),
+        ("rmse", math.sqrt((4 + 4 + 0 + 9) / 4)),
+        ("rmse_log", math.sqrt((math.log(1.5) ** 2 + math.log(0.8) ** 2 + 0 + math.log(2.5) ** 2) / 4)),
+        ("a1", 1 / 4),  # ratios are 1.5, 1.25, 1 and 2.5: 1.25 is not below 1.25
+        ("a2", 3 / 4),  # 1.5625
+        ("a3", 3 / 4),  # 1.953125
+    ],
+)
+def test_each_metric_of_four_pixels_by_hand(name: str, value: float) -> None:
+    found = pixel_metrics(torch.tensor([6.0, 8.0, 1.0, 5.0]), torch.tensor([4.0, 10.0, 1.0, 2.0]))
+    assert found.as_dict()[name] == pytest.approx(value, rel=1e-12) and found.num_valid == 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 300), st.integers(0, 10_000))
+def test_pixels_equal_numpy(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    g = rng.uniform(0.1, 90, count)
+    d = g * rng.lognormal(0, 0.5, count)
+    found = pixel_metrics(torch.from_numpy(d), torch.from_numpy(g), num_below=3, num_above=4)
+    diff, logs = d - g, np.log10(d / g) * math.log(10)
+    assert found.abs_rel == pytest.approx(np.average(np.abs(diff / g)))
+    assert found.sq_rel == pytest.approx(np.average(diff * diff / g))
+    assert found.rmse == pytest.approx(np.linalg.norm(diff) / math.sqrt(count))
+    assert found.rmse_log == pytest.approx(np.linalg.norm(logs) / math.sqrt(count))
+    shares = [np.count_nonzero(np.exp(np.abs(logs)) < 1.25**power) / count for power in (1, 2, 3)]
+    assert [found.a1, found.a2, found.a3] == shares
+    assert (found.num_valid, found.num_below, found.num_above) == (count, 3, 4)
+
+
+def test_no_pixel_has_no_metrics() -> None:
+    with pytest.raises(ValueError, match="0 pixels to compare"):
+        pixel_metrics(torch.ones(0), torch.ones(0))
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=30), st.randoms(use_true_random=False))
+def test_the_mean_does_not_depend_on_the_order(values: list[float], random: Any) -> None:
+    metrics = [DepthMetrics(value, 0, 0, 0, 0, 0, 0, 2) for value in values]
+    mean = DepthMetrics.mean(metrics)
+    random.shuffle(metrics)
+    assert DepthMetrics.mean(metrics) == mean
+    assert mean.abs_rel == pytest.approx(math.fsum(values) / len(values)) and mean.num_valid == 2 * len(values)
