@@ -17,7 +17,7 @@ from hybrid_encoder import HybridDepthModel, InputError
 from hybrid_encoder.config import HybridDepthConfig
 from hybrid_encoder.data import SyntheticDrive, SyntheticFrame
 from hybrid_encoder.evaluation import DepthMetrics, depth_metrics
-from hybrid_encoder.evaluation.protocols import evaluate_kitti, frames_with_lidar
+from hybrid_encoder.evaluation import evaluate_kitti, frames_with_lidar
 from hybrid_encoder.models.prediction import DepthPrediction
 
 from helpers.kitti_layout import BASELINE, write_drive
@@ -204,7 +204,7 @@ def test_a_frame_whose_lidar_misses_the_crop_is_named(
 ) -> None:
     far = np.array([[BASELINE, 0, 200.0]])
     write_drive(tmp_path, {2: [frames[0].image]}, frames[0].K, {0: far})
-    with pytest.raises(InputError, match=rf"{DRIVE} 0 l: image 0 of the batch has 0 valid pixels; .* leave the image"):
+    with pytest.raises(InputError, match=rf"{DRIVE} 0 l: 0 pixels count: truth above .* leave the image"):
         evaluate_kitti(tiny_model, frames_with_lidar(tmp_path), median_scaling=True, size=SIZE)
 
 

@@ -381,9 +381,13 @@ class Scaled(torch.nn.Module):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda depth: -depth, "all of [0-9]+ predictions are outside of the range of depth, [0-9]+ below and 0 above"),
+        (
+            lambda depth: depth * 1e-9,
+            "all of [0-9]+ predictions are outside of the range of depth, [0-9]+ below and 0 above",
+        ),
+        (lambda depth: -depth, "are no depth, such as -[0-9.]+; all must be finite and above 0"),
         (lambda depth: depth * 1e6, "outside of the range of depth, 0 below"),
-        (lambda depth: depth * math.nan, "not finite"),
+        (lambda depth: depth * math.nan, "are no depth, such as nan; all must be finite"),
     ],
 )
 def test_predictions_that_are_no_depth_are_no_result(
@@ -403,7 +407,7 @@ def test_evaluate_says_how_many_predictions_were_clamped(
 
     def change(self: HybridDepthModel, disparity: torch.Tensor) -> torch.Tensor:
         depth = to_depth(self, disparity)
-        depth[..., : depth.shape[-1] // 4] = -1
+        depth[..., : depth.shape[-1] // 4] = 1e-4
         return depth
 
     monkeypatch.setattr(HybridDepthModel, "to_depth", change)

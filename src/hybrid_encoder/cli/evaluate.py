@@ -43,7 +43,8 @@ def evaluate_command(
     """Compare predicted depth with lidar on KITTI raw: the seven usual metrics, averaged over the frames."""
     from rich.table import Table
 
-    from hybrid_encoder.evaluation.protocols import evaluate_kitti, frames_with_lidar
+    from hybrid_encoder.evaluation.kitti import evaluate_kitti
+    from hybrid_encoder.evaluation.kitti_frames import frames_with_lidar
     from hybrid_encoder.models.depth import HybridDepthModel
 
     working_size = parse_working_size(size)

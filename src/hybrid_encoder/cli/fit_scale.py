@@ -60,7 +60,7 @@ def fit_scale_command(
     that was fitted to the same frames proves nothing.
     """
     from hybrid_encoder.evaluation.kitti_scale import KITTI_CAMERA_HEIGHT, fit_kitti_scale
-    from hybrid_encoder.evaluation.protocols import Needs, kitti_frames
+    from hybrid_encoder.evaluation.kitti_frames import Needs, kitti_frames
     from hybrid_encoder.models.depth import HybridDepthModel
 
     check_finite("--camera-height", camera_height)

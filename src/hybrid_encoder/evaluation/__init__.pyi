@@ -1,11 +1,16 @@
 from .baselines import evaluate_baselines
+from .evaluating import Compared, compare, evaluate
 from .frame_lists import Frame, read_frame_list
+from .kitti import evaluate_kitti
+from .kitti_frames import frames_with_lidar, kitti_frames
 from .kitti_scale import fit_kitti_scale
 from .leaks import Leak, find_leak, refuse_leak
 from .metrics import CROPS, DepthMetrics, depth_metrics
+from .model_predictors import MatchingPredictor, ModelPredictor, blend_flipped
 from .parts import DISTANCES, PartMean, label_regions, mean_parts, parts_of
 from .pictures import error_map, worst_and_best
-from .protocols import evaluate_kitti, frames_with_lidar, kitti_frames
+from .predictors import FunctionPredictor, Prediction, Predictor, SavedPredictions
+from .protocols import PROTOCOLS, Protocol
 from .report import write_report
 from .results import Evaluation, ImageResult
 from .samples import Sample
@@ -16,16 +21,28 @@ __all__ = [
     "CROPS",
     "DISTANCES",
     "MONODEPTH2_STEREO_SCALE",
+    "PROTOCOLS",
+    "Compared",
     "DepthMetrics",
     "Evaluation",
     "Frame",
+    "FunctionPredictor",
     "ImageResult",
     "Leak",
+    "MatchingPredictor",
+    "ModelPredictor",
     "PartMean",
+    "Prediction",
+    "Predictor",
+    "Protocol",
     "Sample",
+    "SavedPredictions",
     "ScaleFit",
+    "blend_flipped",
+    "compare",
     "depth_metrics",
     "error_map",
+    "evaluate",
     "evaluate_baselines",
     "evaluate_kitti",
     "find_leak",

@@ -14,7 +14,6 @@ from torch import Tensor
 from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.sequences import frame_name
 from hybrid_encoder.errors import InputError
-from hybrid_encoder.evaluation.protocols import predict_frame
 from hybrid_encoder.evaluation.scale import NO_ROAD, ScaleFit, fit_road, fit_scale
 from hybrid_encoder.evaluation.stereo_scale import NO_MATCH, fit_pair
 from hybrid_encoder.models.depth import HybridDepthModel
@@ -58,7 +57,7 @@ def fit_kitti_scale(
         raise InputError(f"source is {source!r}; it must be one of {', '.join(map(repr, get_args(ScaleSource)))}.")
     fits: list[ScaleFit | None] = []
     for drive, frame in track(frames, description="fitting", console=console, disable=console is None):
-        depth = predict_frame(model, drive, frame, size)
+        depth = _predicted(model, drive, frame, size)
         try:
             if source == "lidar":
                 truth = torch.from_numpy(drive.lidar_depth(frame))[None]
@@ -71,6 +70,14 @@ def fit_kitti_scale(
         except ValueError as error:
             raise InputError(f"{frame_name(drive, frame)}: {error}") from None
     return ScaleFit.combine(fits, NO_ROAD if source == "camera-height" else NO_MATCH)
+
+
+def _predicted(model: HybridDepthModel, drive: KittiDrive, frame: int, size: WorkingSize) -> Tensor:
+    """Return depth at the size of the rectified images, in the model's unit, on the CPU, (1, 1, H, W)."""
+    disparity = model.infer(torch.from_numpy(drive.image(frame))[None], size).disparity
+    if disparity.shape[-2:] != drive.size:  # the image files were resized
+        disparity = F.interpolate(disparity, drive.size, mode="bilinear", align_corners=False)
+    return model.to_depth(disparity).cpu()
 
 
 def _rectified(drive: KittiDrive, frame: int) -> Tensor:

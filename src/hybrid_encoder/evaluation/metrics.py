@@ -148,7 +148,7 @@ def valid_pixels(
     if mask is not None:
         valid &= mask
     if crop is not None:
-        valid &= _crop_mask(crop, target.shape[-2], target.shape[-1]).to(valid.device)
+        valid &= crop_mask(crop, target.shape[-2], target.shape[-1]).to(valid.device)
     return valid
 
 
@@ -232,7 +232,7 @@ def median(values: Tensor) -> float:
     return float((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
 
 
-def _crop_mask(crop: str, height: int, width: int) -> Tensor:
+def crop_mask(crop: str, height: int, width: int) -> Tensor:
     """Return True inside the crop, bool, (H, W)."""
     top, bottom, left, right = CROPS[crop]
     inside = torch.zeros(height, width, dtype=torch.bool)

@@ -73,7 +73,7 @@ class Predictor(ABC):
     metric: bool = False
     settings: Mapping[str, Any] = {}
 
-    def check(self, samples: Sequence[Sample]) -> None:
+    def check(self, samples: Sequence[Sample]) -> None:  # noqa: B027  (most predict any image)
         """Check, before the first prediction, that these images can be predicted.
 
         Raises:

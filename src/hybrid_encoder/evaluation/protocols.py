@@ -1,132 +1,177 @@
-"""Evaluation on KITTI raw: predicted depth against lidar, frame by frame."""
+"""How depth is measured: which ground truth, which pixels, which range, each way under its name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Literal
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
-from hybrid_encoder.data.kitti import KittiDrive
-from hybrid_encoder.data.opening import is_file
-from hybrid_encoder.data.sequences import find_drives, frame_name, read_split
+from hybrid_encoder.config.checking import shown
 from hybrid_encoder.errors import InputError
-from hybrid_encoder.evaluation.metrics import DepthMetrics, depth_metrics
-from hybrid_encoder.models.depth import HybridDepthModel
-from hybrid_encoder.models.sizes import WorkingSize
+from hybrid_encoder.evaluation.metrics import CROPS, METRICS, DepthMetrics, crop_mask
 
-Needs = Literal["image", "lidar", "stereo"]
-
-
-def frames_with_lidar(
-    root: str | Path, split: str | Path | None = None, camera: int | None = None
-) -> list[tuple[KittiDrive, int]]:
-    """List the frames that have an image and lidar, in order: :func:`kitti_frames` with ``needs="lidar"``."""
-    return kitti_frames(root, split, camera, needs="lidar")
+Truth: TypeAlias = Literal["eigen", "annotated", "lidar", "nyu", "make3d", "cityscapes"]
+Crop: TypeAlias = "str | tuple[int, int | None, int, int | None] | None"
+METRICS_LOG10 = ("abs_rel", "sq_rel", "rmse", "rmse_log10")
 
 
-def kitti_frames(
-    root: str | Path, split: str | Path | None = None, camera: int | None = None, needs: Needs = "image"
-) -> list[tuple[KittiDrive, int]]:
-    """List the frames that have an image and what else is needed, in order.
+@dataclass(frozen=True)
+class Protocol:
+    """One way to measure depth.
 
     Args:
-        root: of KITTI raw, the folder with the dates; without a split, also the folder of one drive.
-        split: a text file with one frame a line, ``<date>/<drive> <frame> <l or r>``, as Monodepth2's splits.
-        camera: 2 (left) or 3 (right), only without a split; by default 2.
-        needs: ``"lidar"``, ``"stereo"`` (an image of the other colour camera), or ``"image"``, nothing else.
+        name: by which people ask for it.
+        about: what it is and who uses it, in a line.
+        truth: which ground truth it is for, as the samples must have it.
+        min_truth, max_truth: a pixel counts where min_truth < truth < max_truth, in metres.
+        crop: a pixel counts inside of it: ``"garg"`` or ``"eigen"``, shares of the image; (top, bottom, left, right)
+            in pixels of the truth, None for a border; None for the whole image.
+        min_depth, max_depth: predictions are clamped to this range, in metres.
+        resize: how disparity comes to the size of the truth, ``"bilinear"`` or ``"nearest"``, before it is inverted.
+        resampling: how images come to the size that a model works at, as for ``ModelPredictor``.
+        depth_range: (nearest, farthest) depth that a model's disparity stands for; None for the model's own.
+        metrics: those that it reports.
+    """
+
+    name: str
+    about: str
+    truth: Truth
+    min_truth: float = 1e-3
+    max_truth: float = 80.0
+    crop: Crop = None
+    min_depth: float = 1e-3
+    max_depth: float = 80.0
+    resize: Literal["bilinear", "nearest"] = "bilinear"
+    resampling: Literal["lanczos", "model"] = "lanczos"
+    depth_range: tuple[float, float] | None = None
+    metrics: tuple[str, ...] = METRICS
+
+    def __post_init__(self) -> None:
+        if isinstance(self.crop, str) and self.crop not in CROPS:
+            raise InputError(f"crop is {shown(self.crop)}; it must be one of {', '.join(map(repr, CROPS))} or None.")
+        for what in ("truth", "depth"):
+            low, high = (getattr(self, f"{end}_{what}") for end in ("min", "max"))
+            if not 0 <= low < high:
+                raise InputError(f"{what} ranges from {low} to {high}; it must be 0 <= min_{what} < max_{what}.")
+
+    @property
+    def rule(self) -> str:
+        """Which pixels count, in words."""
+        crop = "the whole image" if self.crop is None else f"the crop {self.crop}"
+        upper = f" and below {self.max_truth:g} m" if math.isfinite(self.max_truth) else ""
+        return f"truth above {self.min_truth:g} m{upper}, in {crop}"
+
+    def valid(self, truth: Tensor) -> Tensor:
+        """Return which pixels of a ground truth (H, W) count, bool, (H, W); NaN and infinity do not."""
+        counts = (truth > self.min_truth) & (truth < self.max_truth)
+        if isinstance(self.crop, str):
+            return counts & crop_mask(self.crop, truth.shape[0], truth.shape[1]).to(truth.device)
+        if self.crop is not None:
+            top, bottom, left, right = self.crop
+            inside = torch.zeros_like(counts)
+            inside[top:bottom, left:right] = True
+            counts &= inside
+        return counts
+
+    def changed(self, **fields: Any) -> Protocol:
+        """Return the protocol with other values of some fields, and a name that says so; itself where none differs.
+
+        Raises:
+            InputError: a value that cannot be.
+        """
+        other = {name: value for name, value in fields.items() if value != getattr(self, name)}
+        if not other:
+            return self
+        words = ", ".join(f"{name} {value}" for name, value in other.items())
+        return replace(self, **{"name": f"{self.name} ({words})", **other})
+
+    def numbers(self, metrics: DepthMetrics) -> dict[str, float]:
+        """Return the metrics that the protocol reports, by name; ``rmse_log10`` is of log10, and the others as ours."""
+        return {
+            name: metrics.rmse_log / math.log(10) if name == "rmse_log10" else getattr(metrics, name)
+            for name in self.metrics
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON has them, without ``about``; None where there is no limit."""
+        fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        del fields["about"]
+        return {name: None if value == math.inf else value for name, value in fields.items()}
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "eigen",
+            "Monodepth2's on the Eigen split, which most papers report",
+            "eigen",
+            crop="garg",
+        ),
+        Protocol(
+            "eigen-improved",
+            "Monodepth2's eigen_benchmark: KITTI's annotated depth, the whole image",
+            "annotated",
+            min_truth=0.0,
+            max_truth=math.inf,
+        ),
+        Protocol(
+            "eigen-improved-garg",
+            "the published code's on KITTI's annotated depth: from 0.1 m, Garg's crop",
+            "annotated",
+            min_truth=0.1,
+            crop="garg",
+            min_depth=0.1,
+        ),
+        Protocol(
+            "lidar",
+            "lidar as the camera sees it: its own z, without Monodepth2's shift",
+            "lidar",
+            crop="garg",
+            resampling="model",
+        ),
+        Protocol(
+            "nyu",
+            "the published code's on NYU Depth v2, up to 10 m",
+            "nyu",
+            max_truth=10.0,
+            crop=(45, 471, 41, 601),
+            max_depth=10.0,
+            depth_range=(1e-3, 10.0),
+        ),
+        Protocol(
+            "make3d",
+            "Monodepth's on Make3D, up to 70 m",
+            "make3d",
+            min_truth=0.0,
+            max_truth=70.0,
+            min_depth=0.0,
+            max_depth=70.0,
+            resize="nearest",
+            metrics=METRICS_LOG10,
+        ),
+        Protocol(
+            "cityscapes",
+            "ManyDepth's on Cityscapes",
+            "cityscapes",
+            crop=(256, None, 192, 1856),
+        ),
+    )
+}
+"""The protocols by name."""
+
+
+def find_protocol(protocol: str | Protocol) -> Protocol:
+    """Return the protocol of this name, or the one that is given.
 
     Raises:
-        InputError: no drive, no frame with all that is needed, a camera and a split, a line of the split that is
-            malformed or names a frame that does not exist, a calibration file that does not exist or is malformed.
+        InputError: there is none of this name.
     """
-    frames_of = cache(lambda drive: frozenset(drive.frames))
-
-    def missing(drive: KittiDrive, frame: int) -> Path | None:
-        if needs == "lidar":
-            return None if is_file(drive.lidar_file(frame)) else drive.lidar_file(frame)
-        if needs == "stereo" and frame not in frames_of(drive.other):
-            return drive.folder / f"image_0{drive.other.camera}" / "data" / f"{frame:010d}.png"
-        return None
-
-    found: list[tuple[KittiDrive, int]] = []
-    if split is None:
-        for drive in (KittiDrive(folder, 2 if camera is None else camera) for folder in find_drives(root)):
-            found += [(drive, frame) for frame in drive.frames if not missing(drive, frame)]
-    elif camera is not None:
-        raise InputError(
-            f"camera is {camera}, and a split is given, whose lines name a camera each; leave one of the two out."
-        )
-    else:
-        for drive, frame, place in read_split(root, split):
-            if file := missing(drive, frame):
-                raise InputError(f"{place}: {file} does not exist; complete the drive, or remove the line.")
-            found.append((drive, frame))
-    if not found:
-        what = {"lidar": "both an image and velodyne points", "stereo": "images of both colour cameras"}
-        raise InputError(f"{root} has no frame with {what.get(needs, 'an image')}; complete a drive.")
-    for drive in dict.fromkeys(drive for drive, _ in found):  # a faulty calibration is found before any prediction
-        _ = drive.size, drive.K, needs == "lidar" and drive.cam_T_velo, needs == "stereo" and drive.baseline
-    return found
-
-
-def evaluate_kitti(
-    model: HybridDepthModel,
-    frames: Sequence[tuple[KittiDrive, int]],
-    *,
-    median_scaling: bool,
-    size: WorkingSize = None,
-    crop: Literal["garg", "eigen"] | None = "garg",
-    max_depth: float = 80.0,
-    console: Console | None = None,
-) -> DepthMetrics:
-    """Compare predictions with lidar at the size of the rectified images, and average over the frames.
-
-    Args:
-        model: on any device.
-        frames: from ``frames_with_lidar``, at least one.
-        median_scaling: scale every prediction by the medians of its lidar and itself; needed where the model's scale is
-            unknown.
-        size: to predict at, as for ``infer``: by default what ``predict`` works at, too.
-        crop, max_depth: as for ``depth_metrics``; ``max_depth`` in metres.
-        console: where to show progress.
-
-    Raises:
-        InputError: a file that is malformed, a frame without a valid lidar point, predictions that are not finite, or
-            that are all outside of the range of depth.
-    """
-    metrics = []
-    for drive, frame in track(frames, description="evaluating", console=console, disable=console is None):
-        truth = torch.from_numpy(drive.lidar_depth(frame))[None]
-        depth = predict_frame(model, drive, frame, size)
-        try:
-            metrics.append(depth_metrics(depth, truth, median_scaling=median_scaling, max_depth=max_depth, crop=crop))
-        except ValueError as error:
-            raise InputError(f"{frame_name(drive, frame)}: {error}") from None
-    result = DepthMetrics.mean(metrics)
-    if result.num_below + result.num_above == result.num_valid:
-        raise InputError(
-            f"all of {result.num_valid} predictions are outside of the range of depth, {result.num_below} below and "
-            f"{result.num_above} above; the weights do not give metres: scale by medians, or take other weights."
-        )
-    return result
-
-
-def predict_frame(model: HybridDepthModel, drive: KittiDrive, frame: int, size: WorkingSize) -> Tensor:
-    """Return the depth of one frame at the size of the rectified images, in the model's unit, on the CPU, (1, 1, H, W).
-
-    Args:
-        model: on any device.
-        drive, frame: of KITTI.
-        size: as for :func:`evaluate_kitti`.
-    """
-    disparity = model.infer(torch.from_numpy(drive.image(frame))[None], size).disparity
-    if disparity.shape[-2:] != drive.size:  # the image files were resized
-        disparity = F.interpolate(disparity, drive.size, mode="bilinear", align_corners=False)
-    return model.to_depth(disparity).cpu()
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol is {shown(protocol)}; it must be one of {', '.join(map(repr, PROTOCOLS))}.")
+    return PROTOCOLS[protocol]
