@@ -26,11 +26,13 @@ SIZE = (64, 128)
 K = torch.tensor([[100.0, 0, 64], [0, 100, 20], [0, 0, 1]])
 
 
-def sample(name: str, truth: NDArray[np.float64], drive: str = "", K: torch.Tensor | None = None) -> Sample:
+def sample(
+    name: str, truth: NDArray[np.float64], drive: str = "", K: torch.Tensor | None = None, frame: int | None = None
+) -> Sample:
     def image() -> NDArray[np.uint8]:
         return np.zeros((*SIZE, 3), np.uint8)
 
-    return Sample(name, 0, image, lambda: truth.astype(np.float32), K=K, drive=drive)
+    return Sample(name, 0, image, lambda: truth.astype(np.float32), K=K, drive=drive, frame=frame)
 
 
 def flat(depth: float) -> NDArray[np.float64]:
@@ -59,9 +61,22 @@ def test_a_drive_is_left_out_as_a_whole() -> None:
     found, about = baselines(samples, WHOLE)
     assert about == "made from the truths of other recordings of the test set"
     assert found[0].settings == {"images": 3, "left_out": "drive"}
-    # Without its drive's name every other image counts.
+    # Where an image does not say its drive, every other one counts, and the sentence says so.
     samples[0] = sample("a", flat(10))
     assert numbers(samples)["constant"][0] == pytest.approx(abs(25.5 - 10) / 10)
+    assert "not known whether" in baselines(samples, WHOLE)[1]
+
+
+def test_of_a_single_drive_the_neighbours_are_left_out() -> None:
+    """Frames that follow each other look the same: their mean map is nearly the truth."""
+    depths, frames = (10, 11, 20, 40), (0, 99, 199, 299)
+    samples = [sample(str(frame), flat(d), "one", frame=frame) for d, frame in zip(depths, frames, strict=True)]
+    constants = [np.median([20, 40]), np.median([20, 40]), np.median([10, 11, 40]), np.median([10, 11, 20])]
+    expected = [abs(c - d) / d for c, d in zip(constants, depths, strict=True)]
+    assert numbers(samples)["constant"] == pytest.approx(expected)
+    assert baselines(samples, WHOLE)[1] == "made from the truths of images at least 100 frames away of the test set"
+    found, about = baselines(samples[:2], WHOLE)
+    assert found == [] and "no image of another place" in about
 
 
 def test_a_ramp_is_known_by_its_row_and_a_wall_by_its_place() -> None:
@@ -94,7 +109,7 @@ def test_a_flat_road_is_exact_on_a_flat_road() -> None:
     road[:21] = 0
     found, about = evaluate_baselines([sample("a", road, K=K)], WHOLE, median_scaling=False)
     assert [evaluation.predictor for evaluation in found] == ["flat road"]  # a single image has no others
-    assert about == "no constant, image row and mean map: there is no other image to make them from"
+    assert about == "no constant, image row and mean map: there is no image of another place to make them from"
     assert found[0].mean.abs_rel < 1e-6
     with pytest.raises(InputError, match="needs the intrinsics of b"):
         FlatRoad().check([sample("b", road)])

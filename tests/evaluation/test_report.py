@@ -35,7 +35,7 @@ def sample(index: int, depth: float, name: str = "") -> Sample:
     truth = np.zeros(SIZE, np.float32)
     truth[24:] = depth
     image = np.full((*SIZE, 3), 10 * index, np.uint8)
-    return Sample(name or f"frame {index}", index, lambda: image, lambda: truth, drive="a", frame=index)
+    return Sample(name or f"frame {index}", index, lambda: image, lambda: truth, drive=f"drive {index}", frame=0)
 
 
 def ten(image: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_the_numbers(tmp_path: Path) -> None:
     truths = [10, 20, 8, 40, 10.5]
     expected = np.mean([abs(c - t) / t for c, t in zip(constants, truths, strict=True)])
     assert said["baselines"]["constant"]["mean"]["abs_rel"] == pytest.approx(expected)
-    assert said["baselines_made_from"].startswith("made from the truths of other images") and said["leak"]
+    assert said["baselines_made_from"].startswith("made from the truths of other recordings") and said["leak"]
     assert said["sha256"]["split"] == hashlib.sha256(b"a list").hexdigest()
     assert said["sha256"]["weights"] == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
     assert said["settings"]["protocol"]["name"] == "whole" and said["versions"]["torch"] == torch.__version__

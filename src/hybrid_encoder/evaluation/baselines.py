@@ -23,7 +23,13 @@ from hybrid_encoder.evaluation.results import Evaluation
 from hybrid_encoder.evaluation.samples import Sample
 
 ROWS, COLUMNS = 32, 64  # of the grid on which depth is remembered: what is finer is of single images
+APART = 100  # frames between two images of one recording that show other places: ten seconds of KITTI
 CAMERA_HEIGHT = 1.65  # metres over the road, of KITTI's cameras (Geiger et al. 2013)
+MADE_FROM = {
+    "drive": "other recordings",
+    "neighbours": f"images at least {APART} frames away",
+    "image": "other images, of which it is not known whether they show the same place,",
+}
 Floats = NDArray[np.float64]
 
 
@@ -32,16 +38,17 @@ class Priors:
     """What the truths of a set of images say about depth, image by image, so that each can be left out.
 
     Args:
-        names, drives: of the images.
+        names, drives, frames: of the images.
         medians: of the truth in metres, (N,).
         rows: median truth by row of the grid, (N, 32); NaN where there is none.
         maps: mean truth by cell of the grid, (N, 32, 64); NaN where there is none.
-        leave_out: what is left out for an image: ``"drive"``, all images of its recording, or ``"image"``, where there
-            is a single recording or none is known: its neighbours in time, which look the same, then stay in.
+        leave_out: what is left out for an image: ``"drive"``, all images of its recording; where there is a single one,
+            ``"neighbours"``, those of the hundred frames before and after; where none is known, ``"image"``, itself.
     """
 
     names: tuple[str, ...]
     drives: tuple[str, ...]
+    frames: tuple[int | None, ...]
     medians: Floats
     rows: Floats
     maps: Floats
@@ -64,18 +71,22 @@ class Priors:
             truth = np.asarray(sample.read_truth(), np.float64)
             valid = protocol.valid(torch.from_numpy(truth)).numpy()
             if valid.any():
-                found.append((sample.name, sample.drive, *_of_image(truth, valid)))
+                found.append((sample.name, sample.drive, sample.frame, *_of_image(truth, valid)))
         if not found:
             raise InputError(f"none of {len(samples)} images has truth that counts; give images that have.")
-        names, drives, medians, rows, maps = zip(*found, strict=True)
-        by_drive = all(drives) and len(set(drives)) > 1
-        return cls(names, drives, np.array(medians), np.stack(rows), np.stack(maps), "drive" if by_drive else "image")
+        names, drives, frames, medians, rows, maps = zip(*found, strict=True)
+        leave_out = "image" if not all(drives) else "drive" if len(set(drives)) > 1 else "neighbours"
+        return cls(names, drives, frames, np.array(medians), np.stack(rows), np.stack(maps), leave_out)
 
     def others(self, sample: Sample) -> NDArray[np.bool_]:
         """Return which images may be known when this one is predicted, (N,)."""
-        if self.leave_out == "drive":
-            return np.array([drive != sample.drive for drive in self.drives])
-        return np.array([name != sample.name for name in self.names])
+        if self.leave_out == "image":
+            return np.array([name != sample.name for name in self.names])
+        far = [
+            self.leave_out == "neighbours" and None not in (a, b) and abs(a - b) >= APART  # type: ignore[operator]
+            for a, b in ((frame, sample.frame) for frame in self.frames)
+        ]
+        return np.array([drive != sample.drive or away for drive, away in zip(self.drives, far, strict=True)])
 
 
 class Prior(Predictor):
@@ -86,6 +97,7 @@ class Prior(Predictor):
     def __init__(self, name: str, priors: Priors, depth: Callable[[Priors, NDArray[np.bool_]], Floats]) -> None:
         self.name, self.priors, self.depth = name, priors, depth
         self.settings = {"images": len(priors.names), "left_out": priors.leave_out}
+        self.made: dict[bytes, Floats] = {}  # the images of a drive leave the same ones out
 
     def check(self, samples: Sequence[Sample]) -> None:
         """Raise InputError unless every image has other ones to learn from."""
@@ -97,7 +109,10 @@ class Prior(Predictor):
                 )
 
     def predict(self, sample: Sample) -> Prediction:
-        return Prediction(self.depth(self.priors, self.priors.others(sample)), "depth")
+        use = self.priors.others(sample)
+        if use.tobytes() not in self.made:
+            self.made = {use.tobytes(): self.depth(self.priors, use)}
+        return Prediction(self.made[use.tobytes()], "depth")
 
 
 class FlatRoad(Predictor):
@@ -136,8 +151,8 @@ def baselines(
     Args:
         samples: that are evaluated.
         protocol: that they are evaluated by.
-        training: images with truth to make them from; images of their recordings are left out all the same. By default
-            the evaluated ones themselves: those of other recordings than the image's, or at least other images.
+        training: images with truth to make them from. By default the evaluated ones themselves. Of both, those of the
+            image's own recording are left out; where there is a single recording, those of the same place.
 
     Raises:
         InputError: a file that is malformed.
@@ -149,12 +164,9 @@ def baselines(
     if all(priors.others(sample).any() for sample in samples):
         found = [Prior("constant", priors, constant), Prior("image row", priors, image_row)]
         found.append(Prior("mean map", priors, mean_map))
-        what = "recordings" if priors.leave_out == "drive" else "images"
-        about = f"made from the truths of other {what} of the {'training' if training else 'test'} set"
-        if what == "images":
-            about += ", among them neighbours in time, if there are any"
+        about = f"made from the truths of {MADE_FROM[priors.leave_out]} of the {'training' if training else 'test'} set"
     else:
-        about = "no constant, image row and mean map: there is no other image to make them from"
+        about = "no constant, image row and mean map: there is no image of another place to make them from"
     if all(sample.K is not None for sample in samples):
         found.append(FlatRoad(farthest=protocol.max_depth))
     return found, about
