@@ -8,7 +8,7 @@ from .leaks import Leak, find_leak, refuse_leak
 from .metrics import CROPS, DepthMetrics, depth_metrics
 from .model_predictors import MatchingPredictor, ModelPredictor, blend_flipped
 from .parts import DISTANCES, PartMean, label_regions, mean_parts, parts_of
-from .pictures import error_map, worst_and_best
+from .pictures import Example, error_map, worst_and_best
 from .predictors import FunctionPredictor, Prediction, Predictor, SavedPredictions
 from .protocols import PROTOCOLS, Protocol
 from .report import write_report
@@ -25,6 +25,7 @@ __all__ = [
     "Compared",
     "DepthMetrics",
     "Evaluation",
+    "Example",
     "Frame",
     "FunctionPredictor",
     "ImageResult",
