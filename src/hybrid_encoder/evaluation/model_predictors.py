@@ -71,7 +71,7 @@ class ModelPredictor(Predictor):
     def _pixels(self, sample: Sample) -> Tensor:
         image = sample.read_image()
         if self.resampling == "model":
-            return self.model.prepare(torch.from_numpy(image).permute(2, 0, 1), self.size, sample.name).pixels
+            return self.model.prepare(torch.from_numpy(np.array(image)).permute(2, 0, 1), self.size, sample.name).pixels
         working = self.model.working_size((image.shape[0], image.shape[1]), self.size)
         parameter = next(self.model.parameters())
         return image_tensor(image, working).to(parameter.device, parameter.dtype)

@@ -187,7 +187,7 @@ def image_tensor(image: NDArray[np.uint8], size: tuple[int, int] | None = None) 
     """
     if size is not None and size != image.shape[:2]:
         image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
 def _checked(gives: Gives) -> Gives:
