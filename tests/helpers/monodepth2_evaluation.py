@@ -3,9 +3,9 @@
 python monodepth2_evaluation.py RESULT DATA SPLIT WEIGHTS HEIGHT WIDTH
 
 Runs in the checkout's folder. SPLIT lists frames of KITTI raw at DATA; WEIGHTS are of a single-frame model of ours. It
-leaves in the folder RESULT: ``gt_eigen.npz`` and ``gt_eigen_benchmark.npz``, the repository's ground truth; ``plain.npy`` and
-``flip.npy``, scaled disparities of the model on what the repository's loader reads, without and with its
-post-processing; and ``errors.json``, what its ``compute_errors`` returned for every image in each of its evaluations.
+leaves in the folder RESULT: ``gt_eigen.npz`` and ``gt_eigen_benchmark.npz``, the repository's ground truth;
+``plain.npy`` and ``flip.npy``, scaled disparities of the model on what the repository's loader reads, without and with
+its post-processing; and ``errors.json``, what its ``compute_errors`` returned for every image in each evaluation.
 Packages that the repository needs may be in the folder that the environment variable PACKAGES names.
 """
 
@@ -62,10 +62,11 @@ model = HybridDepthModel.from_pretrained(weights).eval()
 plain, flipped = [], []
 for index in range(len(lines)):
     color = dataset[index][("color", 0, 0)][None]
-    with torch.no_grad():
+    with torch.no_grad():  # in batches as ours, whose size changes the last digits: a pixel may change its threshold
+        scaled, _ = disp_to_depth(model(color), 0.1, 100)
+        plain.append(scaled[0, 0].numpy())
         scaled, _ = disp_to_depth(model(torch.cat((color, torch.flip(color, [3])), 0)), 0.1, 100)
     maps = scaled[:, 0].numpy()
-    plain.append(maps[0])
     flipped.append(evaluate_depth.batch_post_process_disparity(maps[:1], maps[1:, :, ::-1])[0])
 np.save(result / "plain.npy", np.stack(plain))
 np.save(result / "flip.npy", np.stack(flipped))
