@@ -69,13 +69,13 @@ class DepthMetric(Metric):
             "crop": crop,
         }
         self.leave_out_empty = leave_out_empty
+        # A MetricCollection updates one of all metrics whose states agree after the first batch. Two of other settings
+        # may agree there by chance; this makes them differ. Early versions compare the first state alone.
+        digest = hashlib.sha256(repr((self.protocol, leave_out_empty)).encode()).digest()
+        self.add_state("made_with", torch.tensor(list(digest), dtype=torch.int64), dist_reduce_fx="max")
         self.add_state("sums", torch.zeros(len(METRICS), LIMBS, dtype=torch.int64), dist_reduce_fx="sum")
         # Images, then valid pixels, those below the range and those above it.
         self.add_state("counts", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
-        # A MetricCollection updates one of all metrics whose states agree after the first batch. Two of other settings
-        # may agree there by chance; this makes them differ.
-        digest = hashlib.sha256(repr((self.protocol, leave_out_empty)).encode()).digest()
-        self.add_state("made_with", torch.tensor(list(digest), dtype=torch.int64), dist_reduce_fx="max")
 
     def update(self, preds: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
         """Add the images of a batch.
