@@ -132,6 +132,21 @@ def test_a_resumed_run_keeps_its_settings(
     assert _line(tmp_path, recipe, **same, resume=True)[0] == 4, "the same settings are accepted"
 
 
+def test_a_resumed_run_keeps_its_frames(tmp_path: Path) -> None:
+    recipe = CoarseRecipe(1e-2, 0.1, 2, steps=4)
+    _line(tmp_path, recipe, save_every=2)
+    file = tmp_path / "run.json"
+    said = json.loads(file.read_text())
+    said["trained_on"]["drives"] = {"2011_09_26_drive_0001": {"l": ",".join(map(str, range(0, 5000, 2)))}}
+    file.write_text(json.dumps(said))
+    with pytest.raises(ConfigError, match=r"trained_on is \{.*, and the run in .* began with \{.*; keep it") as error:
+        _line(tmp_path, recipe, save_every=2, resume=True)
+    assert len(str(error.value)) < 1000
+    del said["trained_on"]  # of an earlier release
+    file.write_text(json.dumps(said))
+    assert _line(tmp_path, recipe, save_every=2, resume=True)[0] == 4
+
+
 def test_a_setting_that_an_earlier_release_did_not_know_was_its_default(tmp_path: Path) -> None:
     recipe = CoarseRecipe(1e-2, 0.1, 2, steps=4)
     _line(tmp_path, recipe, save_every=2)

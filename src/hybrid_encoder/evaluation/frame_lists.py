@@ -18,7 +18,7 @@ KITTI_IMAGE = re.compile(
     re.ASCII,
 )
 SPANS = re.compile(r"[0-9]{1,9}(?:-[0-9]{1,9})?(?:,[0-9]{1,9}(?:-[0-9]{1,9})?)*", re.ASCII)
-MOST_FRAMES = 10_000_000  # of a record; one of a stranger may claim any number
+MOST_FRAMES = 2_000_000  # of a record: a stranger's may claim any number, and each takes memory
 ODOMETRY = {  # the sequences of KITTI's odometry benchmark: raw drives, and their first frames (its development kit)
     0: ("2011_10_03_drive_0027", 0),
     1: ("2011_10_03_drive_0042", 0),

@@ -13,7 +13,7 @@ from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.ordered import OrderedDepth
 from hybrid_encoder.data.sequences import CAMERAS, KittiSequences, SyntheticSequences
 from hybrid_encoder.data.tusimple import SyntheticLanes, TuSimpleLanes
-from hybrid_encoder.evaluation.frame_lists import Frame, drive_name, frame_of_path, pack_frames
+from hybrid_encoder.evaluation.frame_lists import MOST_FRAMES, Frame, drive_name, frame_of_path, pack_frames
 
 SIDES = {camera: side for side, camera in CAMERAS.items()}
 UNKNOWN = {"stage": "unknown", "known": False}
@@ -28,7 +28,7 @@ def training_record(stage: str, items: Dataset[Any]) -> dict[str, Any]:
             files of a known recording, the record says that not all is known.
     """
     found = list(_frames(items))
-    frames = [frame for frame in found if isinstance(frame, Frame)]
+    frames = [frame for frame in found if isinstance(frame, Frame)][:MOST_FRAMES]
     return {
         "stage": stage,
         "drives": pack_frames(frames),
