@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, models
+import hybrid_encoder
+from hybrid_encoder import HybridDepthEncoder, HybridDepthModel
 from hybrid_encoder.config import MODEL_CONFIGS
 
 from helpers.published_layout import stage1_config, write_stage1
@@ -41,7 +42,7 @@ def test_a_stage_1_checkpoint(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(MODEL_CONFIGS))
 def test_every_kind_of_model(run: Run, tmp_path: Path, name: str) -> None:
-    kind = getattr(models, name)
+    kind = getattr(hybrid_encoder, name)
     torch.manual_seed(0)
     model = kind("tiny", pretrained=False)
     model.save_pretrained(tmp_path / "source")

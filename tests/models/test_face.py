@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder import (
+    BevModel,
     CheckpointError,
     ConfigError,
     HybridDepthEncoder,
@@ -35,6 +36,7 @@ PARTS = {
     HybridDepthModel: [*ENCODER_PARTS, "decoder"],
     HybridMatchingEncoder: [*ENCODER_PARTS, "matching"],
     HybridMatchingModel: [*ENCODER_PARTS, "matching", "decoder"],
+    BevModel: [*ENCODER_PARTS, "decoder", "bev"],
 }
 
 
@@ -47,6 +49,10 @@ def inputs(kind: type[Any]) -> tuple[Tensor, ...]:
     images = torch.rand(1, 3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     if kind in (HybridDepthEncoder, HybridDepthModel):
         return (images[:, 0],)
+    if kind is BevModel:
+        cameras = torch.tensor([[40.0, 0, 47.5], [0, 40, 31.5], [0, 0, 1]])
+        forward = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])
+        return images[:, :1], cameras[None, None], forward[None, None]
     K = intrinsics(16, 24)
     return images[:, 0], images[:, 1:], motions(1, 2), K, K.inverse()
 
@@ -56,8 +62,14 @@ def first_output(model: nn.Module, kind: type[Any]) -> Tensor:
     with torch.no_grad():
         found: Any = model(*inputs(kind))
     while not isinstance(found, Tensor):
-        found = found[0] if isinstance(found, tuple) else found[-1]
+        found = one_of(found)
     return found
+
+
+def one_of(found: Any) -> Any:
+    if isinstance(found, dict):
+        return found["vehicle"]
+    return found[0] if isinstance(found, tuple) else found[-1]
 
 
 every_model = pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
@@ -123,7 +135,7 @@ class TestEveryModel:
             model.set_grad_checkpointing(enable)
             found: Any = model(*inputs(kind))
             while not isinstance(found, Tensor):
-                found = found[0] if isinstance(found, tuple) else found[-1]
+                found = one_of(found)
             found.square().mean().backward()
             gradients.append({name: p.grad for name, p in model.named_parameters()})
         for name, gradient in gradients[0].items():

@@ -25,7 +25,7 @@ from hybrid_encoder.models.encoder import HybridFeatures
 from hybrid_encoder.models.neck import PyramidNeck
 
 Size = tuple[int, int]
-FIXED = ("fixed_point", "fixed_feature", "fixed_first")
+FIXED = ("fixed_point", "fixed_feature", "fixed_cell", "fixed_first")
 
 
 class BevModel(EncoderHolder):
@@ -57,9 +57,6 @@ class BevModel(EncoderHolder):
     config_class = BevConfig
     encoder: HybridDepthModel
     own_part = "bev"
-    fixed_point: Tensor
-    fixed_feature: Tensor
-    fixed_first: Tensor
 
     def __init__(
         self,
@@ -182,7 +179,7 @@ class BevModel(EncoderHolder):
         plan = self.plan(K[None], vehicle_T_cam[None], image_size)
         device = self.context.weight.device
         self._fixed_shapes = plan.shape, plan.cells
-        for name, value in zip(FIXED, (plan.point, plan.feature, plan.first), strict=True):
+        for name, value in zip(FIXED, (plan.point, plan.feature, plan.cell, plan.first), strict=True):
             setattr(self, name, value.to(device))
 
     def _plan(
@@ -195,7 +192,8 @@ class BevModel(EncoderHolder):
             return made
         if self._fixed_shapes is None:
             raise InputError("K and vehicle_T_cam are both needed, unless fix_cameras() was called before.")
-        plan = PoolPlan(self.fixed_point, self.fixed_feature, self.fixed_first, *self._fixed_shapes)
+        point, feature, cell, first = (getattr(self, name) for name in FIXED)
+        plan = PoolPlan(point, feature, cell, first, *self._fixed_shapes)
         return plan.repeated(batch)
 
     def _distribution(self, found: HybridFeatures, features: Tensor, image_size: Size, depth: Tensor | None) -> Tensor:

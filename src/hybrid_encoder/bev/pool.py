@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hybrid_encoder.bev.grid import BevGrid
+from hybrid_encoder.compiling import is_exporting
 from hybrid_encoder.errors import InputError
 
 SUM = 0  # the mode's number in torch's operators
@@ -31,20 +32,23 @@ class PoolPlan:
     Attributes:
         point: which entry of the depth distributions (B, N, D, h, w) a point is, int64, (P,).
         feature: which row of the feature maps (B, N, h, w) it reads, int64, (P,).
-        first: where the points of each cell (B, X, Y) begin, and how many points there are, int64, (B X Y + 1,).
+        cell: which cell (B, X, Y) it lies in, rising, int64, (P,).
+        first: where the points of each cell begin, and how many points there are, int64, (B X Y + 1,).
         shape: (B, N, D, h, w).
         cells: (X, Y).
     """
 
     point: Tensor
     feature: Tensor
+    cell: Tensor
     first: Tensor
     shape: tuple[int, int, int, int, int]
     cells: tuple[int, int]
 
     def to(self, device: torch.device | str) -> PoolPlan:
         """Return the plan on a device."""
-        return PoolPlan(self.point.to(device), self.feature.to(device), self.first.to(device), self.shape, self.cells)
+        point, feature, cell, first = (x.to(device) for x in (self.point, self.feature, self.cell, self.first))
+        return PoolPlan(point, feature, cell, first, self.shape, self.cells)
 
     def repeated(self, batch: int) -> PoolPlan:
         """Return the plan of a batch that has the cameras of this plan, one vehicle's, in each of its items."""
@@ -57,6 +61,7 @@ class PoolPlan:
         return PoolPlan(
             (self.point + item * (depths * rows)).flatten(),
             (self.feature + item * rows).flatten(),
+            (self.cell + item * (len(self.first) - 1)).flatten(),
             torch.cat([first.flatten(), self.first[-1:] + (batch - 1) * len(self.point)]),
             (batch, cameras, depths, h, w),
             self.cells,
@@ -70,17 +75,14 @@ class PoolPlan:
             return made
         batch, cameras, depths, h, w = self.shape
         num_cells = len(self.first) - 1
-        cell = torch.repeat_interleave(
-            torch.arange(num_cells, device=self.point.device), self.first.diff(), output_size=len(self.point)
-        )
         rows, count = batch * cameras, batch * cameras * h * w * depths
         # Which entry of the distributions, and which cell it goes to; the depths of a feature one after the other.
-        by_point = torch.full((count,), num_cells, device=self.point.device).index_copy_(0, self.point, cell)
+        by_point = torch.full((count,), num_cells, device=self.point.device).index_copy_(0, self.point, self.cell)
         by_feature = by_point.view(rows, depths, h * w).transpose(1, 2).reshape(-1, depths)
         entry = torch.arange(count, device=self.point.device).view(rows, depths, h * w).transpose(1, 2)
         used = by_feature < num_cells
         first = torch.cat([by_point.new_zeros(1), used.sum(1).cumsum(0)])
-        made = Backwards(entry.reshape(-1, depths)[used], by_feature[used], first, cell)
+        made = Backwards(entry.reshape(-1, depths)[used], by_feature[used], first)
         if not torch.compiler.is_compiling():
             self.__dict__["_backwards"] = made
         return made
@@ -93,13 +95,11 @@ class Backwards(NamedTuple):
         point: which entry of the depth distributions a point is, in the order of the features, int64, (P,).
         cell: which cell it goes to, int64, (P,).
         first: where the points of each row of the feature maps begin, and how many there are, int64, (B N h w + 1,).
-        plan_cell: the cells in the order of the plan, int64, (P,).
     """
 
     point: Tensor
     cell: Tensor
     first: Tensor
-    plan_cell: Tensor
 
 
 def cells_of(points: Tensor, grid: BevGrid) -> Tensor:
@@ -164,10 +164,10 @@ def plan_pool(points: Tensor, grid: BevGrid) -> PoolPlan:
     cell = cell[point]
     # Half as much to sort, where the cells' numbers are small enough.
     order = (cell.int() if total < 2**31 else cell).argsort(stable=True)
-    point = point[order]
+    point, cell = point[order], cell[order]
     first = torch.cat([cell.new_zeros(1), torch.bincount(cell, minlength=total).cumsum(0)])
     feature = point // (depths * h * w) * (h * w) + point % (h * w)
-    return PoolPlan(point, feature, first, (batch, cameras, depths, h, w), (X, Y))
+    return PoolPlan(point, feature, cell, first, (batch, cameras, depths, h, w), (X, Y))
 
 
 def sorted_pool(depth: Tensor, features: Tensor, plan: PoolPlan) -> Tensor:
@@ -188,9 +188,13 @@ def sorted_pool(depth: Tensor, features: Tensor, plan: PoolPlan) -> Tensor:
     channels = features.shape[2]
     rows = features.float().permute(0, 1, 3, 4, 2).reshape(-1, channels)
     entries = depth.float().flatten()
-    if torch.is_grad_enabled() and (rows.requires_grad or entries.requires_grad):
-        given = (entries, rows, plan.point, plan.feature, plan.first, *plan.backwards())
-        pooled: Tensor = _SortedSums.apply(*given)  # type: ignore[no-untyped-call]
+    pooled: Tensor
+    if is_exporting():  # other runtimes have no sums of segments: a loop over all cells would stand in for them
+        points = rows.index_select(0, plan.feature) * entries.index_select(0, plan.point)[:, None]
+        pooled = rows.new_zeros(len(plan.first) - 1, channels).index_add(0, plan.cell, points)
+    elif torch.is_grad_enabled() and (rows.requires_grad or entries.requires_grad):
+        given = (entries, rows, plan.point, plan.feature, plan.cell, plan.first, *plan.backwards())
+        pooled = _SortedSums.apply(*given)  # type: ignore[no-untyped-call]
     else:
         pooled = _sums(rows, plan.feature, plan.first, entries.index_select(0, plan.point))
     return pooled.view(plan.shape[0], *plan.cells, channels).permute(0, 3, 1, 2).to(features.dtype)
@@ -211,16 +215,17 @@ class _SortedSums(torch.autograd.Function):
         rows: Tensor,
         point: Tensor,
         feature: Tensor,
+        cell: Tensor,
         first: Tensor,
         *backwards: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(entries, rows, point, feature, first, *backwards)
+        ctx.save_for_backward(entries, rows, point, feature, cell, first, *backwards)
         return _sums(rows, feature, first, entries.index_select(0, point))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        entries, rows, point, feature, first, back_point, back_cell, back_first, cell = ctx.saved_tensors
+        entries, rows, point, feature, cell, first, back_point, back_cell, back_first = ctx.saved_tensors
         gradient = gradient.contiguous()
         of_entries = of_rows = None
         if ctx.needs_input_grad[0]:

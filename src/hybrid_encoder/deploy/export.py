@@ -6,26 +6,23 @@ at a fixed size, the resampled positions.
 
 from __future__ import annotations
 
-import copy
 import io
 import json
-import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.export import Dim, ExportedProgram
 
 import hybrid_encoder
 from hybrid_encoder.config import MIN_SIZE
+from hybrid_encoder.deploy.folding import folded_copy, freeze_positions, writable_path, write_metadata
 from hybrid_encoder.deploy.quantize import quantize_int8
 from hybrid_encoder.deploy.tools import check_packages, quiet_exporters
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.models.base import check_working_size
 from hybrid_encoder.models.depth import HybridDepthModel
-from hybrid_encoder.towers.base import Tower
 from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
@@ -65,12 +62,10 @@ def export_program(model: HybridDepthModel, size: tuple[int, int], *, dynamic_si
     _check_size(size, dynamic_size)
     images = torch.rand(2, 3, *size)
     with torch.no_grad(), quiet_exporters():
-        folded = _fold(model)
+        folded = folded_copy(model)
         if not dynamic_size:
             folded(images[:1])  # resamples the positions, which are then kept
-            for module in folded.modules():
-                if isinstance(module, Tower):
-                    module.freeze_positions()
+            freeze_positions(folded)
         try:
             # strict=False traces without Dynamo, whose rules on Python code do not matter here.
             return torch.export.export(
@@ -112,7 +107,7 @@ def export_onnx(
         InputError: a size out of its range, a folder that does not exist.
         ConfigError: as for ``export_program``; a model of 2 GiB or more; packages of the extra ``export`` are missing.
     """
-    path = _checked(path)
+    path = writable_path(path)
     check_packages("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
     _check_model(model)
     parts = model.part_parameters()
@@ -126,10 +121,7 @@ def export_onnx(
     if int8:
         proto = quantize_int8(proto)
     values = {**describe(model, None if dynamic_size else size), "weights": "int8 linear layers" if int8 else "float32"}
-    del proto.metadata_props[:]
-    for name, value in values.items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = name, value
+    write_metadata(proto, values)
     write_whole(path, proto.SerializeToString())
     return path
 
@@ -145,7 +137,7 @@ def save_program(
         InputError: a size out of its range, a folder that does not exist.
         ConfigError: as for ``export_program``.
     """
-    path = _checked(path)
+    path = writable_path(path)
     program = export_program(model, size, dynamic_size=dynamic_size)
     buffer = io.BytesIO()
     metadata = json.dumps({**describe(model, None if dynamic_size else size), "weights": "float32"})
@@ -197,24 +189,6 @@ def _check_size(size: tuple[int, int], dynamic_size: bool) -> None:
         raise InputError(f"the size is {size[0]} x {size[1]}; height and width must be {rule}: give another one.")
 
 
-def _checked(path: str | Path) -> Path:
-    """Return a path to write to; raise InputError unless a file can stand there, before the work and not after it."""
-    path = Path(path)
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:  # too long, a null character
-        raise InputError(f"{str(path)[:100]!r} cannot be written ({error}); give another path.") from None
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the path of a file to write.")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a folder; make it first, or give another path.")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path.parent} does not let you write; give another path.")
-    return path
-
-
 def _open_axes(dynamic_size: bool) -> dict[int, Dim]:
     """Return the axes of the images that may have another length than in the traced ones."""
     axes = {0: Dim("batch")}
@@ -222,19 +196,6 @@ def _open_axes(dynamic_size: bool) -> dict[int, Dim]:
         height, width = (Dim(name, min=DYNAMIC_MIN, max=DYNAMIC_MAX) for name in ("height", "width"))
         axes.update({2: height, 3: width})
     return axes
-
-
-def _fold(model: HybridDepthModel) -> HybridDepthModel:
-    """Return a copy to trace: the same weights (float32, CPU, frozen), prompts computed, no text tower."""
-    # deepcopy takes what the memo holds under an object's id in place of a copy of that object.
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("cpu", torch.float32), requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("cpu", torch.float32 if buffer.is_floating_point() else None)
-    folded = copy.deepcopy(model, memo).eval()
-    folded.fold_prompts()
-    return folded
 
 
 def _name_axes(proto: ModelProto) -> None:
