@@ -22,7 +22,7 @@ from hybrid_encoder.evaluation.evaluating import Compared, compare, evaluate
 from hybrid_encoder.evaluation.pictures import UNKNOWN, error_map
 from hybrid_encoder.evaluation.predictors import FunctionPredictor, Prediction
 from hybrid_encoder.evaluation.protocols import Protocol
-from hybrid_encoder.evaluation.report import check_report_folder, write_report
+from hybrid_encoder.evaluation.report import check_report_folder, weight_hashes, write_report
 from hybrid_encoder.evaluation.samples import Sample
 from hybrid_encoder.evaluation.tables import images_csv
 
@@ -58,6 +58,7 @@ def test_the_numbers(tmp_path: Path) -> None:
     (tmp_path / "split.txt").write_text("a list")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "weights" / "config.json").write_bytes(b"{}")
     found, made_from = evaluate_baselines(SAMPLES, WHOLE, median_scaling=False)
     said = written(
         tmp_path / "report", baselines=found, about={"baselines_made_from": made_from, "leak": {"known": False}},
@@ -79,7 +80,9 @@ def test_the_numbers(tmp_path: Path) -> None:
     assert said["baselines"]["constant"]["mean"]["abs_rel"] == pytest.approx(expected)
     assert said["baselines_made_from"].startswith("made from the truths of other recordings") and said["leak"]
     assert said["sha256"]["split"] == hashlib.sha256(b"a list").hexdigest()
-    assert said["sha256"]["weights"] == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    hashes = {"model.safetensors": b"weights", "config.json": b"{}"}
+    assert said["sha256"]["weights"] == {name: hashlib.sha256(data).hexdigest() for name, data in hashes.items()}
+    assert weight_hashes("tiny").keys() == hashes.keys()
     assert said["settings"]["protocol"]["name"] == "whole" and said["versions"]["torch"] == torch.__version__
 
     rows = list(csv.DictReader(io.StringIO((tmp_path / "report" / "images.csv").read_text())))

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from hybrid_encoder.checkpoints.files import WEIGHTS
+from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
+from hybrid_encoder.checkpoints.reading import find_reader
+from hybrid_encoder.checkpoints.sources import find_local, find_source
 from hybrid_encoder.data.images import write_png
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.evaluating import Compared, compare
@@ -28,7 +30,7 @@ from hybrid_encoder.writing import written_folder
 
 NUMBERS, IMAGES, TABLE, PICTURE, ERROR_MAPS = "report.json", "images.csv", "table.md", "worst_best.png", "error_maps"
 MARK = "hybrid-encoder evaluate"
-HASHED = (WEIGHTS, "config.json", "encoder.pth", "depth.pth", "pose_encoder.pth", "pose.pth", "mono_encoder.pth")
+HASHED = (WEIGHTS, CONFIG, "encoder.pth", "depth.pth")
 BLOCK = 1 << 20  # bytes that are hashed at once
 
 
@@ -63,7 +65,7 @@ def write_report(
         baselines: evaluations of the same samples, from ``evaluate_baselines``.
         about: further entries of ``report.json``, such as what was found of a leak.
         split: file of the list of images; its hash is written down.
-        weights: file or folder on the disk; the hashes of its files are written down.
+        weights: as ``from_pretrained`` takes them; the hashes of their files are written down.
         examples: how many of the worst images to show, and how many of the best.
         error_maps: write one of every image, which predicts all of them once more.
 
@@ -72,6 +74,7 @@ def write_report(
 
     Raises:
         InputError: the folder holds something that is no report.
+        CheckpointError: there are no such weights.
         OSError: it cannot be written.
     """
     folder = check_report_folder(folder)
@@ -81,7 +84,7 @@ def write_report(
     content["sha256"] = {
         "images": hashlib.sha256("\n".join(sample.name for sample in samples).encode()).hexdigest(),
         **({} if split is None else {"split": file_hash(Path(split))}),
-        **({} if weights is None else {"weights": weight_hashes(Path(weights))}),
+        **({} if weights is None else {"weights": weight_hashes(weights)}),
     }
 
     def compared(sample: Sample) -> Compared:
@@ -203,7 +206,18 @@ def file_hash(file: Path) -> str:
     return digest.hexdigest()
 
 
-def weight_hashes(weights: Path) -> dict[str, str]:
-    """Return the SHA-256 of a file of weights, or of those in a folder, by name."""
-    files = [weights] if weights.is_file() else [weights / name for name in HASHED if (weights / name).is_file()]
-    return {file.name: file_hash(file) for file in files}
+def weight_hashes(weights: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of the files that weights are made of, by name.
+
+    Args:
+        weights: as ``from_pretrained`` takes them; those of the Hub must have been downloaded.
+
+    Raises:
+        CheckpointError: they are not there.
+    """
+    path = find_local(weights)
+    _, place = find_reader(find_source(weights, local_files_only=True) if path is None else path)
+    if place.is_file() and place.name not in HASHED:
+        return {place.name: file_hash(place)}
+    folder = place if place.is_dir() else place.parent
+    return {name: file_hash(folder / name) for name in HASHED if (folder / name).is_file()}
