@@ -104,6 +104,13 @@ class KittiDrive:
         return np.asarray(shift @ rectify @ self._transform("calib_velo_to_cam.txt"))
 
     @cached_property
+    def pixels_P_velo(self) -> Array:
+        """Lidar to the pixels of the rectified camera, by KITTI's matrices as they are written, float64, (3, 4)."""
+        rectify = np.eye(4)
+        rectify[:3, :3] = self._calibration_of_cameras.rotation("R_rect_00")
+        return np.asarray(self._projection @ rectify @ self._transform("calib_velo_to_cam.txt"))
+
+    @cached_property
     def other(self) -> KittiDrive:
         """The same drive seen by the other colour camera."""
         return KittiDrive(self.folder, 5 - self.camera)
@@ -119,9 +126,13 @@ class KittiDrive:
         """Return the file of a frame's lidar points; where there is none, what KITTI would call it."""
         return self._scans.get(frame, self._data("velodyne_points") / f"{frame:010d}.bin")
 
+    def lidar_points(self, frame: int) -> Array:
+        """Return all lidar points of a frame: x ahead, y left, z up, in metres, and reflectance, float32, (N, 4)."""
+        return read_scan(self.lidar_file(frame))
+
     def lidar_depth(self, frame: int) -> Array:
         """Return depth in metres at the pixels that a lidar point falls on, 0 elsewhere, float32, (1, H, W)."""
-        points = read_scan(self.lidar_file(frame)).astype(np.float64)
+        points = self.lidar_points(frame).astype(np.float64)
         points[:, 3] = 1  # homogeneous coordinates, in place of the reflectance
         points = (self.cam_T_velo @ points[points[:, 0] > 0].T)[:3]
         points = points[:, points[2] > MIN_DEPTH]

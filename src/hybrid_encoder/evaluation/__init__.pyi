@@ -1,4 +1,5 @@
 from .baselines import evaluate_baselines
+from .eigen import eigen_depth
 from .evaluating import Compared, compare, evaluate
 from .frame_lists import Frame, read_frame_list
 from .kitti import evaluate_kitti
@@ -42,6 +43,7 @@ __all__ = [
     "blend_flipped",
     "compare",
     "depth_metrics",
+    "eigen_depth",
     "error_map",
     "evaluate",
     "evaluate_baselines",
