@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,3 +45,13 @@ class Evaluation:
     images: tuple[ImageResult, ...]
     mean: DepthMetrics
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> float:
+        """The median of what the predictions were multiplied by."""
+        return statistics.median(image.scale for image in self.images)
+
+    @property
+    def scale_spread(self) -> float:
+        """Standard deviation of what they were multiplied by, over its median, as Monodepth2 prints it."""
+        return statistics.pstdev(image.scale / self.scale for image in self.images)
