@@ -45,7 +45,8 @@ def lanczos(image: np.ndarray[Any, Any]) -> Tensor:
 
 def scaled(disparity: Tensor) -> np.ndarray[Any, Any]:
     """1 / depth between 0.1 and 100."""
-    return np.asarray(0.01 + 9.99 * disparity.detach().double().numpy())[0, 0]
+    found: np.ndarray[Any, Any] = 0.01 + 9.99 * disparity.detach().double().numpy()[0, 0]
+    return found
 
 
 def test_a_model_sees_the_image_as_monodepth2_shows_it(tiny_model: HybridDepthModel) -> None:

@@ -45,10 +45,10 @@ class Prediction:
         Raises:
             InputError: no map of numbers, or numbers that no depth has.
         """
-        values = self.values
+        values: Any = self.values
         if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
-            found = f"{values.shape} of {values.dtype}" if isinstance(values, np.ndarray) else shown(values)
-            raise InputError(f"{name}: the prediction is {found}; one map of numbers is needed, (H, W).")
+            what = f"{values.shape} of {values.dtype}" if isinstance(values, np.ndarray) else shown(values)
+            raise InputError(f"{name}: the prediction is {what}; one map of numbers is needed, (H, W).")
         found = torch.from_numpy(values.astype(np.float64))
         bad = ~found.isfinite() | ((found <= 0) if self.gives == "depth" else (found < 0))
         if num_bad := int(bad.sum()):
@@ -116,7 +116,7 @@ class FunctionPredictor(Predictor):
         name: str | None = None,
     ) -> None:
         self.function, self.gives, self.size, self.metric = function, _checked(gives), size, metric
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.settings = {"gives": gives, "size": None if size is None else list(size)}
 
     @torch.no_grad()
@@ -175,7 +175,8 @@ def _open_maps(file: Path) -> NDArray[Any]:
         maps = maps[:, 0]
     if maps.ndim != 3 or maps.dtype.kind not in "fiu" or not maps.size:
         raise InputError(f"{file} holds {shape} of {maps.dtype}; {rule}.")
-    return maps
+    found: NDArray[Any] = maps
+    return found
 
 
 def image_tensor(image: NDArray[np.uint8], size: tuple[int, int] | None = None) -> Tensor:
