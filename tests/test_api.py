@@ -18,6 +18,7 @@ ROOMS = (
     "hybrid_encoder.adapters.manydepth",
     "hybrid_encoder.adapters.monodepth2",
     "hybrid_encoder.app",
+    "hybrid_encoder.bev",
     "hybrid_encoder.checkpoints",
     "hybrid_encoder.data",
     "hybrid_encoder.deploy",

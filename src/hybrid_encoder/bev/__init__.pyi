@@ -4,6 +4,7 @@ from .head import BevHead
 from .lift import frustum_points
 from .losses import bev_loss, centre_focal, weighted_bce
 from .metrics import Detections, IntersectionOverUnion, average_precision, find_centres
+from .mmdet import HybridBackbone, with_prior
 from .model import BevModel
 from .pool import PoolPlan, plan_pool, scatter_pool, sorted_pool
 from .targets import centre_map, vehicle_mask
@@ -15,6 +16,7 @@ __all__ = [
     "DepthBins",
     "DepthUncertainty",
     "Detections",
+    "HybridBackbone",
     "IntersectionOverUnion",
     "LearnedDepth",
     "PoolPlan",
@@ -29,4 +31,5 @@ __all__ = [
     "sorted_pool",
     "vehicle_mask",
     "weighted_bce",
+    "with_prior",
 ]
