@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
@@ -60,24 +60,55 @@ class _Name:
     name: str
 
 
+class Stateful:
+    """What a call makes and a later step of the pickle completes."""
+
+    def build(self, state: Any) -> None:
+        """Take the state that the pickle gives."""
+        raise NotImplementedError
+
+
 @dataclass
-class _NumpyType:
+class NumpyType(Stateful):
+    """A type of numpy's values: ``code`` such as ``"f4"``, ``order`` of their bytes; nothing is checked yet."""
+
     code: Any
     order: Any = "<"
 
+    def build(self, state: Any) -> None:
+        self.order = state[1]
 
-def read_pickle(file: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The type; None where it is not of plain numbers.
+
+        Raises:
+            ValueError: no order of bytes.
+        """
+        if not re.fullmatch("[biuf][1248]", str(self.code)):
+            return None
+        if self.order not in ("<", ">", "|", "="):
+            raise ValueError("a number of numpy's without a byte order")
+        return np.dtype(f"{self.order}{self.code}")
+
+
+def read_pickle(
+    file: BinaryIO,
+    storages: dict[str, Storage] | None = None,
+    calls: Mapping[str, Callable[..., Any]] | None = None,
+) -> Any:
     """Read one pickle from where the file stands, up to its end.
 
     Args:
         file: open for reading.
         storages: takes up every storage that the pickle refers to, by its key.
+        calls: what stands in for each function that the pickle may call; by default ``CALLS``, for weights.
 
     Raises:
         Damaged: a step that ``torch.save`` does not write, or too many.
         ValueError: no whole pickle.
     """
-    machine = _Machine({} if storages is None else storages)
+    machine = _Machine({} if storages is None else storages, CALLS if calls is None else calls)
     for count, (step, argument, _) in enumerate(pickletools.genops(file)):
         if step.name == "STOP":
             return machine.stack[-1]
@@ -104,8 +135,8 @@ class _Machine:
     BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
     ARGUMENTS = frozenset([*NUMBERS, *TEXTS, *BYTES])
 
-    def __init__(self, storages: dict[str, Storage]) -> None:
-        self.storages = storages
+    def __init__(self, storages: dict[str, Storage], calls: Mapping[str, Callable[..., Any]]) -> None:
+        self.storages, self.calls = storages, calls
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memory: dict[int, Any] = {}
@@ -143,11 +174,11 @@ class _Machine:
             stack.append(_Name(f"{module}.{name}"))
         elif step in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
             function, arguments = self._pop(3 if step == "NEWOBJ_EX" else 2)[:2]
-            stack.append(_call(function, arguments))
+            stack.append(self._call(function, arguments))
         elif step == "BUILD":
             (state,) = self._pop(1)
-            if isinstance(stack[-1], _NumpyType):
-                stack[-1].order = state[1]
+            if isinstance(stack[-1], Stateful):
+                stack[-1].build(state)
         elif step == "BINPERSID":
             storage = _storage(*self._pop(1))
             stack.append(storage)
@@ -166,6 +197,12 @@ class _Machine:
     def _pop_marked(self) -> list[Any]:
         return self._pop(len(self.stack) - self.marks.pop())
 
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+            raise ValueError("a pickle that calls what cannot be called")
+        known = self.calls.get(function.name)
+        return Foreign(function.name) if known is None else known(*arguments)
+
 
 def _set_items(items: list[Any], target: Any) -> None:
     """Fill a dictionary by names and small numbers; no other key can be that of a tensor or a setting."""
@@ -174,13 +211,6 @@ def _set_items(items: list[Any], target: Any) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) is str or (type(key) is int and abs(key) < 2**63):
             target[key] = value
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-        raise ValueError("a pickle that calls what cannot be called")
-    known = CALLS.get(function.name)
-    return Foreign(function.name) if known is None else known(*arguments)
 
 
 def _storage(what: Any) -> Any:
@@ -202,11 +232,9 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Any:
 
 def _number(kind: Any, value: Any) -> Any:
     """Return a number of numpy's as Python's own."""
-    if not isinstance(kind, _NumpyType) or not re.fullmatch("[biuf][1248]", str(kind.code)):
+    if not isinstance(kind, NumpyType) or kind.dtype is None:
         return Foreign("numpy.generic")
-    if kind.order not in ("<", ">", "|", "="):
-        raise ValueError("a number of numpy's without a byte order")
-    return np.frombuffer(value, dtype=f"{kind.order}{kind.code}", count=1)[0].item()
+    return np.frombuffer(value, dtype=kind.dtype, count=1)[0].item()
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -218,7 +246,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda *items: Foreign("collections.OrderedDict") if items else {},  # filled afterwards
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
-    "numpy.dtype": lambda code, *_: _NumpyType(code),
+    "numpy.dtype": lambda code, *_: NumpyType(code),
     "_codecs.encode": lambda text, *_: text[:MAX_NAME].encode("latin1"),  # the bytes of one number
 }
 """What stands in for each function that a pickle may call; wrong arguments are checked later, or an error here."""

@@ -61,14 +61,23 @@ class KittiDrive:
         """Rectified intrinsics in pixels, float32, (3, 3)."""
         return self._projection[:, :3].astype(np.float32)
 
-    def image(self, frame: int) -> Array:
-        """Return RGB in [0, 1], float32, (3, H, W), of the rectified image or a resized copy of it."""
-        from hybrid_encoder.data.images import read_image
+    def image_file(self, frame: int) -> Path:
+        """Return the file of a frame's image.
 
+        Raises:
+            InputError: there is none.
+        """
         file = self._images.get(frame)
         if file is None:
             missing = self._data(f"image_0{self.camera}") / f"{frame:010d}.png"
             raise InputError(f"{missing} does not exist; the frames that have an image are {self.frames}.")
+        return file
+
+    def image(self, frame: int) -> Array:
+        """Return RGB in [0, 1], float32, (3, H, W), of the rectified image or a resized copy of it."""
+        from hybrid_encoder.data.images import read_image
+
+        file = self.image_file(frame)
         image: Array = read_image(file).numpy()
         check_same_view(image.shape[1:], str(file), self.size, f"what {self._calibration_of_cameras.file} says")
         return image

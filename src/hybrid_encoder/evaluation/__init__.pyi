@@ -1,7 +1,9 @@
 from .baselines import evaluate_baselines
+from .depth_archives import read_depth_archive, write_depth_archive
 from .eigen import eigen_depth
 from .evaluating import Compared, compare, evaluate
 from .frame_lists import Frame, read_frame_list
+from .ground_truth import annotated_depth, archive_samples, export_depths, kitti_samples, with_archive
 from .kitti import evaluate_kitti
 from .kitti_frames import frames_with_lidar, kitti_frames
 from .kitti_scale import fit_kitti_scale
@@ -40,6 +42,8 @@ __all__ = [
     "Sample",
     "SavedPredictions",
     "ScaleFit",
+    "annotated_depth",
+    "archive_samples",
     "blend_flipped",
     "compare",
     "depth_metrics",
@@ -48,18 +52,23 @@ __all__ = [
     "evaluate",
     "evaluate_baselines",
     "evaluate_kitti",
+    "export_depths",
     "find_leak",
     "fit_kitti_scale",
     "fit_scale",
     "frames_with_lidar",
     "kitti_frames",
+    "kitti_samples",
     "label_regions",
     "mean_parts",
     "parts_of",
+    "read_depth_archive",
     "read_frame_list",
     "refuse_leak",
     "scale_from_camera_height",
     "scale_from_stereo",
+    "with_archive",
     "worst_and_best",
+    "write_depth_archive",
     "write_report",
 ]
