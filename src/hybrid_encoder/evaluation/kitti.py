@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from hybrid_encoder.data.kitti import KittiDrive
-from hybrid_encoder.data.sequences import frame_name
 from hybrid_encoder.evaluation.evaluating import evaluate
+from hybrid_encoder.evaluation.ground_truth import kitti_sample
 from hybrid_encoder.evaluation.metrics import DepthMetrics
 from hybrid_encoder.evaluation.predictors import FunctionPredictor
 from hybrid_encoder.evaluation.protocols import PROTOCOLS
-from hybrid_encoder.evaluation.samples import Sample
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.sizes import WorkingSize
 
@@ -51,7 +47,7 @@ def evaluate_kitti(
             that are all outside of the range of depth.
     """
     protocol = PROTOCOLS["lidar"].changed(crop=crop, max_truth=max_depth, max_depth=max_depth)
-    samples = [_sample(index, drive, frame) for index, (drive, frame) in enumerate(frames)]
+    samples = [kitti_sample(index, drive, frame, "lidar") for index, (drive, frame) in enumerate(frames)]
 
     def depth(images: Tensor) -> Tensor:
         return model.to_depth(model.infer(images, size).disparity)
@@ -59,13 +55,3 @@ def evaluate_kitti(
     predictor = FunctionPredictor(depth, "depth", name=type(model).__name__)
     found = evaluate(predictor, samples, protocol, median_scaling=median_scaling, distances=(), console=console)
     return found.mean
-
-
-def _sample(index: int, drive: KittiDrive, frame: int) -> Sample:
-    def image() -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = (drive.image(frame).transpose(1, 2, 0) * 255).round().astype(np.uint8)
-        return pixels
-
-    return Sample(
-        frame_name(drive, frame), index, image, lambda: drive.lidar_depth(frame)[0], K=torch.from_numpy(drive.K)
-    )
