@@ -11,9 +11,11 @@ from .ordered import (
 from .point_clouds import PointCloud, unprojected, write_cloud
 from .sequences import Frames, KittiSequences, SyntheticSequences
 from .synthetic import (
+    SurroundFrame,
     SyntheticBatch,
     SyntheticDrive,
     SyntheticFrame,
+    SyntheticSurround,
     render_drives,
     synthetic_batch,
     write_tusimple,
@@ -29,11 +31,13 @@ __all__ = [
     "OrderedPatches",
     "PatchBatch",
     "PointCloud",
+    "SurroundFrame",
     "SyntheticBatch",
     "SyntheticDrive",
     "SyntheticFrame",
     "SyntheticLanes",
     "SyntheticSequences",
+    "SyntheticSurround",
     "TuSimpleLanes",
     "VideoFrames",
     "VideoWriter",

@@ -7,12 +7,15 @@ from .drive import (
     synthetic_batch,
     write_tusimple,
 )
+from .surround import SurroundFrame, SyntheticSurround
 
 __all__ = [
     "RenderedDrive",
+    "SurroundFrame",
     "SyntheticBatch",
     "SyntheticDrive",
     "SyntheticFrame",
+    "SyntheticSurround",
     "render_drives",
     "synthetic_batch",
     "write_tusimple",

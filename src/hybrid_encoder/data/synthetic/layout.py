@@ -21,16 +21,22 @@ TYRES = ((0.05, 0.05, 0.05), (0.12, 0.12, 0.12))
 START = -12.0  # metres; the roadside begins behind the first camera
 
 
-def build_street(seed: int, num_frames: int, max_depth: float) -> Street:
-    """Lay out a street that is long enough for ``num_frames`` frames that see ``max_depth`` metres ahead."""
+def build_street(seed: int, num_frames: int, max_depth: float, behind: float = 0.0) -> Street:
+    """Lay out a street that is long enough for ``num_frames`` frames that see ``max_depth`` metres ahead.
+
+    Args:
+        behind: metres of street behind the first frame, which is at z = ``behind``; 0 for cameras that only look ahead.
+    """
     draws = Draws(seed)
     step = draws.between(0.3, 1.0)
-    last = step * (num_frames - 1)  # z of the last camera
+    last = behind + step * (num_frames - 1)  # z of the last frame
     road = draw_road(draws)
     boxes = Boxes(draws, road, last + max_depth)
     boxes.add_roadside(-1)
     boxes.add_roadside(1)
     boxes.add_traffic(last)
+    if behind:
+        boxes.add_follower(behind)
     palette, light = draw_colours(draws)
     table = np.array(boxes.rows)
     return Street(
@@ -49,6 +55,8 @@ def build_street(seed: int, num_frames: int, max_depth: float) -> Street:
         high=table[:, 3:6],
         colours=table[:, 6:12].reshape(-1, 2, 3),
         pattern=table[:, 12:],
+        start=behind,
+        cars=np.array(boxes.cars, dtype=np.int64),
     )
 
 
@@ -133,6 +141,7 @@ class Boxes:
     def __init__(self, draws: Draws, road: Road, end: float) -> None:
         self.draws, self.road, self.end = draws, road, end
         self.rows: list[list[float]] = []
+        self.cars: list[int] = []  # the first row of each
 
     def add(self, s: float, z: float, size: Numbers, up: float, face: Numbers, mark: Numbers, pattern: Numbers) -> None:
         """Add one box.
@@ -191,6 +200,7 @@ class Boxes:
         """Add a car with its middle at (s, z): wheels, body and cabin."""
         paint, gap = self.draws.colour(0.15, 0.8, 0.2), self.draws.colour(0.05, 0.15, 0.02)
         length = self.draws.between(3.7, 4.7)
+        self.cars.append(len(self.rows))
         self.add(s, z, (1.6, 0.28, length - 0.5), 0, *TYRES, (0.9, 0.5, 9, 1, 0.2))
         self.add(s, z, (1.8, 0.62, length), 0.28, paint, gap, (1.3, 0.08, 9, 1, 0.25))
         self.add(s, z + 0.2, (1.55, 0.55, length / 2), 0.9, paint, GLASS, (1.4, 0.85, 0.55, 0.75, 0.15))
@@ -204,6 +214,11 @@ class Boxes:
                 z += self.draws.between(14, 60)
         if self.draws.chance(0.6):
             self.add_car(self.road.middle(self.road.ego_lane), last + self.draws.between(10, 40))
+
+    def add_follower(self, first: float) -> None:
+        """Add, perhaps, a car in the camera's own lane behind its first position."""
+        if self.draws.chance(0.6):
+            self.add_car(self.road.middle(self.road.ego_lane), first - self.draws.between(8, 30))
 
 
 def draw_colours(draws: Draws) -> tuple[Array, Array]:

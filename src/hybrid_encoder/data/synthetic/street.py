@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+CAR_BOXES = 3  # wheels, body and cabin
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Street:
     high: Array  # (N, 3), greatest x, y, z of the boxes
     colours: Array  # (N, 2, 3): of the faces, and of the pattern on them
     pattern: Array  # (N, 5): period and share painted along the face, the same upwards, amplitude of the noise
+    start: float  # z of the first frame
+    cars: Array  # (C,): index of the first of the CAR_BOXES boxes of each car
 
     def centre(self, z: Any) -> tuple[Any, Any]:
         """Return the x of the middle of the road at z, in metres, and its slope dx/dz."""
