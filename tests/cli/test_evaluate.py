@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +18,10 @@ from PIL import Image
 from hybrid_encoder import HybridDepthModel, InputError
 from hybrid_encoder.config import HybridDepthConfig
 from hybrid_encoder.data import SyntheticDrive, SyntheticFrame
-from hybrid_encoder.evaluation import DepthMetrics, depth_metrics
-from hybrid_encoder.evaluation import evaluate_kitti, frames_with_lidar
+from hybrid_encoder.evaluation import DepthMetrics, ModelPredictor, depth_metrics, evaluate_kitti, frames_with_lidar
+from hybrid_encoder.evaluation import evaluate as evaluate_samples
+from hybrid_encoder.evaluation.frame_lists import Frame, drive_name, pack_frames
+from hybrid_encoder.evaluation.ground_truth import kitti_samples
 from hybrid_encoder.models.prediction import DepthPrediction
 
 from helpers.kitti_layout import BASELINE, write_drive
@@ -58,7 +62,7 @@ def root(
 
 @pytest.fixture
 def evaluate(run: Run) -> Run:
-    return partial(run, "evaluate")
+    return partial(run, "evaluate", "--protocol", "lidar", "--no-baselines")
 
 
 def by_hand(
@@ -232,7 +236,103 @@ def test_wrong_input_is_refused_before_the_model_is_loaded(
         ((root, "--crop", "wide"), "'wide' is not one of"),
         ((root, "--max-depth", 0), "--max-depth"),
         ((), "Missing argument"),
+        ((root, "--protocol", "usual"), "'usual' is not one of"),
+        ((root, "--scale-factor", 0), "--scale-factor is 0; give a number above 0"),
+        ((root, "--scale-factor", "nan"), "--scale-factor is nan; give a finite number"),
+        ((root, "--error-maps"), "--error-maps is given without --report"),
+        ((root, "--json", tmp_path), f"{tmp_path} is a folder; give the path of a file"),
+        ((root, "--json", tmp_path / "no" / "a.json"), "no is not a folder; make it first"),
+        ((root, "--save-predictions", tmp_path / "no" / "a.npy"), "no is not a folder; make it first"),
+        ((root, "--save-depths", tmp_path / "no" / "a.npz"), "no is not a folder; make it first"),
+        ((root, "--report", tmp_path / "words.txt"), "words.txt is no folder; give another one for the report"),
+        ((root, "--report", tmp_path), "holds"),
+        ((root, "--predictions", tmp_path / "gone.npy"), "so no model runs; leave out --weights, --size and --flip"),
+        ((root, "--depths", tmp_path / "gone.npz"), "gone.npz"),
+        ((root, "--protocol", "eigen-improved"), "has no frame with annotated depth; unpack"),
     ]
     for arguments, says in cases:
         refused(says, "evaluate", *arguments, "--weights", tmp_path / "gone")
     refused("gone is neither a file or folder nor a Hub id", "evaluate", root, "--weights", tmp_path / "gone")
+
+
+def numbers(file: Path) -> dict[str, float]:
+    content = json.loads(file.read_text())
+    return {name: content[name] for name in ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")}
+
+
+def test_eigen_is_the_default_and_its_numbers_are_written_under_their_names(
+    run: Run, root: Path, tmp_path: Path
+) -> None:
+    file, split = tmp_path / "numbers.json", tmp_path / "split.txt"
+    split.write_text(f"{DRIVE} 0 l\n{DRIVE} 2 l\n")
+    code, out, err = run("evaluate", root, "--json", file, "--split", split, "--flip", "--device", "cpu")
+    assert code == 0, err
+    predictor = ModelPredictor(HybridDepthModel.from_pretrained("tiny"), flip=True)
+    expected = evaluate_samples(predictor, kitti_samples(root, split, truth="eigen"), "eigen")
+    assert numbers(file) == pytest.approx(expected.mean.as_dict(), rel=1e-6)
+    content = json.loads(file.read_text())
+    assert content["count"] == 2 and content["scale"]["median"] == pytest.approx(expected.scale, rel=1e-6)
+    settings = content["settings"]
+    assert settings["protocol"]["name"] == "eigen" and settings["predictor"]["flip"] and settings["median_scaling"]
+    assert settings["split"] == {"file": str(split), "sha256": hashlib.sha256(split.read_bytes()).hexdigest()}
+    assert set(content["baselines"]) >= {"flat road"} and "flat road" in out
+    assert row(expected.mean) == re.findall(r"\d+\.\d{3}", out)[:7]
+    lidar = evaluate_samples(predictor, kitti_samples(root, split, truth="lidar"), "lidar")
+    assert abs(lidar.mean.abs_rel / expected.mean.abs_rel - 1) > 1e-3
+
+
+def test_predictions_and_truth_in_files_give_the_same_numbers(run: Run, root: Path, tmp_path: Path) -> None:
+    """What is saved is read again here, and has Monodepth2's form: (N, h, w), and an archive with "data" in it."""
+    saved, truth, first, second = (tmp_path / name for name in ("d.npy", "gt.npz", "1.json", "2.json"))
+    split = tmp_path / "split.txt"
+    split.write_text(f"{DRIVE} 0 l\n{DRIVE} 2 l\n")
+    size = ("--size", "64x160", "--no-baselines")
+    code, _, err = run("evaluate", root, *size, "--save-predictions", saved, "--save-depths", truth, "--json", first)
+    assert code == 0, err
+    assert np.load(saved).shape == (2, 64, 160) and np.load(truth, allow_pickle=True)["data"][0].shape == (96, 320)
+    for options in ((), ("--depths", truth, "--split", split)):
+        code, _, err = run("evaluate", root, "--predictions", saved, *options, "--json", second, "--no-baselines")
+        assert code == 0, err
+        assert numbers(second) == pytest.approx(numbers(first), rel=1e-5)
+    content = json.loads(second.read_text())["settings"]
+    assert content["predictor"]["size"] == [64, 160]
+    assert content["predictions_sha256"] == hashlib.sha256(saved.read_bytes()).hexdigest()
+    np.save(saved, 1 / np.load(saved))
+    code, _, err = run("evaluate", root, "--predictions", saved, "--gives", "depth", "--json", second)
+    assert code == 0, err
+    assert numbers(second)["abs_rel"] == pytest.approx(numbers(first)["abs_rel"], rel=0.01)  # 1 / depth was resized
+    np.save(saved, np.ones((3, 4, 5)))
+    code, _, err = run("evaluate", root, "--predictions", saved)
+    assert code == 2 and "holds 3 predictions, and 2 images are evaluated" in err
+
+
+def test_a_factor_takes_the_place_of_median_scaling(run: Run, root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    code, out, err = run("evaluate", root, "--scale-factor", 5.4, "--json", file, "--no-baselines")
+    assert code == 0, err
+    assert "no scaling, depth times 5.4" in out
+    predictor = ModelPredictor(HybridDepthModel.from_pretrained("tiny"))
+    expected = evaluate_samples(predictor, kitti_samples(root), "eigen", factor=5.4, median_scaling=False)
+    assert numbers(file) == pytest.approx(expected.mean.as_dict(), rel=1e-6)
+
+
+def test_a_report_is_written_and_a_changed_protocol_says_so(run: Run, root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    code, out, err = run("evaluate", root, "--report", folder, "--crop", "none", "--max-depth", 50)
+    assert code == 0, err
+    content = json.loads((folder / "report.json").read_text())
+    assert content["protocol"] == "eigen (crop None) (max_truth 50.0, max_depth 50.0)" and content["num_images"] == 2
+    assert (folder / "worst_best.png").is_file() and "eigen (crop None)" in " ".join(out.split())
+
+
+def test_weights_that_were_trained_on_a_test_frame_are_refused(run: Run, root: Path, tmp_path: Path) -> None:
+    model = HybridDepthModel.from_pretrained("tiny")
+    seen = pack_frames([Frame(drive_name(DRIVE), 2, "l")])
+    model.training_history = [{"stage": "fine", "drives": seen, "offsets": [-1, 1], "known": True}]
+    model.save_pretrained(tmp_path / "seen")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelPredictor, "predict", None)  # it is refused before anything is predicted
+        code, _, err = run("evaluate", root, "--weights", tmp_path / "seen")
+    assert code == 2 and "--allow-leak" in err
+    code, out, err = run("evaluate", root, "--weights", tmp_path / "seen", "--allow-leak", "--no-baselines")
+    assert code == 0 and "abs_rel" in out, err
