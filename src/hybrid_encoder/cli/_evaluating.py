@@ -25,24 +25,20 @@ from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.sizes import WorkingSize
 from hybrid_encoder.writing import write_whole, written_whole
 
-KITTI = ("eigen", "annotated", "lidar")
-
 
 def find_samples(
     root: Path, protocol: Protocol, split: Path | None, camera: int | None, depths: Path | None
 ) -> list[Sample]:
-    """Return the test set that a protocol is for.
+    """Return the test set that a protocol is for, on KITTI.
 
     Raises:
-        InputError: there is none, or options that do not go together.
+        InputError: a protocol of another data set, or no frame that has what it needs.
     """
-    if protocol.truth in KITTI:
-        if depths is not None:
-            return ground_truth.archive_samples(root, depths, split, camera)
-        return ground_truth.kitti_samples(root, split, camera, truth=protocol.truth)
-    if camera is not None:
-        raise InputError(f"camera is {camera}, and {protocol.name} is not about KITTI; leave it out.")
-    raise InputError(f"{protocol.name} is not there yet.")
+    if protocol.truth not in ("eigen", "annotated", "lidar"):
+        raise InputError(f"{protocol.name} is not about KITTI; evaluate from Python, with samples of your own.")
+    if depths is not None:
+        return ground_truth.archive_samples(root, depths, split, camera)
+    return ground_truth.kitti_samples(root, split, camera, truth=protocol.truth)
 
 
 def model_predictor(

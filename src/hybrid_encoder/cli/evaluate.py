@@ -20,7 +20,7 @@ from hybrid_encoder.errors import InputError
 if TYPE_CHECKING:
     from hybrid_encoder.evaluation.results import Evaluation
 
-Name = Literal["eigen", "eigen-improved", "eigen-improved-garg", "lidar", "nyu", "make3d", "cityscapes"]
+Name = Literal["eigen", "eigen-improved", "eigen-improved-garg", "lidar"]
 Crop = Literal["garg", "eigen", "none"]
 Gives = Literal["disparity", "depth"]
 
@@ -28,16 +28,14 @@ Gives = Literal["disparity", "depth"]
 def evaluate_command(
     root: Annotated[
         Path,
-        typer.Argument(
-            help="The data set. For KITTI raw: the folder of the dates, or without a split the folder of one drive."
-        ),
+        typer.Argument(help="KITTI raw: the folder of the dates, or without a split the folder of one drive."),
     ],
     protocol: Annotated[
         Name,
         typer.Option(
             help="How to measure. eigen: Monodepth2's way, which most papers report. eigen-improved: on KITTI's "
             "annotated depth, as Monodepth2's eigen_benchmark; eigen-improved-garg: the same from 0.1 m and in Garg's "
-            "crop. lidar: the camera's own depth of lidar points. nyu, make3d and cityscapes: those data sets."
+            "crop. lidar: the camera's own depth of lidar points."
         ),
     ] = "eigen",
     weights: Weights = "tiny",
