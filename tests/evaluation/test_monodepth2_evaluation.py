@@ -15,7 +15,16 @@ import pytest
 from PIL import Image
 
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.evaluation import Evaluation, ModelPredictor, Predictor, Sample, SavedPredictions, evaluate
+from hybrid_encoder.evaluation import (
+    PROTOCOLS,
+    Evaluation,
+    ModelPredictor,
+    Predictor,
+    Sample,
+    SavedPredictions,
+    evaluate,
+    kitti_samples,
+)
 
 from helpers.checkouts import DATA, DRIVE, Checkout
 
@@ -100,3 +109,21 @@ def test_eigen_improved_gives_the_numbers_of_its_evaluation(theirs: Path) -> Non
     assert_equal(evaluate(SavedPredictions(theirs / "annotated.npy"), samples, "eigen-improved"), theirs, "annotated")
     predictor = ModelPredictor(HybridDepthModel.from_pretrained("tiny"), SIZE)
     assert_equal(evaluate(predictor, samples, "eigen-improved"), theirs, "annotated")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "archive", "name"),
+    [("eigen", "gt_eigen.npz", "flip"), ("eigen-improved", "gt_eigen_benchmark.npz", "annotated")],
+)
+def test_nothing_of_the_repository_is_needed_for_its_numbers(
+    theirs: Path, protocol: str, archive: str, name: str
+) -> None:
+    """Our reader, ground truth, model and arithmetic, from the files of KITTI on."""
+    truth: Any = PROTOCOLS[protocol].truth
+    samples = kitti_samples(DATA, theirs / "split.txt" if name == "flip" else None, truth=truth)
+    expected = np.load(theirs / archive)["data"]
+    assert len(expected) == len(samples)
+    for sample, depth in zip(samples, expected, strict=True):
+        assert np.array_equal(sample.read_truth(), depth), sample.name
+    predictor = ModelPredictor(HybridDepthModel.from_pretrained("tiny"), SIZE, flip=name == "flip")
+    assert_equal(evaluate(predictor, samples, protocol), theirs, name)
