@@ -49,7 +49,8 @@ def at(u: float, v: float, depth: float) -> list[float]:
 def expected(points: Any) -> Any:
     """The same by lists and dictionaries, one point after the other."""
     height, width = SIZE
-    image, groups = np.zeros(SIZE), {}
+    image = np.zeros(SIZE)
+    groups: dict[int, list[Any]] = {}
     for x, y, z in np.asarray(points, np.float32).reshape(-1, 3).tolist():
         if x <= 0:
             continue  # of this camera, which sits in the lidar
@@ -145,7 +146,7 @@ def test_annotated_depth_is_read_as_it_is() -> None:
 def test_the_lidar_truth_is_nearer_to_annotated_depth_than_the_eigen_truth() -> None:
     drive = KittiDrive(DATA / DRIVE)
     truth = annotated_depth(drive, 5)
-    found = {}
+    found: dict[str, Any] = {}
     for name, depth in (("eigen", eigen_depth(drive, 5)), ("lidar", drive.lidar_depth(5)[0])):
         both = (truth > 0) & (depth > 0)
         errors = np.abs(truth - depth)[both]
