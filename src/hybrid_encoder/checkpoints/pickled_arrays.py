@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_encoder.checkpoints.pickles import NumpyType, Stateful, read_pickle
-from hybrid_encoder.checkpoints.stored import Damaged, is_sizes, num_values
+from hybrid_encoder.checkpoints.stored import MAX_DIMENSIONS, Damaged, is_sizes, num_values
 
 
 @dataclass
@@ -59,7 +59,7 @@ def _view(item: Any, index: int) -> NDArray[Any]:
         raise Damaged(f"holds something other than an array at place {index}")
     _, shape, kind, fortran, values = state
     dtype = kind.dtype if isinstance(kind, NumpyType) else None
-    if dtype is None or not is_sizes(shape):
+    if dtype is None or not is_sizes(shape) or len(shape) > MAX_DIMENSIONS:
         raise Damaged(f"holds an array at place {index} that is not of numbers")
     content = values.encode("latin1") if isinstance(values, str) else values  # text is what Python 2 wrote
     if not isinstance(content, bytes) or len(content) != num_values(shape) * dtype.itemsize:

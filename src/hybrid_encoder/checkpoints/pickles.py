@@ -15,7 +15,7 @@ import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, ClassVar
+from typing import IO, Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ import torch
 from hybrid_encoder.checkpoints.stored import Damaged, Storage, StoredTensor
 
 MAX_NAME = 1000  # characters
+MAX_LINE = 2**16  # bytes, of names
+PIECE = 2**20  # bytes
 MAX_STEPS = 1_000_000  # a published checkpoint takes 40 000, one with an optimizer's state three times that
 STORAGES = {
     f"torch.{name}Storage": dtype
@@ -85,7 +87,7 @@ class NumpyType(Stateful):
         Raises:
             ValueError: no order of bytes.
         """
-        if not re.fullmatch("[biuf][1248]", str(self.code)):
+        if not (isinstance(self.code, str) and re.fullmatch("[biuf][1248]", self.code)):
             return None
         if self.order not in ("<", ">", "|", "="):
             raise ValueError("a number of numpy's without a byte order")
@@ -109,13 +111,34 @@ def read_pickle(
         ValueError: no whole pickle.
     """
     machine = _Machine({} if storages is None else storages, CALLS if calls is None else calls)
-    for count, (step, argument, _) in enumerate(pickletools.genops(file)):
+    for count, (step, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _InPieces(file)))):
         if step.name == "STOP":
             return machine.stack[-1]
         if count > MAX_STEPS:
             raise Damaged("describes more than a million objects; a checkpoint of weights alone is needed")
         machine.run(step.name, argument)
     raise ValueError("a pickle without an end")
+
+
+class _InPieces:
+    """A file read piece by piece: one that is compressed unpacks as much as it is asked for, and a pickle asks for any.
+
+    Args:
+        file: open for reading.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def read(self, count: int) -> bytes:
+        pieces = []
+        while count > 0 and (piece := self.file.read(min(count, PIECE))):
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
+
+    def readline(self) -> bytes:
+        return self.file.readline(MAX_LINE)
 
 
 class _Machine:

@@ -43,11 +43,13 @@ def read_depth_archive(file: str | Path) -> list[Depth]:
             if f"{KEY}.npy" not in archive.namelist():
                 names = ", ".join(archive.namelist()[:5])
                 raise Damaged(f"has no array {KEY!r} (it has {names or 'none'})")
-            size = archive.getinfo(f"{KEY}.npy").file_size
-            if size > MAX_BYTES:
-                raise Damaged(f"unpacks to {size:,} bytes, and at most {MAX_BYTES:,} are read")
-            with archive.open(f"{KEY}.npy") as member:  # which never gives more than that size
-                maps = _read_member(cast(BinaryIO, member), size)
+            record = archive.getinfo(f"{KEY}.npy")
+            if record.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise Damaged("is compressed in a way that numpy does not write")  # and that unpacks without a limit
+            if record.file_size > MAX_BYTES:
+                raise Damaged(f"unpacks to {record.file_size:,} bytes, and at most {MAX_BYTES:,} are read")
+            with archive.open(record) as member:  # which never gives more than that size
+                return _as_depth(_read_member(cast(BinaryIO, member), record.file_size))
     except Damaged as error:
         raise InputError(f"{path} {error}; {RULE}.") from None
     except MemoryError:
@@ -55,11 +57,17 @@ def read_depth_archive(file: str | Path) -> list[Depth]:
     except Exception as error:  # damaged bytes make errors of every kind in Python's own readers
         reason = shortened(str(error) or type(error).__name__, 200)
         raise InputError(f"{path} cannot be read ({reason}); {RULE}.") from None
+
+
+def _as_depth(maps: list[NDArray[Any]]) -> list[Depth]:
     for index, depth in enumerate(maps):
         if depth.ndim != 2 or depth.dtype.kind not in "fiu" or not depth.size:
-            raise InputError(f"{path} holds {depth.shape} of {depth.dtype} at place {index}, no map (H, W); {RULE}.")
+            raise Damaged(f"holds {depth.shape} of {depth.dtype} at place {index}, no map (H, W)")
     if not maps:
-        raise InputError(f"{path} holds 0 maps; {RULE}.")
+        raise Damaged("holds 0 maps")
+    num_bytes = 4 * sum(depth.size for depth in maps)  # as float32, four times those of 8-bit numbers
+    if num_bytes > MAX_BYTES:
+        raise Damaged(f"holds maps of {num_bytes:,} bytes as float32, and at most {MAX_BYTES:,} are read")
     with np.errstate(over="ignore"):  # of float64 to infinity, which counts nowhere as depth
         return [depth.astype(np.float32, copy=False) for depth in maps]
 
@@ -71,7 +79,7 @@ def _read_member(file: BinaryIO, size: int) -> list[NDArray[Any]]:
     if dtype.hasobject:
         return read_arrays(file, MAX_BYTES)
     if dtype.kind not in "fiu" or not is_sizes(shape) or len(shape) != 3:
-        raise Damaged(f"holds {shape} of {dtype}, no maps (N, H, W)")
+        raise Damaged(f"holds {shortened(str(shape), 80)} of {shortened(str(dtype), 80)}, no maps (N, H, W)")
     count = num_values(shape) * dtype.itemsize
     content = file.read(min(count, size))
     if len(content) != count:
