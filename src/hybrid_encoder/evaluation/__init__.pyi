@@ -1,4 +1,5 @@
 from .baselines import evaluate_baselines
+from .cityscapes import cityscapes_samples
 from .depth_archives import read_depth_archive, write_depth_archive
 from .eigen import eigen_depth
 from .evaluating import Compared, compare, evaluate
@@ -8,8 +9,10 @@ from .kitti import evaluate_kitti
 from .kitti_frames import frames_with_lidar, kitti_frames
 from .kitti_scale import fit_kitti_scale
 from .leaks import Leak, find_leak, refuse_leak
+from .make3d import make3d_samples
 from .metrics import CROPS, DepthMetrics, depth_metrics
 from .model_predictors import MatchingPredictor, ModelPredictor, blend_flipped
+from .nyu import nyu_samples
 from .parts import DISTANCES, PartMean, label_regions, mean_parts, parts_of
 from .pictures import Example, error_map, worst_and_best
 from .predictors import FunctionPredictor, Prediction, Predictor, SavedPredictions
@@ -45,6 +48,7 @@ __all__ = [
     "annotated_depth",
     "archive_samples",
     "blend_flipped",
+    "cityscapes_samples",
     "compare",
     "depth_metrics",
     "eigen_depth",
@@ -60,7 +64,9 @@ __all__ = [
     "kitti_frames",
     "kitti_samples",
     "label_regions",
+    "make3d_samples",
     "mean_parts",
+    "nyu_samples",
     "parts_of",
     "read_depth_archive",
     "read_frame_list",
