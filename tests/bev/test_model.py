@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hybrid_encoder import BevConfig, BevModel, ConfigError, HybridDepthEncoder, HybridDepthModel, InputError
 from hybrid_encoder.bev import frustum_points, scatter_pool
+from hybrid_encoder.bev.model import relative_focal
 
 SIZE = (64, 96)
 K = torch.tensor([[40.0, 0, 47.5], [0, 40, 31.5], [0, 0, 1]]).expand(2, 3, 3)
@@ -41,7 +42,7 @@ def test_every_kind_of_depth_gives_maps_and_pools_as_the_plain_sums_do(kind: str
         maps = run(model)
         found = model.encoder.encoder.forward_features(IMAGES[0])
         (features,) = model.neck(found.maps, SIZE)
-        distribution = model._distribution(found, features, SIZE, depth)
+        distribution = model._distribution(found, features, SIZE, relative_focal(K, SIZE[1]), depth)
         points = frustum_points(K[None], POSES[None], model.bins.centres(), SIZE, (8, 12))
         context = model.context(features)
         expected = scatter_pool(distribution[None], context[None], points, model.grid)

@@ -112,7 +112,8 @@ class DepthBins:
 
         Args:
             logits: (B, n, h', w'), near before far.
-            depths: in metres, that the prompts stand for, (n,) (:func:`hybrid_encoder.language.bin_centers`).
+            depths: in metres, that the prompts stand for (:func:`hybrid_encoder.language.bin_centers`), (n,), or (B, n)
+                where they are others in other images.
             size: (h, w) of the cells.
 
         Returns:
@@ -121,16 +122,16 @@ class DepthBins:
         Raises:
             InputError: another number of depths than of prompts.
         """
-        if logits.ndim != 4 or depths.shape != (logits.shape[1],):
+        if logits.ndim != 4 or depths.shape not in (logits.shape[1:2], logits.shape[:2]):
             raise InputError(
                 f"logits are {tuple(logits.shape)} and depths {tuple(depths.shape)}; (B, n, h, w) and (n,) are needed."
             )
         said = F.interpolate(logits.float().softmax(1), size, mode="bilinear", align_corners=False)
-        position = self.position(depths.float())[None]  # (1, n)
+        position = self.position(depths.float().expand(logits.shape[:2]))[:, None]  # (B, 1, n)
         bins = torch.arange(self.count, device=logits.device)[:, None]
         within = (position >= -0.5) & (position <= self.count - 0.5)
-        shares = (1 - (position.clamp(0, self.count - 1) - bins).abs()).clamp(min=0) * within  # (D, n)
-        return torch.einsum("dn,bnhw->bdhw", shares, said)
+        shares = (1 - (position.clamp(0, self.count - 1) - bins).abs()).clamp(min=0) * within  # (B, D, n)
+        return torch.einsum("bdn,bnhw->bdhw", shares, said)
 
     def uniform(self, batch: int, size: Size, device: torch.device | None = None) -> Tensor:
         """Return the distribution of somebody who knows nothing: 1 / D everywhere, (batch, D, h, w)."""

@@ -25,7 +25,8 @@ from hybrid_encoder.models.encoder import HybridFeatures
 from hybrid_encoder.models.neck import PyramidNeck
 
 Size = tuple[int, int]
-FIXED = ("fixed_point", "fixed_feature", "fixed_cell", "fixed_first")
+KITTI_FOCAL = 0.58  # of the width
+FIXED = ("fixed_point", "fixed_feature", "fixed_cell", "fixed_first", "fixed_focal")
 
 
 class BevModel(EncoderHolder):
@@ -131,13 +132,32 @@ class BevModel(EncoderHolder):
             raise InputError(f"images are {tuple(images.shape)}; (B, N, 3, H, W) is needed, N cameras.")
         batch, cameras = images.shape[:2]
         size = (images.shape[-2], images.shape[-1])
-        plan = self._plan(batch, cameras, size, K, vehicle_T_cam)
+        plan, focal = self._plan(batch, cameras, size, K, vehicle_T_cam)
         flat = images.flatten(0, 1)
         found = self.encoder.encoder.forward_features(flat)
         (features,) = self.neck(found.maps, size)
-        distribution = self._distribution(found, features, size, depth)
+        distribution = self._distribution(found, features, size, focal, depth)
         context = self.context(features)
         return sorted_pool(distribution.unflatten(0, (batch, cameras)), context.unflatten(0, (batch, cameras)), plan)
+
+    def hybrid_depth(self, images: Tensor, K: Tensor) -> Tensor:
+        """Return what a hybrid kind of depth takes for the depth of images, in metres, (B, N, 1, h, w).
+
+        Args:
+            images: as for :meth:`forward`; (h, w) are the decoder's, or those of the language maps.
+            K: as for :meth:`forward`.
+        """
+        assert self.uncertainty is not None, "the model's kind of depth is not a hybrid one"
+        flat, size = images.flatten(0, 1), (images.shape[-2], images.shape[-1])
+        found = self.encoder.encoder.forward_features(flat)
+        if self.config.depth == "hybrid-disparity":
+            outputs = self.encoder.decoder(found.maps, size)
+            said = self.encoder.to_depth(outputs[min(outputs)].float())
+        else:
+            assert found.logits is not None  # the configuration was checked
+            said = self.encoder.language_depth(found.logits).float()
+        metres: Tensor = self.uncertainty.metres(said) * relative_focal(K, size[1]).view(-1, 1, 1, 1)
+        return metres.view(*images.shape[:2], *metres.shape[1:])
 
     def feature_size(self, image_size: Size) -> Size:
         """Return the (h, w) of the feature maps of images (H, W)."""
@@ -179,24 +199,28 @@ class BevModel(EncoderHolder):
         plan = self.plan(K[None], vehicle_T_cam[None], image_size)
         device = self.context.weight.device
         self._fixed_shapes = plan.shape, plan.cells
-        for name, value in zip(FIXED, (plan.point, plan.feature, plan.cell, plan.first), strict=True):
+        values = plan.point, plan.feature, plan.cell, plan.first, relative_focal(K, image_size[1])
+        for name, value in zip(FIXED, values, strict=True):
             setattr(self, name, value.to(device))
 
     def _plan(
         self, batch: int, cameras: int, image_size: Size, K: Tensor | None, vehicle_T_cam: Tensor | None
-    ) -> PoolPlan:
+    ) -> tuple[PoolPlan, Tensor]:
+        """Return the plan of the cameras that were given, or else fixed, and their focal lengths, (B N,)."""
         if K is not None and vehicle_T_cam is not None:
             if tuple(K.shape[:2]) != (batch, cameras):
                 raise InputError(f"K is {tuple(K.shape)}; {(batch, cameras, 3, 3)} is needed for these images.")
             made: PoolPlan = self.plan(K, vehicle_T_cam, image_size)
-            return made
+            return made, relative_focal(K, image_size[1]).flatten()
         if self._fixed_shapes is None:
             raise InputError("K and vehicle_T_cam are both needed, unless fix_cameras() was called before.")
-        point, feature, cell, first = (getattr(self, name) for name in FIXED)
+        point, feature, cell, first, focal = (getattr(self, name) for name in FIXED)
         plan = PoolPlan(point, feature, cell, first, *self._fixed_shapes)
-        return plan.repeated(batch)
+        return plan.repeated(batch), focal.repeat(batch)
 
-    def _distribution(self, found: HybridFeatures, features: Tensor, image_size: Size, depth: Tensor | None) -> Tensor:
+    def _distribution(
+        self, found: HybridFeatures, features: Tensor, image_size: Size, focal: Tensor, depth: Tensor | None
+    ) -> Tensor:
         """Return the depth distributions, (B N, D, h, w)."""
         size = (features.shape[-2], features.shape[-1])
         if self.config.depth == "exact":
@@ -215,8 +239,17 @@ class BevModel(EncoderHolder):
                 assert found.logits is not None  # the configuration was checked
                 said = torch.stack([logits.float() for logits in found.logits]).mean(0)
         if self.config.depth == "hybrid-disparity":
-            return self.uncertainty.spread(self.bins.from_depth(self.uncertainty.metres(said), size))
+            metres = self.uncertainty.metres(said) * focal[:, None, None, None]
+            return self.uncertainty.spread(self.bins.from_depth(metres, size))
         depths = bin_centers(said.shape[1], self.encoder.config.min_depth, self.encoder.config.max_depth)
-        return self.uncertainty.spread(
-            self.bins.from_language(said, self.uncertainty.metres(depths.to(said.device)), size)
-        )
+        metres = self.uncertainty.metres(depths.to(said.device))
+        return self.uncertainty.spread(self.bins.from_language(said, metres * focal[:, None], size))
+
+
+def relative_focal(K: Tensor, width: int) -> Tensor:
+    """Return how much longer the focal lengths of images of this width are than KITTI's, K.shape[:-2].
+
+    A network that sees one image knows how large a thing is in it, not how far a lens has brought it near: depth that
+    it has learned from one camera is as many times as far in another one.
+    """
+    return K[..., 0, 0].float() / (KITTI_FOCAL * width)

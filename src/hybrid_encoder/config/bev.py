@@ -27,7 +27,8 @@ class BevConfig(Serializable):
             or depth that is given with the images (``"exact"``).
         detach_depth: keep the gradient of a hybrid depth from the depth model.
         near, far, num_depths, spacing: the depths of the lift in metres (:class:`hybrid_encoder.bev.DepthBins`).
-        metres_per_unit: what the scale of a hybrid depth begins with.
+        metres_per_unit: what the scale of a hybrid depth begins with, in images whose focal length is 0.58 of their
+            width, as KITTI's; a longer one sees as many times as far.
         depth_width: standard deviation of a hybrid depth in bins, to begin with.
         stride: pixels per cell of the feature maps.
         channels: of the features that are lifted.

@@ -14,6 +14,7 @@ from hybrid_encoder.data.ordered import OrderedDepth
 from hybrid_encoder.data.sequences import CAMERAS, KittiSequences, SyntheticSequences
 from hybrid_encoder.data.tusimple import SyntheticLanes, TuSimpleLanes
 from hybrid_encoder.evaluation.frame_lists import MOST_FRAMES, Frame, drive_name, frame_of_path, pack_frames
+from hybrid_encoder.training.bev_items import SurroundMaps
 
 SIDES = {camera: side for side, camera in CAMERAS.items()}
 UNKNOWN = {"stage": "unknown", "known": False}
@@ -29,11 +30,13 @@ def training_record(stage: str, items: Dataset[Any]) -> dict[str, Any]:
     """
     found = list(_frames(items))
     frames = [frame for frame in found if isinstance(frame, Frame)][:MOST_FRAMES]
+    seeds = sorted({seed for part in _parts(items) for seed in getattr(part, "seeds", ())})
     return {
         "stage": stage,
         "drives": pack_frames(frames),
         "offsets": sorted({offset for part in _parts(items) for offset in getattr(part, "offsets", ())}),
         "known": len(frames) == len(found),
+        **({"seeds": seeds} if seeds else {}),  # of rendered drives, on whose like a bird's-eye view is tested
     }
 
 
@@ -62,7 +65,7 @@ def _frames(items: Dataset[Any]) -> Iterable[Frame | None]:
     if isinstance(items, OrderedDepth):
         return [_source(image) for image in items.images]
     # Drives that were rendered and TuSimple's are no recordings that depth is tested on.
-    return [] if isinstance(items, SyntheticSequences | SyntheticLanes | TuSimpleLanes) else [None]
+    return [] if isinstance(items, SyntheticSequences | SyntheticLanes | TuSimpleLanes | SurroundMaps) else [None]
 
 
 def _frame(drive: KittiDrive, number: int) -> Frame:
