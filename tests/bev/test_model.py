@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,28 @@ def test_gradients_reach_what_is_meant_to_train(kind: str) -> None:
         assert reached == (kind == "hybrid-disparity" and not detach)
         if model.uncertainty is not None:
             assert model.uncertainty.log_scale.grad and model.uncertainty.log_width.grad
+
+
+@pytest.mark.parametrize("kind", ["hybrid-disparity", "hybrid-language"])
+def test_a_longer_lens_sees_as_many_times_as_far(kind: str) -> None:
+    """The same image from a camera of twice the focal length, by a scale of one half, is lifted as before."""
+    model = build(kind, metres_per_unit=20.0)
+    features = torch.zeros(2, 1, 8, 12)
+    with torch.no_grad():
+        found = model.encoder.encoder.forward_features(IMAGES[0])
+        focal = relative_focal(K, SIZE[1])
+        assert focal.tolist() == pytest.approx([40 / (0.58 * 96)] * 2)
+        before = model._distribution(found, features, SIZE, focal, None)
+        depth = model.hybrid_depth(IMAGES, K[None])
+        assert model.uncertainty is not None
+        model.uncertainty.log_scale -= math.log(2)
+        longer = K * torch.tensor([1.0, 2.0])[:, None, None]
+        after = model._distribution(found, features, SIZE, relative_focal(longer, SIZE[1]), None)
+        torch.testing.assert_close(after[1], before[1])
+        assert not torch.allclose(after[0], before[0], atol=1e-3)
+        torch.testing.assert_close(
+            model.hybrid_depth(IMAGES, longer[None]), depth * torch.tensor([0.5, 1.0])[:, None, None, None]
+        )
 
 
 def test_the_depth_model_inside_loads_alone(tmp_path: Path) -> None:

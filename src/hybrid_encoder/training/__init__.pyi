@@ -1,11 +1,18 @@
+from .bev import BEV, BevRecipe, BevStage, bev_model, start_scale, train_bev
+from .bev_items import BevItem, SurroundMaps
+from .bev_results import constant_map, evaluate_bev, refuse_seen_seeds
 from .coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from .fine import FineStage, fine_model, fine_stage, shrink, train_fine
 from .loop import LoopConfig, NonFiniteLossError, Stage, train
 from .recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe, train_stage
 
 __all__ = [
+    "BEV",
     "COARSE",
     "FINE",
+    "BevItem",
+    "BevRecipe",
+    "BevStage",
     "CoarseRecipe",
     "CoarseStage",
     "FineRecipe",
@@ -14,12 +21,19 @@ __all__ = [
     "NonFiniteLossError",
     "Stage",
     "StageRecipe",
+    "SurroundMaps",
+    "bev_model",
     "coarse_encoder",
+    "constant_map",
+    "evaluate_bev",
     "fine_model",
     "fine_stage",
     "order_accuracy",
+    "refuse_seen_seeds",
     "shrink",
+    "start_scale",
     "train",
+    "train_bev",
     "train_coarse",
     "train_fine",
     "train_stage",
