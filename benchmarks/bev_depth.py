@@ -30,6 +30,7 @@ from hybrid_encoder.data import SyntheticSurround
 from hybrid_encoder.training.bev import BEV, bev_model, start_scale, train_bev
 from hybrid_encoder.training.bev_items import SurroundMaps
 from hybrid_encoder.training.bev_results import constant_map, evaluate_bev
+from hybrid_encoder.writing import write_whole
 
 WAYS: dict[str, DepthKind] = {
     "hybrid": "hybrid-disparity",
@@ -40,6 +41,7 @@ WAYS: dict[str, DepthKind] = {
 }
 CONSTANT = "constant map"
 TRAINING, HELD_OUT = 2_000_000, 3_000_000  # first seeds
+HELD_OUT_DRIVES = 60
 GRID = {"cell": 1.0, "far": 36.0, "num_depths": 36}
 COLUMNS = {"iou_vehicle": "vehicle IoU", "iou_road": "road IoU", "miou": "mean IoU", "ap": "AP of centres"}
 
@@ -89,7 +91,7 @@ def main() -> None:
         drives = [SyntheticSurround(first + k, 2, height, width) for k in range(count)]
         return SurroundMaps(drives, grid, partial(track, description="rendering drives", console=console))
 
-    training, held_out = render(TRAINING, arguments.drives), render(HELD_OUT, 60)
+    training, held_out = render(TRAINING, arguments.drives), render(HELD_OUT, HELD_OUT_DRIVES)
     found = {CONSTANT: [evaluate_bev(constant_map(training), held_out)]}
     for seed in range(arguments.seeds):
         for way in arguments.ways:
@@ -99,7 +101,7 @@ def main() -> None:
             said = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
             console.print(f"seed {seed}, {way}: {said} ({time.monotonic() - start:.0f} s)", highlight=False)
             if arguments.json is not None:
-                arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+                write_whole(arguments.json, (json.dumps(found, indent=1) + "\n").encode())
     show(found, console)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hybrid_encoder import BevConfig, BevModel, ConfigError, InputError
@@ -26,6 +29,7 @@ CONFIG = BevConfig.preset("tiny").replace(
 RECIPE = dataclasses.replace(BEV["small"], steps=4, size=SIZE)
 LOOP: dict[str, Any] = {"cpu": True, "seed": 3}
 SEEDS = (40, 41, 42)
+EXAMPLE = str(Path(__file__).parents[2] / "examples" / "bev.py")
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +177,36 @@ def test_seeds_that_were_trained_on_are_refused() -> None:
     assert not refuse_seen_seeds(None, range(8, 20))
     with pytest.raises(InputError, match=r"trained on 2 of these 4 drives \(seed 6\)"):
         refuse_seen_seeds([record], range(6, 10))
+
+
+def test_the_example_draws_ahead_above_and_left_on_the_left() -> None:
+    example = runpy.run_path(EXAMPLE)
+    grid, cell = BevGrid((-8.0, 8.0), (-6.0, 6.0), cell=1.0), example["CELL"]
+    vehicle = torch.zeros(grid.shape)
+    vehicle[14, 10] = 1  # from 6 to 7 m ahead, from 4 to 5 m to the left
+    drawn = np.asarray(example["draw_map"](grid, torch.ones(grid.shape), vehicle))
+    assert drawn.shape == (16 * cell, 12 * cell, 3)
+    rows, columns = np.nonzero((drawn == example["VEHICLE"]).all(-1))
+    assert (rows.min(), rows.max()) == (1 * cell, 2 * cell - 1)
+    assert (columns.min(), columns.max()) == (1 * cell, 2 * cell - 1)
+    u, v = example["place"](grid, 6.5, 4.5)
+    assert (int(u // cell), int(v // cell)) == (1, 1)
+    assert (drawn[-1, -1] == example["ROAD"]).all()
+
+
+@pytest.mark.slow
+def test_the_example_leaves_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It trains, it draws, and weights of a run are drawn in the same way."""
+    monkeypatch.chdir(tmp_path)
+    small = ["bev.py", "--size", "32x64", "--scenes", "1"]
+    monkeypatch.setattr(sys, "argv", [*small, "--steps", "2", "--drives", "2"])
+    example = runpy.run_path(EXAMPLE, run_name="__main__")
+    trained = np.asarray(Image.open("bev.png"))
+    monkeypatch.setattr(sys, "argv", [*small, "--weights", "runs/bev_example/final", "--picture", "again.png"])
+    runpy.run_path(EXAMPLE, run_name="__main__")
+    np.testing.assert_array_equal(np.asarray(Image.open("again.png")), trained)
+    assert capsys.readouterr().out.endswith("picture -> again.png\n")
+    shown = {name: (trained == example[name]).all(-1).mean() for name in ("ROAD", "VEHICLE")}
+    assert shown["ROAD"] > 0.03 and shown["VEHICLE"] > 0.001  # of the truth

@@ -51,7 +51,7 @@ class BevRecipe(StageRecipe):
 BEV = {
     # Lift-Splat-Shoot's size, batch, rate and decay; its 300,000 steps are for nuScenes.
     "published": BevRecipe(1e-3, 1e-7, 4, steps=300_000, clip=5.0),
-    "small": BevRecipe(2e-3, 0.01, 1, steps=600, warm_up=0.1, clip=1.0, size=(64, 176)),
+    "small": BevRecipe(2e-3, 0.01, 1, steps=800, warm_up=0.1, clip=1.0, size=(64, 176)),
 }
 
 
