@@ -135,7 +135,7 @@ def test_a_longer_lens_sees_as_many_times_as_far(kind: str) -> None:
         before = model._distribution(found, features, SIZE, focal, None)
         depth = model.hybrid_depth(IMAGES, K[None])
         assert model.uncertainty is not None
-        model.uncertainty.log_scale -= math.log(2)
+        model.uncertainty.log_scale.sub_(math.log(2))
         longer = K * torch.tensor([1.0, 2.0])[:, None, None]
         after = model._distribution(found, features, SIZE, relative_focal(longer, SIZE[1]), None)
         torch.testing.assert_close(after[1], before[1])
