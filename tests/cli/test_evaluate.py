@@ -102,7 +102,7 @@ def test_the_table_holds_the_metrics_of_every_frame_with_lidar(
     expected = by_hand(HybridDepthModel.from_pretrained("tiny"), root, truth, (0, 2), **options)
     assert re.findall(r"\d+\.\d{3}", out) == row(expected)
     assert [name for name in re.findall(r"\w+", out) if name in expected.as_dict()] == list(expected.as_dict())
-    assert "2 frames" in out
+    assert "2 images" in out
     scaling = "median scaling" if options["median_scaling"] else "no scaling"
     assert f"{scaling}, crop {options.get('crop', 'none')}, up to {options.get('max_depth', 80):g} m" in out
 
@@ -161,7 +161,7 @@ def test_a_split_and_a_camera_pick_the_frames(
     code, out, err = evaluate(root, "--size", "64x160", "--split", split, "--crop", "eigen")
     assert code == 0, err
     expected = by_hand(HybridDepthModel.from_pretrained("tiny"), root, truth, (2,), median_scaling=True, crop="eigen")
-    assert "1 frame " in out and re.findall(r"\d+\.\d{3}", out) == row(expected)
+    assert "1 image " in out and re.findall(r"\d+\.\d{3}", out) == row(expected)
     split.write_text(f"{DRIVE} 2 l\n{DRIVE} 0 r\n{DRIVE} 0 l\n")
     assert [(d.camera, f) for d, f in frames_with_lidar(root, split)] == [(2, 2), (3, 0), (2, 0)]
     assert [(d.camera, f) for d, f in frames_with_lidar(root, camera=3)] == [(3, 0)]

@@ -174,3 +174,59 @@ def test_cityscapes_that_is_not_whole_is_named(cityscapes: Path) -> None:
     split.write_text("bonn berlin_000010_000019\n")
     with pytest.raises(InputError, match="is no image; write lines like"):
         cityscapes_samples(cityscapes, split)
+
+
+def abs_rel(truth: Any, depth: Any) -> float:
+    """abs_rel of one depth for all pixels, scaled by the medians."""
+    return float((np.abs(depth * np.median(truth) / np.median(depth) - truth) / truth).mean())
+
+
+def test_the_command_measures_them_too(make3d: Path, cityscapes: Path, tmp_path: Path, run: Any) -> None:
+    out = tmp_path / "numbers.json"
+    disparities = tmp_path / "disparities.npy"
+    np.save(disparities, np.full((2, 4, 8), 0.1))
+
+    def numbers(protocol: str, *arguments: object) -> dict[str, Any]:
+        code, _, err = run("evaluate", *arguments, "--protocol", protocol, "--predictions", disparities, "--json", out)
+        assert code == 0, err
+        return dict(json.loads(out.read_text()))
+
+    laser = [scale * np.arange(17, 38, dtype=float) for scale in (1, 2)]  # no row has another depth than its column
+    found = numbers("make3d", make3d)
+    expected = [abs_rel(truth[truth < 70], np.ones(int((truth < 70).sum()))) for truth in laser]
+    assert found["abs_rel"] == pytest.approx(np.mean(expected), rel=1e-6)
+    assert list(found)[:5] == ["abs_rel", "sq_rel", "rmse", "rmse_log10", "count"] and found["count"] == 2
+
+    depth = np.broadcast_to(np.linspace(1, 60, 1024, dtype=np.float32)[:, None], (1024, 2048))
+    for index in range(2):
+        np.save(cityscapes / "splits" / "gt_depths" / f"{index:03d}_depth.npy", depth)
+    found = numbers("cityscapes", cityscapes, "--split", cityscapes / "splits" / "test_files.txt")
+    assert found["abs_rel"] == pytest.approx(abs_rel(depth[256:768, 0], np.ones(512)), rel=1e-6)
+    assert found["baselines"]["mean map"]["abs_rel"] < found["abs_rel"]
+
+    rows_of = np.broadcast_to(np.linspace(0.5, 12, 480, dtype=np.float32)[:, None], (480, 640))
+    (tmp_path / "color").mkdir()
+    for number in (1, 2):
+        Image.fromarray(np.zeros((480, 640, 3), np.uint8)).save(tmp_path / "color" / f"{number:04d}.png")
+    (tmp_path / "nyu.txt").write_text("color 0001 l\ncolor 0002 l\n")
+    write_depth_archive(tmp_path / "gt_depths.npz", [rows_of, rows_of])
+    found = numbers("nyu", tmp_path, "--split", tmp_path / "nyu.txt")
+    counts = rows_of[45:471, 0][rows_of[45:471, 0] < 10]
+    assert found["abs_rel"] == pytest.approx(abs_rel(counts, np.ones(len(counts))), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("make3d", "--camera", 2), "--camera is 2, which is for KITTI; leave it out with --protocol make3d"),
+        (("make3d", "--split", "list.txt"), "--split is list.txt, and Make3D's test is all of its folders"),
+        (("make3d", "--depths", "x.npz"), "--depths is x.npz, and Make3D's test is all of its folders"),
+        (("nyu",), "--split is missing; give the list of the test images, as nyu needs"),
+        (("cityscapes",), "--split is missing; give the list of the test images, as cityscapes needs"),
+    ],
+)
+def test_options_that_a_data_set_does_not_have(
+    tmp_path: Path, run: Any, arguments: tuple[object, ...], says: str
+) -> None:
+    code, _, err = run("evaluate", tmp_path, "--protocol", *arguments)
+    assert code == 2 and says in " ".join(err.split())

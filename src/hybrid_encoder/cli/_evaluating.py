@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from hybrid_encoder.cli.options import console, describe_weights, pick_device
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation import ground_truth
+from hybrid_encoder.evaluation.cityscapes import cityscapes_samples
 from hybrid_encoder.evaluation.evaluating import Compared
 from hybrid_encoder.evaluation.leaks import refuse_leak
+from hybrid_encoder.evaluation.make3d import make3d_samples
 from hybrid_encoder.evaluation.model_predictors import ModelPredictor
+from hybrid_encoder.evaluation.nyu import nyu_samples
 from hybrid_encoder.evaluation.predictors import Gives, Prediction, Predictor, SavedPredictions
 from hybrid_encoder.evaluation.protocols import Protocol
 from hybrid_encoder.evaluation.report import file_hash, weight_hashes
@@ -29,16 +32,26 @@ from hybrid_encoder.writing import write_whole, written_whole
 def find_samples(
     root: Path, protocol: Protocol, split: Path | None, camera: int | None, depths: Path | None
 ) -> list[Sample]:
-    """Return the test set that a protocol is for, on KITTI.
+    """Return the test set that a protocol is for.
 
     Raises:
-        InputError: a protocol of another data set, or no frame that has what it needs.
+        InputError: no image that has what it needs, or an option that the data set does not have.
     """
-    if protocol.truth not in ("eigen", "annotated", "lidar"):
-        raise InputError(f"{protocol.name} is not about KITTI; evaluate from Python, with samples of your own.")
-    if depths is not None:
-        return ground_truth.archive_samples(root, depths, split, camera)
-    return ground_truth.kitti_samples(root, split, camera, truth=protocol.truth)
+    if protocol.truth in ("eigen", "annotated", "lidar"):
+        if depths is not None:
+            return ground_truth.archive_samples(root, depths, split, camera)
+        return ground_truth.kitti_samples(root, split, camera, truth=protocol.truth)
+    if camera is not None:
+        raise InputError(f"--camera is {camera}, which is for KITTI; leave it out with --protocol {protocol.truth}.")
+    if protocol.truth == "make3d":
+        for option, value in (("--split", split), ("--depths", depths)):
+            if value is not None:
+                raise InputError(f"{option} is {value}, and Make3D's test is all of its folders; leave it out.")
+        return make3d_samples(root)
+    if split is None:
+        raise InputError(f"--split is missing; give the list of the test images, as {protocol.truth} needs.")
+    builder = nyu_samples if protocol.truth == "nyu" else cityscapes_samples
+    return builder(root, split, depths)
 
 
 def model_predictor(
@@ -115,7 +128,7 @@ def show(found: Evaluation, beside: Sequence[Evaluation], protocol: Protocol, ab
     crop = "none" if protocol.crop is None else protocol.crop
     count = len(found.images)
     caption = f"{scaling}, crop {crop}, up to {protocol.max_depth:g} m"
-    title = f"{found.protocol}, {count} frame{'s' if count > 1 else ''}"
+    title = f"{found.protocol}, {count} image{'s' if count > 1 else ''}"
     table = Table("", *protocol.metrics, title=title, caption=caption)
     for one in (found, *beside):
         numbers = protocol.numbers(one.mean)

@@ -20,7 +20,7 @@ from hybrid_encoder.errors import InputError
 if TYPE_CHECKING:
     from hybrid_encoder.evaluation.results import Evaluation
 
-Name = Literal["eigen", "eigen-improved", "eigen-improved-garg", "lidar"]
+Name = Literal["eigen", "eigen-improved", "eigen-improved-garg", "lidar", "nyu", "make3d", "cityscapes"]
 Crop = Literal["garg", "eigen", "none"]
 Gives = Literal["disparity", "depth"]
 
@@ -28,14 +28,17 @@ Gives = Literal["disparity", "depth"]
 def evaluate_command(
     root: Annotated[
         Path,
-        typer.Argument(help="KITTI raw: the folder of the dates, or without a split the folder of one drive."),
+        typer.Argument(
+            help="KITTI raw: the folder of the dates, or without a split the folder of one drive. With --protocol nyu, "
+            "make3d or cityscapes: the folder of that data set."
+        ),
     ],
     protocol: Annotated[
         Name,
         typer.Option(
             help="How to measure. eigen: Monodepth2's way, which most papers report. eigen-improved: on KITTI's "
             "annotated depth, as Monodepth2's eigen_benchmark; eigen-improved-garg: the same from 0.1 m and in Garg's "
-            "crop. lidar: the camera's own depth of lidar points."
+            "crop. lidar: the camera's own depth of lidar points. nyu, make3d, cityscapes: on those data sets."
         ),
     ] = "eigen",
     weights: Weights = "tiny",
@@ -62,14 +65,20 @@ def evaluate_command(
     ),
     split: Annotated[
         Path | None,
-        typer.Option(help="Text file with lines <date>/<drive> <frame> <l or r>; by default all frames with truth."),
+        typer.Option(
+            help="Text file with lines <date>/<drive> <frame> <l or r>; by default all frames with truth. nyu and "
+            "cityscapes need the list of their scripts."
+        ),
     ] = None,
     camera: Annotated[
         int | None, typer.Option(help="Colour camera, 2 (left, the default) or 3 (right); not with --split.")
     ] = None,
     depths: Annotated[
         Path | None,
-        typer.Option(help="Read the ground truth from a gt_depths.npz, as Monodepth2's export_gt_depth.py writes it."),
+        typer.Option(
+            help="Read the ground truth from a gt_depths.npz, as Monodepth2's export_gt_depth.py writes it; nyu and "
+            "cityscapes take it from beside the split by default."
+        ),
     ] = None,
     crop: Annotated[Crop | None, typer.Option(help="Which part of an image counts, if not as the protocol.")] = None,
     max_depth: Annotated[
