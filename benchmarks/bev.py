@@ -71,13 +71,7 @@ def ways(grid: BevGrid) -> dict[str, tuple[Pool, Pool]]:
     }
 
 
-def seconds(
-    pools: tuple[Pool, Pool],
-    channels: int,
-    rounds: int,
-    trains: bool,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[list[float], list[float]]:
+def seconds(pools: tuple[Pool, Pool], channels: int, rounds: int, trains: bool) -> tuple[list[float], list[float]]:
     """Time two ways in turn, after a check that both give the same, gradients included."""
     depth, features = (x.requires_grad_(trains) for x in inputs(channels))
 
@@ -93,9 +87,9 @@ def seconds(
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for own, pool in zip(times, pools, strict=True):
-            start = clock()
+            start = time.perf_counter()
             run(pool)
-            own.append(clock() - start)
+            own.append(time.perf_counter() - start)
     return times
 
 

@@ -1,14 +1,12 @@
-"""The benchmarks run from end to end; of their numbers, those of pooling are checked."""
+"""The benchmarks run from end to end; their numbers are not checked."""
 
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("benchmarks", reason="benchmarks are in the repository, not in an installed package")
 
@@ -65,19 +63,3 @@ def test_pooling_is_compared_where_both_ways_agree() -> None:
         for trains in (False, True):  # raises where sums or gradients differ
             plain, ours = bev.seconds(pools, channels, 1, trains)
             assert len(plain) == len(ours) == 1 and min(*plain, *ours) > 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trains", [False, True], ids=["forward", "forward and backward"])
-def test_sorted_sums_take_less_than_a_third_of_the_plain_ones_time(trains: bool) -> None:
-    from benchmarks import bev
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # time of the processor, which other processes do not change
-    try:
-        for grid, channels in bev.GRIDS.values():
-            for geometry, pools in bev.ways(grid).items():
-                plain, ours = bev.seconds(pools, channels, 5, trains, time.process_time)
-                assert min(plain) > 3 * min(ours), (geometry, plain, ours)
-    finally:
-        torch.set_num_threads(threads)
