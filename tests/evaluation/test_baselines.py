@@ -111,6 +111,11 @@ def test_a_flat_road_is_exact_on_a_flat_road() -> None:
     assert [evaluation.predictor for evaluation in found] == ["flat road"]  # a single image has no others
     assert about == "no constant, image row and mean map: there is no image of another place to make them from"
     assert found[0].mean.abs_rel < 1e-6
+    scaled, about = evaluate_baselines([sample("a", road, K=K)], WHOLE, median_scaling=True)
+    assert [evaluation.predictor for evaluation in scaled] == ["constant", "flat road"]  # any constant is the same then
+    counts = road[(road > 0) & (road < 100)]
+    assert scaled[0].mean.abs_rel == pytest.approx(np.mean(np.abs(np.median(counts) - counts) / counts))
+    assert about == "no image row and mean map: there is no image of another place to make them from"
     with pytest.raises(InputError, match="needs the intrinsics of b"):
         FlatRoad().check([sample("b", road)])
 

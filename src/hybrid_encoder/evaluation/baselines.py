@@ -143,8 +143,21 @@ class FlatRoad(Predictor):
         return Prediction(np.repeat(depth[:, None], width, axis=1), "depth")
 
 
+class Constant(Predictor):
+    """The same depth everywhere, one metre: with median scaling, what any constant gives."""
+
+    name = "constant"
+
+    def predict(self, sample: Sample) -> Prediction:
+        return Prediction(np.ones((1, 1)), "depth")
+
+
 def baselines(
-    samples: Sequence[Sample], protocol: str | Protocol, training: Sequence[Sample] | None = None
+    samples: Sequence[Sample],
+    protocol: str | Protocol,
+    training: Sequence[Sample] | None = None,
+    *,
+    median_scaling: bool = False,
 ) -> tuple[list[Predictor], str]:
     """Return the baselines that these images allow, and a sentence on what they were made from.
 
@@ -153,6 +166,7 @@ def baselines(
         protocol: that they are evaluated by.
         training: images with truth to make them from. By default the evaluated ones themselves. Of both, those of the
             image's own recording are left out; where there is a single recording, those of the same place.
+        median_scaling: whether they will be scaled to the truth: then a constant needs no other image.
 
     Raises:
         InputError: a file that is malformed.
@@ -165,6 +179,9 @@ def baselines(
         found = [Prior("constant", priors, constant), Prior("image row", priors, image_row)]
         found.append(Prior("mean map", priors, mean_map))
         about = f"made from the truths of {MADE_FROM[priors.leave_out]} of the {'training' if training else 'test'} set"
+    elif median_scaling:
+        found = [Constant()]
+        about = "no image row and mean map: there is no image of another place to make them from"
     else:
         about = "no constant, image row and mean map: there is no image of another place to make them from"
     if all(sample.K is not None for sample in samples):
@@ -192,7 +209,7 @@ def evaluate_baselines(
     Raises:
         InputError: a file that is malformed.
     """
-    found, about = baselines(samples, protocol, training)
+    found, about = baselines(samples, protocol, training, median_scaling=median_scaling)
     options = {"median_scaling": median_scaling, "distances": distances, **options}
     return [evaluate(predictor, samples, protocol, **options) for predictor in found], about
 
