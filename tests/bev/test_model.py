@@ -200,6 +200,18 @@ def test_input_that_cannot_be(call: Callable[[BevModel], Any], says: str) -> Non
         call(build())
 
 
+def test_only_hybrid_depth_is_a_map_of_metres() -> None:
+    with torch.no_grad():
+        for kind in ("hybrid-disparity", "hybrid-language"):
+            metres = build(kind, metres_per_unit=20.0).hybrid_depth(IMAGES, K[None])
+            assert metres.shape[:3] == (1, 2, 1) and metres.min() > 0
+            wider = K[None].clone()
+            wider[..., 0, 0] /= 2  # a lens of half the focal length: the same picture shows what is half as far
+            torch.testing.assert_close(build(kind, metres_per_unit=20.0).hybrid_depth(IMAGES, wider), metres / 2)
+    with pytest.raises(ConfigError, match="depth is 'uniform'"):
+        build("uniform").hybrid_depth(IMAGES, K[None])
+
+
 def test_exact_depth_must_be_given() -> None:
     with pytest.raises(InputError, match="the model's depth is 'exact'"):
         build("exact")(IMAGES, K[None], POSES[None])

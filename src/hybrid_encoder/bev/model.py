@@ -17,7 +17,7 @@ from hybrid_encoder.bev.lift import check_cameras, frustum_points
 from hybrid_encoder.bev.pool import PoolPlan, plan_pool, sorted_pool
 from hybrid_encoder.caching import TensorCache
 from hybrid_encoder.config import BevConfig, NeckConfig
-from hybrid_encoder.errors import InputError
+from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.language.depth_words import bin_centers
 from hybrid_encoder.models.base import EncoderHolder, find_config
 from hybrid_encoder.models.depth import HybridDepthModel
@@ -146,8 +146,12 @@ class BevModel(EncoderHolder):
         Args:
             images: as for :meth:`forward`; (h, w) are the decoder's, or those of the language maps.
             K: as for :meth:`forward`.
+
+        Raises:
+            ConfigError: a model whose depth is of another kind.
         """
-        assert self.uncertainty is not None, "the model's kind of depth is not a hybrid one"
+        if self.uncertainty is None:
+            raise ConfigError(f"the model's depth is {self.config.depth!r}; build it with a hybrid one to ask for it.")
         flat, size = images.flatten(0, 1), (images.shape[-2], images.shape[-1])
         found = self.encoder.encoder.forward_features(flat)
         if self.config.depth == "hybrid-disparity":
