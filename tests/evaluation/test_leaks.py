@@ -261,12 +261,16 @@ def test_what_a_training_writes_down(tmp_path: Path) -> None:
 
 def test_weights_tell_people_what_they_were_trained_on(tmp_path: Path, run: Run) -> None:
     model = HybridDepthModel("tiny", pretrained=False)
-    model.training_history = [{"stage": "unknown", "known": False}, RECORD]
+    model.training_history = [{"stage": "unknown", "known": False}, RECORD, {"seeds": [4, 5], "known": True}]
     model.save_pretrained(tmp_path)
     code, out, err = run("info", tmp_path)
     assert code == 0, err
     said = [line.removeprefix("trained on").strip() for line in out.splitlines() if line.startswith("trained on")]
-    assert said == ["no frame of a known recording, and others that are not known", "4 frames of 1 recording"]
+    assert said == [
+        "no frame of a known recording, and others that are not known",
+        "4 frames of 1 recording",
+        "2 rendered drives",
+    ]
     (tmp_path / "test.txt").write_text(f"{DATE}/{ONE}_sync 0 l\n")
     code, out, err = run("check-leak", tmp_path, tmp_path / "test.txt")
     assert code == 1 and "1 of 1 test frames were seen in training (0 as targets, 1 beside one)" in out

@@ -177,6 +177,9 @@ def test_seeds_that_were_trained_on_are_refused() -> None:
     assert not refuse_seen_seeds(None, range(8, 20))
     with pytest.raises(InputError, match=r"trained on 2 of these 4 drives \(seed 6\)"):
         refuse_seen_seeds([record], range(6, 10))
+    for made_up in (5, ["a"], [[1]], {"1": 2}, [True]):
+        with pytest.raises(InputError, match="the weights' training history has the seeds"):
+            refuse_seen_seeds([{"seeds": made_up}], range(3))
 
 
 def test_the_example_draws_ahead_above_and_left_on_the_left() -> None:

@@ -6,6 +6,7 @@ A history is a row of trainings, the first one first, each as JSON has it:
 - ``drives``: its frames, by recording and side, as :func:`hybrid_encoder.evaluation.frame_lists.pack_frames` writes
   them, without the folder where they were;
 - ``offsets``: of the frames that were seen beside these;
+- ``seeds``: of the drives that were rendered for it;
 - ``known``: whether that is all that the training has seen.
 """
 
@@ -15,6 +16,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from hybrid_encoder.config.checking import shown
+from hybrid_encoder.errors import InputError
 
 History: TypeAlias = Sequence[Mapping[str, Any]]
 KEY = "training_history"  # in the metadata of a safetensors file
@@ -40,3 +44,17 @@ def read_history(file: Path) -> History | None:
         return None
     good = isinstance(history, list) and history and all(isinstance(training, dict) for training in history)
     return history if good else None
+
+
+def rendered_seeds(training: Mapping[str, Any]) -> list[int]:
+    """Return the seeds of the drives that were rendered for a training; none where it says none.
+
+    Raises:
+        InputError: no training has written it.
+    """
+    seeds = training.get("seeds", [])
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise InputError(
+            f"the weights' training history has the seeds {shown(seeds)}; give whole numbers."
+        )
+    return seeds

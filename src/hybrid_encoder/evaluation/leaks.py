@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from hybrid_encoder.checkpoints.history import rendered_seeds
 from hybrid_encoder.config.checking import shown
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.frame_lists import Frame, drive_name, parse_frame, read_frame_list, unpack_frames
@@ -191,7 +192,7 @@ def known_trainings(
 
 
 def describe_training(entry: Mapping[str, Any]) -> str:
-    """Return what an entry of a history says, in words: how many frames of how many recordings.
+    """Return what an entry of a history says, in words: how many frames of how many recordings, or drives rendered.
 
     Raises:
         InputError: no training has written it.
@@ -199,7 +200,10 @@ def describe_training(entry: Mapping[str, Any]) -> str:
     drives = entry.get("drives", {})
     frames = unpack_frames(drives)
     recordings = "1 recording" if len(drives) == 1 else f"{len(drives)} recordings"
-    found = f"{len(frames)} frames of {recordings}" if frames else "no frame of a known recording"
+    said = [f"{len(frames)} frames of {recordings}"] if frames else []
+    if seeds := rendered_seeds(entry):
+        said.append(f"{len(seeds)} rendered drive{'s' if len(seeds) > 1 else ''}")
+    found = " and ".join(said) or "no frame of a known recording"
     return found if entry.get("known") is True else f"{found}, and others that are not known"
 
 

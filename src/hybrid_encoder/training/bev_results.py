@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hybrid_encoder.bev.metrics import IntersectionOverUnion, average_precision, find_centres
 from hybrid_encoder.bev.model import BevModel
-from hybrid_encoder.checkpoints.history import History
+from hybrid_encoder.checkpoints.history import History, rendered_seeds
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.training.bev_items import BevItem, SurroundMaps
@@ -83,7 +83,7 @@ def refuse_seen_seeds(history: History | None, seeds: Sequence[int]) -> bool:
         Whether all that the weights were trained on is known.
     """
     for record in history or ():
-        seen = set(record.get("seeds", ())) & set(seeds)
+        seen = set(rendered_seeds(record)) & set(seeds)
         if seen:
             raise InputError(
                 f"the weights were trained on {len(seen)} of these {len(seeds)} drives (seed {min(seen)}); "
