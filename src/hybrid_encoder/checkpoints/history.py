@@ -54,7 +54,5 @@ def rendered_seeds(training: Mapping[str, Any]) -> list[int]:
     """
     seeds = training.get("seeds", [])
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-        raise InputError(
-            f"the weights' training history has the seeds {shown(seeds)}; give whole numbers."
-        )
+        raise InputError(f"the weights' training history has the seeds {shown(seeds)}; give whole numbers.")
     return seeds
