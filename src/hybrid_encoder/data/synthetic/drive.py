@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from hybrid_encoder.data.synthetic.layout import build_street
-from hybrid_encoder.data.synthetic.rendering import GROUND, cast_rays, label_lanes, shade
-from hybrid_encoder.data.synthetic.street import Array, Street, turn, wave
+from hybrid_encoder.data.synthetic.rendering import GROUND, camera_rays, cast_rays, label_lanes, shade
+from hybrid_encoder.data.synthetic.street import Array, Street, check_drive, frame_number, turn
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,14 +90,9 @@ class SyntheticDrive:
     max_depth: float = 80.0
 
     def __post_init__(self) -> None:
-        for name, low in (("seed", 0), ("num_frames", 1), ("height", 32), ("width", 32)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                raise InputError(f"{name} is {value!r}; it must be an integer of at least {low}: raise it.")
+        check_drive(self.seed, self.num_frames, self.height, self.width, self.max_depth)
         if self.focal is not None and not 0 < self.focal < float("inf"):
             raise InputError(f"focal is {self.focal!r}; it must be a positive number of pixels, or None.")
-        if not 10 <= self.max_depth < float("inf"):
-            raise InputError(f"max_depth is {self.max_depth!r}; it must be at least 10 metres, and finite.")
 
     @property
     def K(self) -> Array:
@@ -127,11 +122,7 @@ class SyntheticDrive:
     def __getitem__(self, index: int) -> SyntheticFrame:
         pose = self.world_T_cam(index)
         K = self.K.astype(np.float64)
-        x = ((np.arange(self.width) - K[0, 2]) / K[0, 0])[None, :]
-        y = ((np.arange(self.height) - K[1, 2]) / K[1, 1])[:, None]
-        # Directions with z = 1 in the camera: the parameter along a ray is z-depth itself.
-        rays = np.stack([pose[k, 0] * x + pose[k, 1] * y + pose[k, 2] for k in range(3)])
-        rays[np.abs(rays) < 1e-9] = 1e-9
+        rays = camera_rays(pose, K, self.height, self.width)
         depth, hit, axis = cast_rays(self._street, pose, K, rays)
         image = shade(self._street, pose[:3, 3], rays, depth, hit, axis, K[0, 0])
         valid = depth < self.max_depth
@@ -151,19 +142,15 @@ class SyntheticDrive:
         Raises:
             IndexError: the drive has no such frame.
         """
-        if not -self.num_frames <= index < self.num_frames:
-            raise IndexError(f"frame is {index}; this drive has {self.num_frames}: raise num_frames.")
         street = self._street
-        z = street.step * (index % self.num_frames)
-        road, road_slope = street.centre(z)
-        weave, weave_slope = wave(z, *street.weave)
-        cos, sin = turn(road_slope + weave_slope)
+        z = street.step * frame_number(index, self.num_frames)
+        x, cos, sin = street.path(z)
         cos_pitch, sin_pitch = turn(street.pitch)
         pose = np.eye(4)
         pose[:3, 0] = cos, 0, -sin
         pose[:3, 1] = -sin * sin_pitch, cos_pitch, -cos * sin_pitch
         pose[:3, 2] = sin * cos_pitch, sin_pitch, cos * cos_pitch
-        pose[:3, 3] = road + street.ego + weave, -street.camera_height, z
+        pose[:3, 3] = x, -street.camera_height, z
         return pose
 
     @cached_property

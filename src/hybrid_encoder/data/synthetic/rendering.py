@@ -20,6 +20,23 @@ DASH_PERIOD = 7.5  # metres from one dash of a lane line to the next
 SKY, GROUND = -2, -1  # what a ray hits, where it is not the index of a box
 
 
+def camera_rays(pose: Array, K: Array, height: int, width: int) -> Array:
+    """Return the directions that a camera's pixels look in, in the world, (3, H, W), as :func:`cast_rays` takes them.
+
+    They have z = 1 in the camera: the parameter along a ray is z-depth itself.
+
+    Args:
+        pose: camera to world, (4, 4).
+        K: intrinsics in pixels, float64, (3, 3).
+        height, width: of the image.
+    """
+    x = ((np.arange(width) - K[0, 2]) / K[0, 0])[None, :]
+    y = ((np.arange(height) - K[1, 2]) / K[1, 1])[:, None]
+    rays = np.stack([pose[k, 0] * x + pose[k, 1] * y + pose[k, 2] for k in range(3)])
+    rays[np.abs(rays) < 1e-9] = 1e-9
+    return rays
+
+
 def cast_rays(street: Street, pose: Array, K: Array, rays: Array) -> tuple[Array, Array, Array]:
     """Find what every ray hits first.
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_encoder.errors import InputError
+
 Array = NDArray[Any]
 CAR_BOXES = 3  # wheels, body and cabin
 
@@ -38,6 +40,12 @@ class Street:
         """Return the x of the middle of the road at z, in metres, and its slope dx/dz."""
         return wave(z, *self.bend)
 
+    def path(self, z: float) -> tuple[float, float, float]:
+        """Return the x of the camera's path at z, in metres, and cosine and sine of its heading, from z to x."""
+        road, road_slope = self.centre(z)
+        weave, weave_slope = wave(z, *self.weave)
+        return road + self.ego + weave, *turn(road_slope + weave_slope)
+
 
 def wave(z: Any, amplitude: float, length: float, phase: float) -> tuple[Any, Any]:
     """Return a smooth periodic curve at z, and its slope.
@@ -53,6 +61,23 @@ def wave(z: Any, amplitude: float, length: float, phase: float) -> tuple[Any, An
     """
     q = 2 * ((z / length + phase) % 1.0) - 1
     return amplitude * 4 * q * (1 - abs(q)), amplitude * 8 / length * (1 - 2 * abs(q))
+
+
+def check_drive(seed: Any, num_frames: Any, height: Any, width: Any, max_depth: float) -> None:
+    """Raise InputError unless a drive can have these settings."""
+    whole = (("seed", seed, 0), ("num_frames", num_frames, 1), ("height", height, 32), ("width", width, 32))
+    for name, value, low in whole:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+            raise InputError(f"{name} is {value!r}; it must be an integer of at least {low}: raise it.")
+    if not 10 <= max_depth < float("inf"):
+        raise InputError(f"max_depth is {max_depth!r}; it must be at least 10 metres, and finite.")
+
+
+def frame_number(index: int, num_frames: int) -> int:
+    """Return which frame an index names, from 0 up; raise IndexError where a drive has no such frame."""
+    if not -num_frames <= index < num_frames:
+        raise IndexError(f"frame is {index}; this drive has {num_frames}: raise num_frames.")
+    return index % num_frames
 
 
 def turn(tangent: float) -> tuple[float, float]:

@@ -15,9 +15,8 @@ from functools import cached_property
 import numpy as np
 
 from hybrid_encoder.data.synthetic.layout import build_street
-from hybrid_encoder.data.synthetic.rendering import cast_rays, shade
-from hybrid_encoder.data.synthetic.street import CAR_BOXES, Array, Street, turn, wave
-from hybrid_encoder.errors import InputError
+from hybrid_encoder.data.synthetic.rendering import camera_rays, cast_rays, shade
+from hybrid_encoder.data.synthetic.street import CAR_BOXES, Array, Street, check_drive, frame_number, turn
 
 CAMERAS = ("front", "front_left", "front_right", "back", "back_left", "back_right")
 # As numbers, because sines differ between maths libraries.
@@ -94,12 +93,7 @@ class SyntheticSurround:
     max_depth: float = 60.0
 
     def __post_init__(self) -> None:
-        for name, low in (("seed", 0), ("num_frames", 1), ("height", 32), ("width", 32)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                raise InputError(f"{name} is {value!r}; it must be an integer of at least {low}: raise it.")
-        if not 10 <= self.max_depth < float("inf"):
-            raise InputError(f"max_depth is {self.max_depth!r}; it must be at least 10 metres, and finite.")
+        check_drive(self.seed, self.num_frames, self.height, self.width, self.max_depth)
 
     @property
     def K(self) -> Array:
@@ -147,18 +141,14 @@ class SyntheticSurround:
         Raises:
             IndexError: the drive has no such frame.
         """
-        if not -self.num_frames <= index < self.num_frames:
-            raise IndexError(f"frame is {index}; this drive has {self.num_frames}: raise num_frames.")
         street = self._street
-        z = street.start + street.step * (index % self.num_frames)
-        road, road_slope = street.centre(z)
-        weave, weave_slope = wave(z, *street.weave)
-        cos, sin = turn(road_slope + weave_slope)
+        z = street.start + street.step * frame_number(index, self.num_frames)
+        x, cos, sin = street.path(z)
         pose = np.eye(4)
         pose[:3, 0] = sin, 0, cos  # forward
         pose[:3, 1] = -cos, 0, sin  # left
         pose[:3, 2] = 0, -1, 0  # up
-        pose[:3, 3] = road + street.ego + weave, 0, z
+        pose[:3, 3] = x, 0, z
         return pose
 
     def road(self, index: int, points: Array) -> Array:
@@ -183,10 +173,7 @@ class SyntheticSurround:
 
     def _render(self, pose: Array, K: Array, cars: Array) -> tuple[Array, Array, Array]:
         """Return image (3, H, W), depth (H, W), infinite for the sky, and the number of the car in each pixel."""
-        x = ((np.arange(self.width) - K[0, 2]) / K[0, 0])[None, :]
-        y = ((np.arange(self.height) - K[1, 2]) / K[1, 1])[:, None]
-        rays = np.stack([pose[k, 0] * x + pose[k, 1] * y + pose[k, 2] for k in range(3)])
-        rays[np.abs(rays) < 1e-9] = 1e-9
+        rays = camera_rays(pose, K, self.height, self.width)
         depth, hit, axis = cast_rays(self._street, pose, K, rays)
         return shade(self._street, pose[:3, 3], rays, depth, hit, axis, K[0, 0]), depth, cars[hit]
 
