@@ -23,7 +23,7 @@ from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.recipes import StageRecipe, train_stage
-from hybrid_encoder.training.trained_on import continued, training_record
+from hybrid_encoder.training.trained_on import save_trained
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,8 @@ def train_bev(
             return None
         model.eval()
         if is_main_process():
-            record = training_record(type(stage).__name__, items)
-            seeds = f" Rendered drives of {len(record['seeds'])} seeds." if "seeds" in record else ""
-            notes = (
-                f"A bird's-eye view: {num_steps} steps on cameras of {recipe.size}, {model.config.depth} depth.{seeds}"
-            )
-            model.training_history = continued(model.training_history, record)
-            model.save_pretrained(folder / "final", notes=notes)
+            notes = f"A bird's-eye view: {num_steps} steps on cameras of {recipe.size}, {model.config.depth} depth."
+            save_trained(model, type(stage).__name__, items, folder / "final", notes)
     return folder / "final"
 
 

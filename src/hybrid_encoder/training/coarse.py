@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.data.ordered import OrderedPatches, PatchBatch, check_teaches, collate
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.evaluation.leaks import describe_training
 from hybrid_encoder.losses.coarse import CoarseLoss, CoarsePatchLoss, Sampling, patch_order_accuracy
 from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.models.encoder import HybridDepthEncoder
@@ -26,7 +25,7 @@ from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import is_main_process, process_state, share_of
 from hybrid_encoder.training.recipes import CoarseRecipe, train_stage
-from hybrid_encoder.training.trained_on import continued, training_record
+from hybrid_encoder.training.trained_on import save_trained
 
 
 class CoarseStage(Stage):
@@ -160,11 +159,8 @@ def train_coarse(
         encoder.set_trainable(**trained_before)  # what is frozen here may train in the next stage
         encoder.eval()
         if is_main_process():
-            record = training_record(type(stage).__name__, items)
             notes = f"The coarse stage of Hybrid-depth: {num_steps} steps of patches in the order of depth."
-            notes += f" Trained on {describe_training(record)}."
-            encoder.training_history = continued(encoder.training_history, record)
-            encoder.save_pretrained(folder / "final", notes=notes)
+            save_trained(encoder, type(stage).__name__, items, folder / "final", notes)
     return folder / "final"
 
 

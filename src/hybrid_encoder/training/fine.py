@@ -21,7 +21,6 @@ from torch.utils.data import Dataset, default_collate
 from hybrid_encoder.checkpoints.reading import read_checkpoint
 from hybrid_encoder.config import NO_MEAN, NO_STD, PRESETS, HybridDepthConfig, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.errors import ConfigError, InputError
-from hybrid_encoder.evaluation.leaks import describe_training
 from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.camera import depth_to_disparity, resized_intrinsics
 from hybrid_encoder.geometry.pose import pose_matrix
@@ -37,7 +36,7 @@ from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.recipes import FineRecipe, train_stage
-from hybrid_encoder.training.trained_on import continued, training_record
+from hybrid_encoder.training.trained_on import save_trained
 from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
@@ -379,10 +378,7 @@ def train_fine(
             notes = (
                 f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
             )
-            record = training_record(type(stage).__name__, items)
-            notes += f" Trained on {describe_training(record)}."
-            model.training_history = continued(model.training_history, record)
-            model.save_pretrained(folder / "final", notes=notes)
+            save_trained(model, type(stage).__name__, items, folder / "final", notes)
             motion = stage.motion_network.state_dict()
             tensors = {name: value.detach().cpu().contiguous() for name, value in motion.items()}
             write_whole(folder / "pose.safetensors", save(tensors))

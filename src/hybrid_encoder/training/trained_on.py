@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Dataset, Subset
@@ -14,6 +15,8 @@ from hybrid_encoder.data.ordered import OrderedDepth
 from hybrid_encoder.data.sequences import CAMERAS, KittiSequences, SyntheticSequences
 from hybrid_encoder.data.tusimple import SyntheticLanes, TuSimpleLanes
 from hybrid_encoder.evaluation.frame_lists import MOST_FRAMES, Frame, drive_name, frame_of_path, pack_frames
+from hybrid_encoder.evaluation.leaks import describe_training
+from hybrid_encoder.models.base import HybridModel
 from hybrid_encoder.training.bev_items import SurroundMaps
 
 SIDES = {camera: side for side, camera in CAMERAS.items()}
@@ -38,6 +41,21 @@ def training_record(stage: str, items: Dataset[Any]) -> dict[str, Any]:
         "known": len(frames) == len(found),
         **({"seeds": seeds} if seeds else {}),  # of rendered drives, on whose like a bird's-eye view is tested
     }
+
+
+def save_trained(model: HybridModel, stage: str, items: Dataset[Any], folder: Path, notes: str) -> None:
+    """Save what a stage has trained, with the record of what it was trained on, in the weights and in their card.
+
+    Args:
+        model: the trained one.
+        stage: its name, as for :func:`training_record`.
+        items: what it was trained on.
+        folder: for the weights.
+        notes: for the card: sentences on how they were made.
+    """
+    record = training_record(stage, items)
+    model.training_history = continued(model.training_history, record)
+    model.save_pretrained(folder, notes=f"{notes} Trained on {describe_training(record)}.")
 
 
 def continued(history: History | None, record: dict[str, Any]) -> History:
