@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from hybrid_encoder import InputError
 from hybrid_encoder.data import Frames, KittiDrive, KittiSequences, SyntheticDrive, SyntheticFrame, SyntheticSequences
-from hybrid_encoder.data.sequences import Augment
+from hybrid_encoder.data.frames import Augment
 from hybrid_encoder.geometry.camera import resized_intrinsics, warp
 from hybrid_encoder.losses.photometric import photometric_error
 

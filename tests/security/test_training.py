@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from hybrid_encoder.data import OrderedPatches, SyntheticDrive, SyntheticLanes, SyntheticSequences
-from hybrid_encoder.data.sequences import Frames
+from hybrid_encoder.data.frames import Frames
 from hybrid_encoder.errors import ConfigError, HybridEncoderError, InputError
 from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.camera import sample, unproject, warp
@@ -28,7 +28,8 @@ from hybrid_encoder.losses.photometric import photometric_error, reprojection_lo
 from hybrid_encoder.losses.pixel_language import PixelLanguageLoss, pixel_language_loss
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.demonstration import run_demo
-from hybrid_encoder.training.fine import FineStage, fine_model, fine_stage, train_fine
+from hybrid_encoder.training.fine import fine_model, fine_stage, train_fine
+from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, make_accelerator, train
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe
 

@@ -31,7 +31,8 @@ from hybrid_encoder.language import DepthPrompts, bin_centers
 from hybrid_encoder.losses import pixel_language_loss
 from hybrid_encoder.models.encoder import HybridFeatures
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork
-from hybrid_encoder.training.fine import FineStage, fine_model, shrink, train_fine
+from hybrid_encoder.training.fine import fine_model, train_fine
+from hybrid_encoder.training.fine_stage import FineStage, shrink
 from hybrid_encoder.training.recipes import FineRecipe
 
 from helpers.published_layout import stage1_config, write_stage1

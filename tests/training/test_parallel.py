@@ -28,7 +28,7 @@ from hybrid_encoder.errors import HybridEncoderError
 from hybrid_encoder.losses import CoarseLoss
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder
-from hybrid_encoder.training.fine import FineStage
+from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import LOCK
 from hybrid_encoder.training.loop import LoopConfig, Stage, make_accelerator, train
 from hybrid_encoder.training.parallel import (

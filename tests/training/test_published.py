@@ -155,7 +155,7 @@ def test_the_frames_of_an_item_change_by_themselves_or_alike(kitti: Path, jitter
 
 def make(data: KittiSequences, images: Tensor) -> Tensor:
     """The changed colours of an item that has these images."""
-    from hybrid_encoder.data.sequences import make_frames
+    from hybrid_encoder.data.frames import make_frames
 
     return make_frames(images, torch.eye(3), "", data.augment, data.jitter).augmented
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch.utils.data import Dataset
 
-    from hybrid_encoder.data.sequences import Frames
+    from hybrid_encoder.data.frames import Frames
     from hybrid_encoder.training.recipes import FineRecipe
 
 

@@ -1,3 +1,4 @@
+from .frames import Frames, make_frames
 from .kitti import KittiDrive
 from .ordered import (
     OrderedDepth,
@@ -9,7 +10,8 @@ from .ordered import (
     ordered_points_from_depth,
 )
 from .point_clouds import PointCloud, unprojected, write_cloud
-from .sequences import Frames, KittiSequences, SyntheticSequences
+from .sequences import Item, KittiSequences, SourceSequences, SyntheticSequences
+from .sources import FrameSource, KittiSource, RenderedSource
 from .synthetic import (
     SurroundFrame,
     SyntheticBatch,
@@ -24,13 +26,18 @@ from .tusimple import SyntheticLanes, TuSimpleLanes
 from .video import VideoFrames, VideoWriter
 
 __all__ = [
+    "FrameSource",
     "Frames",
+    "Item",
     "KittiDrive",
     "KittiSequences",
+    "KittiSource",
     "OrderedDepth",
     "OrderedPatches",
     "PatchBatch",
     "PointCloud",
+    "RenderedSource",
+    "SourceSequences",
     "SurroundFrame",
     "SyntheticBatch",
     "SyntheticDrive",
@@ -44,6 +51,7 @@ __all__ = [
     "collate",
     "depth_files",
     "lidar_frames",
+    "make_frames",
     "ordered_points_from_depth",
     "render_drives",
     "synthetic_batch",

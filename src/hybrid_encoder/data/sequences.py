@@ -1,44 +1,133 @@
-"""Frames with their neighbours in time, from which depth and motion are learned without labels.
-
-Pixel centres are at integers, so that resizing by s takes x to (x + 0.5) s - 0.5. ``K`` is in pixels of the images.
-"""
+"""Recordings as data sets of frames with their neighbours in time."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hybrid_encoder.data.frames import Augment, Frames, check_offsets, make_frames
 from hybrid_encoder.data.kitti import KittiDrive
-from hybrid_encoder.data.opening import expanded, is_file, is_folder
-from hybrid_encoder.data.transforms import Jitter, Resample, check_choice, check_size, jitter_colours, resize_images
+from hybrid_encoder.data.kitti_splits import find_drives, frames_of, read_split
+from hybrid_encoder.data.sources.base import Array, FrameSource
+from hybrid_encoder.data.sources.kitti_raw import KittiSource
+from hybrid_encoder.data.sources.rendered import RenderedSource
+from hybrid_encoder.data.synthetic.drive import RenderedDrive
+from hybrid_encoder.data.transforms import Jitter, Resample, check_choice, check_size, resize_images
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import resized_intrinsics
 
-if TYPE_CHECKING:
-    from hybrid_encoder.data.synthetic import RenderedDrive
 
-Augment = bool | Literal["flip"]
-CAMERAS = {"l": 2, "r": 3}  # the sides in the lines of a split
+class Item(NamedTuple):
+    """Which frames make an item."""
 
-
-class Frames(NamedTuple):
-    """A frame (the target) with its neighbours (the sources); torch's default collate makes batches."""
-
-    images: Tensor  # (1 + N, 3, H, W), RGB in [0, 1]: the target, then its sources
-    augmented: Tensor  # (1 + N, 3, H, W), the same with changed colours, for networks; losses take `images`
-    K: Tensor  # (3, 3), intrinsics in pixels of these images
-    name: str  # says in error messages which frame it is; a tuple in a batch
+    source: int  # position in the list of sources
+    frame: int  # the target
+    neighbours: tuple[int, ...]  # in the order of the offsets
 
 
-class KittiSequences(Dataset[Frames]):
+class SourceSequences(Dataset[Frames]):
+    """Frames of recordings with their neighbours, resized to one size.
+
+    Args:
+        sources: recordings; those that share a camera have its number in ``Frames.camera``.
+        size: (H, W) of the items; None keeps that of the sources, which must then be the same for all.
+        offsets: of the neighbours from the target, in frames; not 0. May be empty with ``stereo``.
+        items: which frames are used; by default all that have all their neighbours, source by source.
+        stereo: append the right view to the images of every item.
+        augment: change items at random, as :func:`hybrid_encoder.data.frames.make_frames` says.
+        jitter: whose colours change alike, ``"per_item"`` or ``"per_frame"``, as there.
+        resample: ``"bilinear"`` with antialias, or ``"lanczos"``, as Monodepth2 and Hybrid-depth resize.
+
+    Attributes:
+        cameras: what each number in ``Frames.camera`` stands for.
+
+    Raises:
+        InputError: an option out of its range, a source without intrinsics or without the right view that is asked
+            for, or no frame with all its neighbours.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[FrameSource],
+        size: tuple[int, int] | None = (192, 640),
+        offsets: Sequence[int] = (-1, 1),
+        items: Sequence[Item] | None = None,
+        *,
+        stereo: bool = False,
+        augment: Augment = False,
+        jitter: Jitter = "per_item",
+        resample: Resample = "bilinear",
+    ) -> None:
+        if size is not None:
+            check_size(size)
+        check_choice("jitter", jitter, ("per_item", "per_frame"))
+        check_choice("resample", resample, ("bilinear", "lanczos"))
+        self.sources, self.offsets = list(sources), () if stereo and not offsets else check_offsets(offsets)
+        self.stereo, self.augment, self.jitter, self.resample = stereo, augment, jitter, resample
+        self.items = list(items) if items is not None else list(self._complete_items())
+        if not self.items:
+            lengths = [len(source.frames) for source in self.sources]
+            raise InputError(
+                f"the recordings ({', '.join(source.name for source in self.sources[:3])}) are {lengths} frames long, "
+                f"and none has a frame with neighbours at {self.offsets}; give longer ones, or other offsets."
+            )
+        self.size = size or self.sources[0].size
+        self.cameras = list(dict.fromkeys(source.camera or source.name for source in self.sources))
+        self._K = [self._intrinsics(source) for source in self.sources]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Frames:
+        item = self.items[index]
+        source = self.sources[item.source]
+        images = [source.image(frame) for frame in (item.frame, *item.neighbours)]
+        if self.stereo:
+            images.append(source.right(item.frame))
+        return make_frames(
+            torch.cat([self._resized(image) for image in images]),
+            self._K[item.source],
+            source.frame_name(item.frame),
+            self.augment,
+            self.jitter,
+            self.cameras.index(source.camera or source.name),
+            float(source.baseline or 0) if self.stereo else 0.0,
+        )
+
+    def depth(self, index: int) -> Array | None:
+        """Return the depth of an item's target, as :meth:`FrameSource.depth`; it is not mirrored."""
+        item = self.items[index]
+        return self.sources[item.source].depth(item.frame)
+
+    def _complete_items(self) -> Iterator[Item]:
+        for number, source in enumerate(self.sources):
+            there = frozenset(source.frames)
+            for frame in source.frames:
+                neighbours = tuple(frame + offset for offset in self.offsets)
+                if there.issuperset(neighbours):
+                    yield Item(number, frame, neighbours)
+
+    def _intrinsics(self, source: FrameSource) -> Tensor:
+        if source.K is None:
+            raise InputError(f"{source.name} has no intrinsics; give --intrinsics fx,fy,cx,cy or learn, or --fov.")
+        if self.stereo and not source.baseline:
+            raise InputError(f"{source.name} has no right view; leave stereo out, or give recordings of two cameras.")
+        return resized_intrinsics(torch.as_tensor(source.K).float(), source.size, self.size)
+
+    def _resized(self, image: Array) -> Tensor:
+        images = torch.tensor(image)[None]  # a copy: it may be changed in place
+        if (images.shape[-2], images.shape[-1]) == self.size:
+            return images
+        return resize_images(images, self.size, self.resample)
+
+
+class KittiSequences(SourceSequences):
     """Frames of KITTI raw with their neighbours, resized.
 
     Items are in the order of the split or, without one, by drive, then camera as given, then frame.
@@ -46,16 +135,11 @@ class KittiSequences(Dataset[Frames]):
     Args:
         root: of KITTI raw, the folder with the dates; without a split, also the folder of one drive.
         size: (H, W) of the items.
-        offsets: of the sources from the target, in frames; not 0.
+        offsets: of the neighbours from the target, in frames; not 0.
         split: a text file with one frame a line, ``<date>/<drive> <frame> <l or r>``, as Monodepth2's splits. By
             default every frame that has all its neighbours is an item.
         cameras: 2 (left), 3 (right) or both; frames of other cameras are left out, also of a split.
-        augment: change items at random, by torch's own generator. With probability 1/2 each, images and ``K`` are
-            mirrored, and the colours of ``augmented`` are changed: brightness, contrast and saturation times 0.8 to
-            1.2, hue turned by up to 0.1 of the circle. ``"flip"`` mirrors only.
-        jitter: whose colours change alike: ``"per_item"`` draws once for a frame and its neighbours, as Monodepth2
-            does; ``"per_frame"`` for each of them, as the published Hybrid-depth does.
-        resample: ``"bilinear"`` with antialias, or ``"lanczos"``, as both of them resize.
+        augment, jitter, resample, stereo: of :class:`SourceSequences`.
 
     Raises:
         InputError: an option out of its range, no drive, no frame with all its neighbours, a calibration file that does
@@ -73,61 +157,33 @@ class KittiSequences(Dataset[Frames]):
         augment: Augment = False,
         jitter: Jitter = "per_item",
         resample: Resample = "bilinear",
+        stereo: bool = False,
     ) -> None:
         check_size(size)
-        check_choice("jitter", jitter, ("per_item", "per_frame"))
-        check_choice("resample", resample, ("bilinear", "lanczos"))
-        self.size, self.offsets, self.augment = size, check_offsets(offsets), augment
-        self.jitter, self.resample = jitter, resample
+        offsets = () if stereo and not offsets else check_offsets(offsets)
         if sorted(cameras) not in ([2], [3], [2, 3]):
             raise InputError(f"cameras is {cameras}; give 2 (left), 3 (right) or both, each once.")
-        self.items: list[tuple[KittiDrive, int]] = []  # drive, target frame
-        frames = cache(_frames)
-        if split is None:
-            for drive in (KittiDrive(folder, camera) for folder in find_drives(root) for camera in cameras):
-                complete = (f for f in sorted(frames(drive)) if frames(drive).issuperset(self._sources(f)))
-                self.items += [(drive, frame) for frame in complete]
-        else:
-            for drive, frame, place in read_split(root, split):
-                if drive.camera not in cameras:
-                    continue
-                for source in self._sources(frame):
-                    if source not in frames(drive):
-                        raise InputError(
-                            f"{place}: frame {frame} has no neighbour {source} in {drive.folder}, camera "
-                            f"{drive.camera}; complete the drive, or remove the line."
-                        )
-                self.items.append((drive, frame))
-        if not self.items:
+        found = list(_kitti_frames(root, offsets, split, cameras))
+        if not found:
             raise InputError(
                 f"{root if split is None else split} has no frame of cameras {tuple(cameras)} with neighbours at "
-                f"{self.offsets}; give longer drives, or other offsets or cameras."
+                f"{offsets}; give longer drives, or other offsets or cameras."
             )
-        drives = dict.fromkeys(drive for drive, _ in self.items)
-        self.K = {drive: resized_intrinsics(torch.from_numpy(drive.K), drive.size, size) for drive in drives}
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Frames:
-        drive, frame = self.items[index]
-        images = []
-        for number in (frame, *self._sources(frame)):
-            image = torch.from_numpy(drive.image(number))[None]
-            images.append(resize_images(image, self.size, self.resample))
-        return make_frames(torch.cat(images), self.K[drive], frame_name(drive, frame), self.augment, self.jitter)
-
-    def _sources(self, frame: int) -> list[int]:
-        return [frame + offset for offset in self.offsets]
+        drives = {drive: number for number, drive in enumerate(dict.fromkeys(drive for drive, _ in found))}
+        items = [Item(drives[drive], frame, tuple(frame + o for o in offsets)) for drive, frame in found]
+        sources = [KittiSource(drive) for drive in drives]
+        super().__init__(
+            sources, size, offsets, items, stereo=stereo, augment=augment, jitter=jitter, resample=resample
+        )
 
 
-class SyntheticSequences(Dataset[Frames]):
+class SyntheticSequences(SourceSequences):
     """Rendered frames with their neighbours, at their own size: one item for every frame that has all of them.
 
     Args:
         drives: sequences of frames; a ``SyntheticDrive`` renders them on demand, a list holds them.
-        offsets: of the sources from the target, in frames; not 0.
-        augment, jitter: as in ``KittiSequences``.
+        offsets: of the neighbours from the target, in frames; not 0.
+        augment, jitter: of :class:`SourceSequences`.
 
     Raises:
         InputError: offsets out of their range, or no frame with all its neighbours.
@@ -140,109 +196,27 @@ class SyntheticSequences(Dataset[Frames]):
         augment: Augment = False,
         jitter: Jitter = "per_item",
     ) -> None:
-        check_choice("jitter", jitter, ("per_item", "per_frame"))
-        self.drives, self.offsets, self.augment, self.jitter = drives, check_offsets(offsets), augment, jitter
-        before, after = max(0, -min(self.offsets)), max(0, *self.offsets)
-        lengths = [len(drive) for drive in drives]
-        self.items = [(d, frame) for d, length in enumerate(lengths) for frame in range(before, length - after)]
-        if not self.items:
-            raise InputError(
-                f"drives are {lengths} frames long, and none has a frame with neighbours at {self.offsets}; "
-                "render longer drives."
-            )
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Frames:
-        drive, number = self.items[index]
-        frames = [self.drives[drive][number + offset] for offset in (0, *self.offsets)]
-        images = torch.from_numpy(np.stack([frame.image for frame in frames]))
-        name = f"drive {drive}, frame {number}"
-        return make_frames(images, torch.from_numpy(frames[0].K), name, self.augment, self.jitter)
+        sources = [RenderedSource(drive, f"drive {number}") for number, drive in enumerate(drives)]
+        super().__init__(sources, None, offsets, augment=augment, jitter=jitter)
 
 
-def find_drives(root: str | Path) -> list[Path]:
-    """List the folders of all drives under a KITTI raw root, in order; a drive's own folder is its only drive.
-
-    Raises:
-        InputError: no drive is found.
-    """
-    root = expanded(root)
-    if any(is_folder(root / f"image_0{camera}") for camera in CAMERAS.values()):
-        return [root.absolute()]  # the calibration lies in its parent, and '.' has none
-    folders = sorted(folder for folder in root.glob("*/*_drive_*_sync") if is_folder(folder)) if is_folder(root) else []
-    if not folders:
-        raise InputError(f"{root} holds no drive, <date>/<date>_drive_<number>_sync; give the folder of KITTI's dates.")
-    return folders
-
-
-def read_split(root: str | Path, file: str | Path) -> list[tuple[KittiDrive, int, str]]:
-    """Read the frames of a split, a text file with lines ``<date>/<drive> <frame> <l or r>``.
-
-    Returns:
-        For each line the drive, the number of the frame, and "<file>, line <number>" for error messages.
-
-    Raises:
-        InputError: the file does not exist or is empty, a line is malformed, or its drive or image does not exist.
-    """
-    root, file = expanded(root), expanded(file)
-    if not is_file(file):
-        raise InputError(f"{file} does not exist; give a text file with lines <date>/<drive> <frame> <l or r>.")
-    open_drive, frames = cache(KittiDrive), cache(_frames)  # a split has many lines of few drives
-    found = []
-    for number, line in enumerate(file.read_bytes().decode("utf-8-sig", errors="replace").splitlines(), start=1):
-        if not line.strip():
+def _kitti_frames(
+    root: str | Path, offsets: Sequence[int], split: str | Path | None, cameras: Sequence[int]
+) -> Iterator[tuple[KittiDrive, int]]:
+    """Give the frames of KITTI raw that have all their neighbours; those of a split must have them."""
+    frames = cache(frames_of)
+    if split is None:
+        for drive in (KittiDrive(folder, camera) for folder in find_drives(root) for camera in cameras):
+            there = frames(drive)
+            yield from ((drive, f) for f in sorted(there) if there.issuperset(f + offset for offset in offsets))
+        return
+    for drive, frame, place in read_split(root, split):
+        if drive.camera not in cameras:
             continue
-        place = f"{file}, line {number}"
-        parts = re.fullmatch(r"(\S+)\s+([0-9]{1,18})\s+([lr])", line.strip())
-        if not parts:
-            raise InputError(
-                f"{place}: {line.strip()!r} is not a frame; write <date>/<drive> <frame> <l or r>, "
-                "such as '2011_09_26/2011_09_26_drive_0057_sync 311 l'."
-            )
-        try:
-            drive = open_drive(root / parts[1], CAMERAS[parts[3]])
-        except InputError as error:
-            raise InputError(f"{place}: {error}") from None
-        if int(parts[2]) not in frames(drive):
-            raise InputError(
-                f"{place}: {drive.folder} has no image {parts[2]} of camera {drive.camera}; complete the drive, or "
-                "remove the line."
-            )
-        found.append((drive, int(parts[2]), place))
-    if not found:
-        raise InputError(f"{file} names no frame; write lines <date>/<drive> <frame> <l or r>.")
-    return found
-
-
-def frame_name(drive: KittiDrive, frame: int) -> str:
-    """Return the line of a split that names this frame."""
-    side = next(side for side, camera in CAMERAS.items() if camera == drive.camera)
-    return f"{drive.folder.parent.name}/{drive.folder.name} {frame} {side}"
-
-
-def make_frames(images: Tensor, K: Tensor, name: str, augment: Augment, jitter: Jitter = "per_item") -> Frames:
-    """Make an item from images (1 + N, 3, H, W), augmented as ``KittiSequences`` says."""
-    K = K.clone()
-    if augment and torch.rand(()) < 0.5:
-        images = images.flip(-1)
-        K[0, 2] = images.shape[-1] - 1 - K[0, 2]
-    changes = augment is True and bool(torch.rand(()) < 0.5)
-    return Frames(images, jitter_colours(images, jitter) if changes else images, K, name)
-
-
-def check_offsets(offsets: Sequence[int]) -> tuple[int, ...]:
-    """Return offsets of sources from their target as a tuple.
-
-    Raises:
-        InputError: no offset, or offsets that are not distinct integers other than 0.
-    """
-    integers = all(isinstance(o, int | np.integer) and not isinstance(o, bool) for o in offsets)
-    if not integers or not len(offsets) or 0 in offsets or len(set(offsets)) < len(offsets):
-        raise InputError(f"offsets is {offsets}; give distinct integers other than 0, at least one, such as (-1, 1).")
-    return tuple(int(offset) for offset in offsets)
-
-
-def _frames(drive: KittiDrive) -> frozenset[int]:
-    return frozenset(drive.frames)
+        for neighbour in (frame + offset for offset in offsets):
+            if neighbour not in frames(drive):
+                raise InputError(
+                    f"{place}: frame {frame} has no neighbour {neighbour} in {drive.folder}, camera "
+                    f"{drive.camera}; complete the drive, or remove the line."
+                )
+        yield drive, frame

@@ -16,8 +16,8 @@ from hybrid_encoder.config.checking import shown
 from hybrid_encoder.data.depth_maps import check_same_view, read_depth
 from hybrid_encoder.data.images import image_size, to_pixels
 from hybrid_encoder.data.kitti import KittiDrive
+from hybrid_encoder.data.kitti_splits import frame_name
 from hybrid_encoder.data.opening import is_file
-from hybrid_encoder.data.sequences import frame_name
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.depth_archives import Depth, read_depth_archive, write_depth_archive
 from hybrid_encoder.evaluation.eigen import eigen_depth

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from hybrid_encoder.data.kitti import KittiDrive
+from hybrid_encoder.data.kitti_splits import find_drives, read_split
 from hybrid_encoder.data.opening import is_file
-from hybrid_encoder.data.sequences import find_drives, read_split
 from hybrid_encoder.errors import InputError
 
 Needs = Literal["image", "lidar", "stereo"]

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from hybrid_encoder.data.kitti import KittiDrive
-from hybrid_encoder.data.sequences import frame_name
+from hybrid_encoder.data.kitti_splits import frame_name
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.scale import NO_ROAD, ScaleFit, fit_road, fit_scale
 from hybrid_encoder.evaluation.stereo_scale import NO_MATCH, fit_pair

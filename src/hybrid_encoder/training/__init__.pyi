@@ -2,7 +2,8 @@ from .bev import BEV, BevRecipe, BevStage, bev_model, start_scale, train_bev
 from .bev_items import BevItem, SurroundMaps
 from .bev_results import constant_map, evaluate_bev, refuse_seen_seeds
 from .coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
-from .fine import FineStage, fine_model, fine_stage, shrink, train_fine
+from .fine import fine_model, fine_stage, train_fine
+from .fine_stage import FineStage, shrink
 from .loop import LoopConfig, NonFiniteLossError, Stage, train
 from .recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe, train_stage
 

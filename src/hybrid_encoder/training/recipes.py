@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,10 @@ class StageRecipe:
         div_factor, final_div_factor: of the one cycle, which starts at ``lr / div_factor`` and ends at that divided by
             ``final_div_factor``.
         clip: largest norm of the gradient; None does not clip.
+        accumulate: batches whose gradients make one optimizer step.
+        ema: decay of an exponential moving average of the weights, which is then what is validated and kept; None keeps
+            the weights as they are.
+        lr_scale: factors on the learning rate by part of the model, for example ``{"spatial": 0.1}``.
     """
 
     lr: float
@@ -58,6 +62,9 @@ class StageRecipe:
     clip: float | None = None
     div_factor: float = 25.0
     final_div_factor: float = 1e4
+    accumulate: int = 1
+    ema: float | None = None
+    lr_scale: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps"):
@@ -67,6 +74,9 @@ class StageRecipe:
         check_number("lr", self.lr, above=0, high=1)
         check_number("weight_decay", self.weight_decay, 0, 10)
         check_number("batch_size", self.batch_size, above=0, whole=True)
+        check_number("accumulate", self.accumulate, 1, MOST_STEPS, whole=True)
+        if self.ema is not None:
+            check_number("ema", self.ema, 0, 1)
         check_number("warm_up", self.warm_up, 0, 1)
         check_number("drop", self.drop, above=0, high=1)
         check_number("div_factor", self.div_factor, 1)
@@ -78,7 +88,7 @@ class StageRecipe:
 
     def num_steps(self, num_items: int, num_processes: int = 1) -> int:
         """Return the optimizer steps for a number of items, which the processes share."""
-        return self.steps or self.epochs * max(1, num_items // (self.batch_size * num_processes))
+        return self.steps or self.epochs * max(1, num_items // (self.batch_size * self.accumulate * num_processes))
 
     def scheduler(self, optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
         """Return what sets the learning rates, to be stepped after every optimizer step."""
@@ -149,7 +159,12 @@ class FineRecipe(StageRecipe):
         prompts_init: learned prompts that come after words start from noise (std 0.02), ``"random"``, or from
             ``"words"``, interpolated.
         raw_input: feed both towers of a coarse result raw RGB in [0, 1]; else with its own normalisation.
-        jitter, resample: of :class:`hybrid_encoder.data.sequences.KittiSequences`.
+        stereo: compare with the right view too, ``"add"``, or with it alone, ``"only"``, which needs no motion. Depth is
+            then in metres.
+        intrinsics: as the recordings say, ``"given"``, or learned, ``"learn"``, one camera for each recording.
+        intrinsics_lr: factor on the learning rate of learned intrinsics.
+        teacher_weight: of the loss that follows a teacher, where there is one.
+        jitter, resample: of :class:`hybrid_encoder.data.sequences.SourceSequences`.
     """
 
     pose: str = "resnet18"
@@ -167,6 +182,10 @@ class FineRecipe(StageRecipe):
     prompts: int | None = None
     prompts_init: Literal["random", "words"] = "random"
     raw_input: bool = False
+    stereo: Literal["no", "add", "only"] = "no"
+    intrinsics: Literal["given", "learn"] = "given"
+    intrinsics_lr: float = 1.0
+    teacher_weight: float = 1.0
     jitter: Jitter = "per_item"
     resample: Resample = "bilinear"
 
@@ -182,6 +201,10 @@ class FineRecipe(StageRecipe):
         if self.prompts is not None:
             check_number("prompts", self.prompts, 2, MAX_PROMPTS, whole=True)
         check_value(Literal["random", "words"], self.prompts_init, "prompts_init")
+        check_value(Literal["no", "add", "only"], self.stereo, "stereo")
+        check_value(Literal["given", "learn"], self.intrinsics, "intrinsics")
+        check_number("intrinsics_lr", self.intrinsics_lr, above=0, high=1 / self.lr)
+        check_number("teacher_weight", self.teacher_weight, 0)
         check_value(Jitter, self.jitter, "jitter")
         check_value(Resample, self.resample, "resample")
         for level in self.levels:
@@ -312,7 +335,8 @@ def train_stage(
         "trained_on": training_record(type(stage).__name__, items),
     }
     # A setting that an earlier release did not know has the default that does what it did.
-    defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+    defaults = {entry.name: entry.default for entry in fields(recipe) if entry.default is not MISSING}
+    defaults["lr_scale"] = {}
     defaults["trained_on"] = settings["trained_on"]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     scheduler = recipe.scheduler(optimizer, num_steps)

@@ -1,0 +1,47 @@
+"""Synthetic drives as a source of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hybrid_encoder.data.sources.base import Array, FrameSource
+from hybrid_encoder.data.synthetic.drive import RenderedDrive
+from hybrid_encoder.errors import InputError
+
+
+class RenderedSource(FrameSource):
+    """Rendered frames, with exact depth and poses.
+
+    Args:
+        drive: a ``SyntheticDrive``, which renders frames on demand, or a list that holds them.
+        name: what messages call it.
+
+    Raises:
+        InputError: no frame.
+    """
+
+    def __init__(self, drive: RenderedDrive, name: str = "synthetic drive") -> None:
+        if not len(drive):
+            raise InputError(f"{name} has no frame; render one at least.")
+        self.drive, self.name = drive, name
+        first = drive[0]
+        self.size = (first.image.shape[-2], first.image.shape[-1])
+        self.K = first.K
+
+    @property
+    def frames(self) -> Sequence[int]:
+        return range(len(self.drive))
+
+    def image(self, frame: int) -> Array:
+        return self.drive[frame].image
+
+    def depth(self, frame: int) -> Array:
+        rendered = self.drive[frame]
+        depth: Array = rendered.depth * rendered.valid
+        return depth
+
+    def world_T_cam(self, frame: int) -> Array:
+        return self.drive[frame].world_T_cam
+
+    def frame_name(self, frame: int) -> str:
+        return f"{self.name}, frame {frame}"

@@ -1,0 +1,240 @@
+"""View synthesis, the fine stage's loss: reprojection, auto-masking, smoothness and the language loss.
+
+As in Monodepth2 (Godard et al., ICCV 2019): the minimum over neighbouring frames of the reprojection error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.geometry.alignment import refine_pose
+from hybrid_encoder.geometry.camera import resized_intrinsics
+from hybrid_encoder.geometry.pose import pose_matrix
+from hybrid_encoder.language.depth_words import bin_centers
+from hybrid_encoder.losses.photometric import Reprojection, reprojection_loss, smoothness_loss
+from hybrid_encoder.losses.pixel_language import pixel_language_loss
+from hybrid_encoder.models.depth import HybridDepthModel
+from hybrid_encoder.models.encoder import HybridFeatures
+from hybrid_encoder.models.pose_network import ClassTokenPoseHead
+from hybrid_encoder.training.loop import Stage
+from hybrid_encoder.training.ranges import check_number
+
+if TYPE_CHECKING:
+    from hybrid_encoder.data.frames import Frames
+
+
+class FineStage(Stage):
+    """Train a depth model on frames with their neighbours, without depth labels.
+
+    A batch is a :class:`hybrid_encoder.data.sequences.Frames`: the target frame first, then its sources.
+
+    Args:
+        model: encoder and decoder; every scale of the decoder counts.
+        pose: takes two frames in temporal order, (B, 3, H, W) each, to axis-angle and translation; None reads the
+            motion from the two frames' DINO class tokens, by one linear layer.
+        offsets: of the sources from the target, in frames.
+        automask: leave out pixels that an unmoved camera explains better.
+        smoothness: weight of edge-aware smoothness, halved from scale to scale.
+        language_loss: weight of the pixel-language loss, with the model's own depth as the target; prompts stand for
+            depths from ``min_depth`` to ``max_depth`` of the model, evenly spaced in log-depth.
+        levels: image sizes, 1 / 2**level, at which views are compared; large motion is visible only in small images.
+        refine: Gauss-Newton steps of direct alignment on every level, starting from the predicted motion. The pose
+            network then learns from the aligned motion, in units of the image's harmonic mean depth; from random
+            weights it would need many more steps to find it.
+
+    Raises:
+        ConfigError: no class token to read motion from, no prompts to compare with, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        model: HybridDepthModel,
+        pose: nn.Module | None = None,
+        offsets: Sequence[int] = (-1, 1),
+        automask: bool = True,
+        smoothness: float = 1e-3,
+        language_loss: float = 0.0,
+        levels: Sequence[int] = (0,),
+        refine: int = 0,
+    ) -> None:
+        super().__init__()
+        check_number("language_loss", language_loss, 0)
+        check_number("smoothness", smoothness, 0)
+        check_number("refine", refine, 0, whole=True)
+        for level in levels:
+            check_number("a level", level, 0, 16, whole=True)
+        if not offsets or 0 in offsets or not levels:
+            raise ConfigError(f"offsets is {offsets} and levels {levels}; neighbours, not 0, and a level are needed.")
+        spatial, prompts = model.encoder.spatial, model.encoder.prompts
+        if pose is None and spatial is None:
+            raise ConfigError(
+                "motion from class tokens needs the DINO tower; give a pose network, or take both towers."
+            )
+        if language_loss and prompts is None:
+            raise ConfigError(
+                "language_loss is set, and the encoder has no prompts; take one that has, or set it to 0."
+            )
+        if pose is None and spatial is not None:
+            spatial.check_class_token()
+        self.model = model
+        self.pose = pose
+        self.token_pose = ClassTokenPoseHead(spatial.channels[-1]) if pose is None and spatial is not None else None
+        self.offsets = tuple(offsets)
+        self.levels, self.refine = tuple(levels), refine
+        self.automask, self.smoothness, self.language_loss = automask, smoothness, language_loss
+        bins = None
+        if prompts is not None:
+            bins = bin_centers(prompts.num_prompts, model.config.min_depth, model.config.max_depth)
+        self.bin_centers: Tensor | None
+        self.register_buffer("bin_centers", bins, persistent=False)
+
+    @property
+    def motion_network(self) -> nn.Module:
+        """What predicts the camera's motion: the pose network, or the layer on class tokens."""
+        network = self.pose if self.pose is not None else self.token_pose
+        assert network is not None  # the constructor has made one of them
+        return network
+
+    def parameter_groups(self, lr: float, pose_lr: float = 1.0) -> list[dict[str, Any]]:
+        """Return the model's optimizer groups, and one more for the motion network with ``pose_lr`` times the rate."""
+        motion = {"name": "pose", "params": list(self.motion_network.parameters()), "lr": lr * pose_lr}
+        return [*self.model.parameter_groups(lr), motion]
+
+    def forward(self, batch: Frames) -> dict[str, Tensor]:
+        """Return the losses of a batch.
+
+        Returns:
+            Scalars: ``loss``; for the finest scale and the first level ``reprojection``, ``identity`` (the error of an
+            unmoved camera) and ``moved`` (the share of pixels that count); with ``refine`` the ``motion`` loss; with
+            ``language_loss`` the unweighted ``language`` loss.
+
+        Raises:
+            InputError: another number of sources than offsets, or images too small for the levels.
+        """
+        images, K = batch.images, batch.K
+        self._check_sources(images)
+        size = (images.shape[-2], images.shape[-1])
+        features = self.model.encoder.forward_features(batch.augmented[:, 0])
+        disparities = self.model.decoder(features.maps, size)
+        motions = self.motions(batch.augmented, features.class_token)
+        terms: list[Tensor] = []
+        logged: dict[str, Tensor] = {}
+        if self.refine:
+            predicted, motions = motions, self.refined(images, self._finest_depth(disparities, size), K, motions)
+            logged["motion"] = (predicted - motions)[:, :, :3].abs().mean() * len(disparities)
+            terms.append(logged["motion"])
+        pyramid = [shrink(images, K, 2**level) for level in self.levels]
+        for scale, disparity in sorted(disparities.items()):
+            views = [self._synthesise(disparity, frames, intrinsics, motions) for frames, intrinsics in pyramid]
+            terms += [view.loss / len(pyramid) for view in views]
+            small = F.interpolate(images[:, 0], disparity.shape[-2:], mode="area")
+            terms.append(self.smoothness / 2**scale * smoothness_loss(disparity, small))
+            if "reprojection" not in logged:
+                logged["reprojection"] = views[0].error.mean()
+                logged["identity"] = views[0].identity.mean()
+                logged["moved"] = views[0].moved.float().mean()
+        total = sum(terms, images.new_zeros(())) / len(disparities)
+        if self.language_loss:
+            logged["language"] = self._language(features, disparities, pyramid[0][0])
+            total = total + self.language_loss * logged["language"]
+        return {"loss": total, **{name: value.detach() for name, value in logged.items()}}
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
+
+    def _check_sources(self, images: Tensor) -> None:
+        if images.shape[1] != 1 + len(self.offsets):
+            raise InputError(
+                f"images are {tuple(images.shape)}; (B, {1 + len(self.offsets)}, 3, H, W) is needed, the target and "
+                f"its neighbours at {self.offsets}."
+            )
+        if min(images.shape[-2:]) >> max(self.levels) < 2:
+            raise InputError(
+                f"images are {tuple(images.shape)}; at level {max(self.levels)} less than 2 pixels are left: take "
+                "larger images, or fewer levels."
+            )
+
+    def _synthesise(self, disparity: Tensor, frames: Tensor, K: Tensor, motions: Tensor) -> Reprojection:
+        """Compare the target with what the sources look like from its place, at the size of the frames."""
+        depth = self._to_depth(_resize(disparity, frames.shape[-2:]))
+        return reprojection_loss(frames[:, 0], frames[:, 1:], depth, K, motions, self.automask)
+
+    def _language(self, features: HybridFeatures, disparities: dict[int, Tensor], frames: Tensor) -> Tensor:
+        """Return the pixel-language loss of the finest depth, at the size of the frames, as a mean over all maps."""
+        assert features.logits is not None and self.bin_centers is not None  # the constructor asks for prompts
+        depth = self.model.to_depth(_resize(disparities[min(disparities)], frames.shape[-2:]))
+        losses = [pixel_language_loss(logits, depth, self.bin_centers) for logits in features.logits]
+        return torch.stack(losses).mean()
+
+    def _finest_depth(self, disparities: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+        return self._to_depth(_resize(disparities[min(disparities)], size).detach())
+
+    def _to_depth(self, disparity: Tensor) -> Tensor:
+        depth: Tensor = self.model.to_depth(disparity)
+        # Refined motion follows depth at any scale; without a fixed one the scale would drift.
+        if self.refine:
+            depth = depth * depth.reciprocal().mean((-2, -1), keepdim=True)
+        return depth
+
+    def refined(self, images: Tensor, depth: Tensor, K: Tensor, motions: Tensor) -> Tensor:
+        """Refine motions by direct alignment, from the smallest images to the largest of the levels.
+
+        Args:
+            images: (B, 1 + N, 3, H, W), the target first.
+            depth: of the target, (B, 1, H, W).
+            K: intrinsics, (B, 3, 3).
+            motions: where to start, (B, N, 4, 4); no gradient reaches them.
+
+        Returns:
+            (B, N, 4, 4).
+        """
+        num_sources = motions.shape[1]
+        found = motions.detach().flatten(0, 1)
+        for level in sorted(self.levels, reverse=True):
+            frames, intrinsics = shrink(images, K, 2**level)
+            small = F.interpolate(depth, frames.shape[-2:], mode="area").repeat_interleave(num_sources, 0)
+            target = frames[:, :1].expand_as(frames[:, 1:]).flatten(0, 1)
+            intrinsics = intrinsics.repeat_interleave(num_sources, 0)
+            found = refine_pose(target, frames[:, 1:].flatten(0, 1), small, intrinsics, found, self.refine)
+        return found.reshape(-1, num_sources, 4, 4)
+
+    def motions(self, frames: Tensor, class_token: Tensor | None) -> Tensor:
+        """Predict the motion from the target camera to every source camera.
+
+        Args:
+            frames: (B, 1 + N, 3, H, W), the target first.
+            class_token: of the target, (B, C); needed without a pose network.
+
+        Returns:
+            (B, N, 4, 4).
+        """
+        found = []
+        for index, offset in enumerate(self.offsets, start=1):
+            target, source = frames[:, 0], frames[:, index]
+            if self.pose is None:
+                assert self.model.encoder.spatial is not None and class_token is not None
+                target, source = class_token, self.model.encoder.spatial.class_token(source)
+            later = offset > 0
+            # Networks see frames in temporal order: cars mostly drive forward.
+            axis_angle, translation = self.motion_network(*((target, source) if later else (source, target)))
+            found.append(pose_matrix(axis_angle, translation, invert=not later))
+        return torch.stack(found, dim=1)
+
+
+def _resize(disparity: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(disparity.float(), size, mode="bilinear", align_corners=False)
+
+
+def shrink(images: Tensor, K: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Average images (B, N, 3, H, W) down to 1 / factor of their size, with intrinsics (B, 3, 3) in the new pixels."""
+    if factor == 1:
+        return images, K
+    size = (images.shape[-2] // factor, images.shape[-1] // factor)
+    small = F.interpolate(images.flatten(0, 1), size, mode="area").unflatten(0, images.shape[:2])
+    return small, resized_intrinsics(K, (images.shape[-2], images.shape[-1]), size)
