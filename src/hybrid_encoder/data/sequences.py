@@ -196,7 +196,7 @@ class SyntheticSequences(SourceSequences):
         augment: Augment = False,
         jitter: Jitter = "per_item",
     ) -> None:
-        sources = [RenderedSource(drive, f"drive {number}") for number, drive in enumerate(drives)]
+        sources = [RenderedSource(drive, f"drive {number}") for number, drive in enumerate(drives) if len(drive)]
         super().__init__(sources, None, offsets, augment=augment, jitter=jitter)
 
 

@@ -159,8 +159,8 @@ class FineRecipe(StageRecipe):
         prompts_init: learned prompts that come after words start from noise (std 0.02), ``"random"``, or from
             ``"words"``, interpolated.
         raw_input: feed both towers of a coarse result raw RGB in [0, 1]; else with its own normalisation.
-        stereo: compare with the right view too, ``"add"``, or with it alone, ``"only"``, which needs no motion. Depth is
-            then in metres.
+        stereo: compare with the right view too, ``"add"``, or with it alone, ``"only"``, which needs no motion; either
+            gives depth in metres.
         intrinsics: as the recordings say, ``"given"``, or learned, ``"learn"``, one camera for each recording.
         intrinsics_lr: factor on the learning rate of learned intrinsics.
         teacher_weight: of the loss that follows a teacher, where there is one.
