@@ -245,7 +245,7 @@ def test_what_a_training_writes_down(tmp_path: Path) -> None:
     K = np.array([[40.0, 0, 40], [0, 40, 20], [0, 0, 1]])
     drive = write_drive(tmp_path, {2: [image] * 4, 3: [image] * 4}, K, dict.fromkeys(range(4), points))
     items = KittiSequences(tmp_path, (32, 64), (-1, 1), cameras=(2,))
-    name, numbers = drive.name.removesuffix("_sync"), [number for _, number in items.items]
+    name, numbers = drive.name.removesuffix("_sync"), [item.frame for item in items.items]
     record = training_record("FineStage", items)
     assert unpack_frames(record["drives"]) == [Frame(name, number, "l") for number in numbers]
     assert record["offsets"] == [-1, 1] and record["known"] is True and record["stage"] == "FineStage"

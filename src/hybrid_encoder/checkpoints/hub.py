@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from hybrid_encoder.checkpoints.cards import model_card
 from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
 from hybrid_encoder.checkpoints.history import History, history_metadata
+from hybrid_encoder.checkpoints.tensor_files import save_tensors
 from hybrid_encoder.config import FORMAT_VERSION
 from hybrid_encoder.downloading.network import ask
 from hybrid_encoder.downloading.weights import uploads
@@ -142,25 +142,15 @@ class HubModel(nn.Module):
         return [CONFIG, WEIGHTS, CARD]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         content = {
             "format_version": FORMAT_VERSION,
             "class": type(self).__name__,
             "library": "hybrid-encoder",
             "config": self.config.to_dict(),
         }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         (save_directory / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
-        try:
-            metadata = {"format": "pt", **history_metadata(self.training_history)}
-            save_file(tensors, save_directory / WEIGHTS, metadata=metadata)
-        except SafetensorError as error:
-            if not (number := re.search(r"os error (\d+)", str(error))):
-                raise
-            code = int(number[1])
-            raise OSError(code, os.strerror(code), str(save_directory.parent / WEIGHTS)) from error
+        final = save_directory.parent / WEIGHTS
+        save_tensors(save_directory / WEIGHTS, self.state_dict(), history_metadata(self.training_history), final)
 
 
 def _read(card: Path) -> str | None:
