@@ -11,6 +11,20 @@ from hybrid_encoder.data.opening import expanded, is_file, is_folder
 from hybrid_encoder.errors import InputError
 
 CAMERAS = {"l": 2, "r": 3}  # the sides in the lines of a split
+SIDES = {camera: side for side, camera in CAMERAS.items()}
+ODOMETRY = {  # the sequences of KITTI's odometry benchmark: raw drives, and their first frames (its development kit)
+    0: ("2011_10_03_drive_0027", 0),
+    1: ("2011_10_03_drive_0042", 0),
+    2: ("2011_10_03_drive_0034", 0),
+    3: ("2011_09_26_drive_0067", 0),
+    4: ("2011_09_30_drive_0016", 0),
+    5: ("2011_09_30_drive_0018", 0),
+    6: ("2011_09_30_drive_0020", 0),
+    7: ("2011_09_30_drive_0027", 0),
+    8: ("2011_09_30_drive_0028", 1100),
+    9: ("2011_09_30_drive_0033", 0),
+    10: ("2011_09_30_drive_0034", 0),
+}
 
 
 def find_drives(root: str | Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hybrid_encoder.config.checking import shown
+from hybrid_encoder.data.kitti_splits import ODOMETRY
 from hybrid_encoder.data.opening import expanded, is_file
 from hybrid_encoder.errors import InputError
 
@@ -19,19 +20,6 @@ KITTI_IMAGE = re.compile(
 )
 SPANS = re.compile(r"[0-9]{1,9}(?:-[0-9]{1,9})?(?:,[0-9]{1,9}(?:-[0-9]{1,9})?)*", re.ASCII)
 MOST_FRAMES = 2_000_000  # of a record: a stranger's may claim any number, and each takes memory
-ODOMETRY = {  # the sequences of KITTI's odometry benchmark: raw drives, and their first frames (its development kit)
-    0: ("2011_10_03_drive_0027", 0),
-    1: ("2011_10_03_drive_0042", 0),
-    2: ("2011_10_03_drive_0034", 0),
-    3: ("2011_09_26_drive_0067", 0),
-    4: ("2011_09_30_drive_0016", 0),
-    5: ("2011_09_30_drive_0018", 0),
-    6: ("2011_09_30_drive_0020", 0),
-    7: ("2011_09_30_drive_0027", 0),
-    8: ("2011_09_30_drive_0028", 1100),
-    9: ("2011_09_30_drive_0033", 0),
-    10: ("2011_09_30_drive_0034", 0),
-}
 
 
 class Frame(NamedTuple):

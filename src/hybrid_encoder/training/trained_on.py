@@ -11,11 +11,9 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from hybrid_encoder.checkpoints.history import History
 from hybrid_encoder.data.kitti import KittiDrive
-from hybrid_encoder.data.kitti_splits import CAMERAS
+from hybrid_encoder.data.kitti_splits import SIDES
 from hybrid_encoder.data.ordered import OrderedDepth
 from hybrid_encoder.data.sequences import SourceSequences
-from hybrid_encoder.data.sources.base import FrameSource
-from hybrid_encoder.data.sources.kitti_raw import KittiSource
 from hybrid_encoder.data.sources.rendered import RenderedSource
 from hybrid_encoder.data.tusimple import SyntheticLanes, TuSimpleLanes
 from hybrid_encoder.evaluation.frame_lists import MOST_FRAMES, Frame, drive_name, frame_of_path, pack_frames
@@ -23,7 +21,6 @@ from hybrid_encoder.evaluation.leaks import describe_training
 from hybrid_encoder.models.base import HybridModel
 from hybrid_encoder.training.bev_items import SurroundMaps
 
-SIDES = {camera: side for side, camera in CAMERAS.items()}
 UNKNOWN = {"stage": "unknown", "known": False}
 
 
@@ -84,15 +81,12 @@ def _frames(items: Dataset[Any]) -> Iterable[Frame | None]:
         return [found[index] for index in items.indices] if whole else found
     if isinstance(items, SourceSequences):
         used = [(items.sources[item.source], item.frame) for item in items.items]
-        return [_recorded(source, frame) for source, frame in used if not isinstance(source, RenderedSource)]
+        recorded = [source.recorded(frame) for source, frame in used if not isinstance(source, RenderedSource)]
+        return [Frame(*frame) if frame else None for frame in recorded]
     if isinstance(items, OrderedDepth):
         return [_source(image) for image in items.images]
     # Drives that were rendered and TuSimple's are no recordings that depth is tested on.
     return [] if isinstance(items, SyntheticLanes | TuSimpleLanes | SurroundMaps) else [None]
-
-
-def _recorded(source: FrameSource, number: int) -> Frame | None:
-    return _frame(source.drive, number) if isinstance(source, KittiSource) else None
 
 
 def _frame(drive: KittiDrive, number: int) -> Frame:

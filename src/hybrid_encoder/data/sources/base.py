@@ -61,6 +61,13 @@ class FrameSource:
         """Return camera to world, (4, 4), in metres; None where it is unknown."""
         return None
 
+    def recorded(self, frame: int) -> tuple[str, int, str] | None:
+        """Return which frame of a published data set it is: the recording, the number in it, and the side, ``"l"`` or
+        ``"r"``, or empty where there is one camera; None where it is not known. A test on that data set then tells
+        whether weights have seen its frames.
+        """
+        return None
+
     def frame_name(self, frame: int) -> str:
         """Return what error messages call a frame."""
         return f"{self.name} {frame}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from hybrid_encoder.data.kitti import KittiDrive
-from hybrid_encoder.data.kitti_splits import frame_name
+from hybrid_encoder.data.kitti_splits import SIDES, frame_name
 from hybrid_encoder.data.opening import is_folder
 from hybrid_encoder.data.sources.base import Array, FrameSource
 
@@ -47,6 +47,9 @@ class KittiSource(FrameSource):
 
     def world_T_cam(self, frame: int) -> Array | None:
         return self.drive.world_T_cam(frame) if is_folder(self.drive.folder / "oxts") else None
+
+    def recorded(self, frame: int) -> tuple[str, int, str]:
+        return self.drive.folder.name.removesuffix("_sync"), frame, SIDES[self.drive.camera]
 
     def frame_name(self, frame: int) -> str:
         return frame_name(self.drive, frame)
