@@ -18,6 +18,7 @@ from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import depth_to_disparity
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.models.intrinsics import LearnedIntrinsics
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.batches import check_finite_item
 from hybrid_encoder.training.fine_stage import FineStage
@@ -87,15 +88,19 @@ def _with_raw_input(config: HybridEncoderConfig) -> HybridEncoderConfig:
     )
 
 
-def fine_stage(model: HybridDepthModel, recipe: FineRecipe, language_loss: float = 0.0) -> FineStage:
+def fine_stage(
+    model: HybridDepthModel, recipe: FineRecipe, language_loss: float = 0.0, cameras: Sequence[str] = ()
+) -> FineStage:
     """Return the stage that trains a model by a recipe, with a new pose network where the recipe names one.
 
     Args:
         model: trained in place.
         recipe: gives the stage's settings.
         language_loss: weight of the pixel-language loss.
+        cameras: of the data set; needed where the recipe learns their intrinsics.
 
     Raises:
+        ConfigError: intrinsics are to be learned, and of no camera.
         CheckpointError: the recipe starts the pose network from public weights, which cannot be downloaded.
     """
     pose = None
@@ -110,6 +115,7 @@ def fine_stage(model: HybridDepthModel, recipe: FineRecipe, language_loss: float
         language_loss=language_loss,
         levels=recipe.levels,
         refine=recipe.refine,
+        intrinsics=LearnedIntrinsics(cameras) if recipe.intrinsics == "learn" else None,
     )
     return stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # faster convolutions
 

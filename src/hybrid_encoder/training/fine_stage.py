@@ -21,6 +21,7 @@ from hybrid_encoder.losses.photometric import Reprojection, reprojection_loss, s
 from hybrid_encoder.losses.pixel_language import pixel_language_loss
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridFeatures
+from hybrid_encoder.models.intrinsics import LearnedIntrinsics
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead
 from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.ranges import check_number
@@ -47,6 +48,8 @@ class FineStage(Stage):
         refine: Gauss-Newton steps of direct alignment on every level, starting from the predicted motion. The pose
             network then learns from the aligned motion, in units of the image's harmonic mean depth; from random
             weights it would need many more steps to find it.
+        intrinsics: learned together with depth and motion, starting from those of the batch; None takes those as they
+            are.
 
     Raises:
         ConfigError: no class token to read motion from, no prompts to compare with, or a number out of its range.
@@ -62,6 +65,7 @@ class FineStage(Stage):
         language_loss: float = 0.0,
         levels: Sequence[int] = (0,),
         refine: int = 0,
+        intrinsics: LearnedIntrinsics | None = None,
     ) -> None:
         super().__init__()
         check_number("language_loss", language_loss, 0)
@@ -84,6 +88,7 @@ class FineStage(Stage):
             spatial.check_class_token()
         self.model = model
         self.pose = pose
+        self.intrinsics = intrinsics
         self.token_pose = ClassTokenPoseHead(spatial.channels[-1]) if pose is None and spatial is not None else None
         self.offsets = tuple(offsets)
         self.levels, self.refine = tuple(levels), refine
@@ -101,10 +106,18 @@ class FineStage(Stage):
         assert network is not None  # the constructor has made one of them
         return network
 
-    def parameter_groups(self, lr: float, pose_lr: float = 1.0) -> list[dict[str, Any]]:
-        """Return the model's optimizer groups, and one more for the motion network with ``pose_lr`` times the rate."""
-        motion = {"name": "pose", "params": list(self.motion_network.parameters()), "lr": lr * pose_lr}
-        return [*self.model.parameter_groups(lr), motion]
+    def parameter_groups(self, lr: float, pose_lr: float = 1.0, intrinsics_lr: float = 1.0) -> list[dict[str, Any]]:
+        """Return the model's optimizer groups, and more for the motion network and for learned intrinsics.
+
+        Their rates are ``lr`` times ``pose_lr`` and ``intrinsics_lr``. Intrinsics do not decay: that would pull them
+        to where they started.
+        """
+        groups = self.model.parameter_groups(lr)
+        groups.append({"name": "pose", "params": list(self.motion_network.parameters()), "lr": lr * pose_lr})
+        if self.intrinsics is not None:
+            learned = list(self.intrinsics.parameters())
+            groups.append({"name": "intrinsics", "params": learned, "lr": lr * intrinsics_lr, "weight_decay": 0.0})
+        return groups
 
     def forward(self, batch: Frames) -> dict[str, Tensor]:
         """Return the losses of a batch.
@@ -118,6 +131,8 @@ class FineStage(Stage):
             InputError: another number of sources than offsets, or images too small for the levels.
         """
         images, K = batch.images, batch.K
+        if self.intrinsics is not None:
+            K = self.intrinsics(batch.camera, K, batch.mirrored)  # type: ignore[arg-type]  # tensors in a batch
         self._check_sources(images)
         size = (images.shape[-2], images.shape[-1])
         features = self.model.encoder.forward_features(batch.augmented[:, 0])

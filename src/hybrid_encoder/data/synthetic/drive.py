@@ -12,6 +12,7 @@ IEEE 754 rounds correctly (no sine, no exponential, no BLAS), so a seed gives th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,13 +23,14 @@ import numpy as np
 
 from hybrid_encoder.data.synthetic.layout import build_street
 from hybrid_encoder.data.synthetic.rendering import GROUND, camera_rays, cast_rays, label_lanes, shade
-from hybrid_encoder.data.synthetic.street import Array, Street, check_drive, frame_number, turn
+from hybrid_encoder.data.synthetic.street import Array, Street, check_drive, frame_number, turn, wave
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KITTI_FOCAL = 0.58  # of the width
+SWING = 16  # frames, of a camera that turns to the left and to the right and back
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class SyntheticDrive:
         height, width: image size in pixels, 32 at least.
         focal: in pixels, for both axes; by default 0.58 x width, about KITTI's.
         max_depth: in metres, 10 at least; beyond it, depth is clipped and not valid.
+        turning: degrees, up to 10, by which the camera also turns from frame to frame where it turns fastest, to the
+            left and to the right in turn, as a car does at crossings.
 
     Raises:
         InputError: a value out of its range.
@@ -88,11 +92,14 @@ class SyntheticDrive:
     width: int = 320
     focal: float | None = None
     max_depth: float = 80.0
+    turning: float = 0.0
 
     def __post_init__(self) -> None:
         check_drive(self.seed, self.num_frames, self.height, self.width, self.max_depth)
         if self.focal is not None and not 0 < self.focal < float("inf"):
             raise InputError(f"focal is {self.focal!r}; it must be a positive number of pixels, or None.")
+        if not 0 <= self.turning <= 10:
+            raise InputError(f"turning is {self.turning!r}; degrees per frame lie between 0 and 10.")
 
     @property
     def K(self) -> Array:
@@ -143,14 +150,17 @@ class SyntheticDrive:
             IndexError: the drive has no such frame.
         """
         street = self._street
-        z = street.step * frame_number(index, self.num_frames)
-        x, cos, sin = street.path(z)
+        frame = frame_number(index, self.num_frames)
+        x, cos, sin = street.path(street.step * frame)
+        swing, _ = wave(frame, math.radians(self.turning) * SWING / 8, SWING, street.weave[2])
+        cos_swing, sin_swing = turn(swing)
+        cos, sin = cos * cos_swing - sin * sin_swing, sin * cos_swing + cos * sin_swing
         cos_pitch, sin_pitch = turn(street.pitch)
         pose = np.eye(4)
         pose[:3, 0] = cos, 0, -sin
         pose[:3, 1] = -sin * sin_pitch, cos_pitch, -cos * sin_pitch
         pose[:3, 2] = sin * cos_pitch, sin_pitch, cos * cos_pitch
-        pose[:3, 3] = x, -street.camera_height, z
+        pose[:3, 3] = x, -street.camera_height, street.step * frame
         return pose
 
     @cached_property
@@ -163,6 +173,7 @@ def render_drives(
     num_frames: int,
     size: tuple[int, int],
     progress: Callable[[Sequence[int]], Iterable[int]] | None = None,
+    turning: float = 0.0,
 ) -> list[list[SyntheticFrame]]:
     """Render one drive for each seed and hold all frames in memory.
 
@@ -174,6 +185,7 @@ def render_drives(
         size: (H, W) of the images, 32 pixels at least.
         progress: wraps the seeds and shows how many are done, such as
             ``functools.partial(rich.progress.track, description="rendering drives")``.
+        turning: of each drive, as in ``SyntheticDrive``.
 
     Returns:
         The frames of each drive, in the order of ``seeds``.
@@ -183,7 +195,7 @@ def render_drives(
     """
     height, width = size
     return [
-        list(SyntheticDrive(seed, num_frames, height, width))
+        list(SyntheticDrive(seed, num_frames, height, width, turning=turning))
         for seed in (seeds if progress is None else progress(seeds))
     ]
 
