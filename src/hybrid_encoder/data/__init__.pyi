@@ -10,6 +10,7 @@ from .ordered import (
     ordered_points_from_depth,
 )
 from .point_clouds import PointCloud, unprojected, write_cloud
+from .poses import Trajectory, read_trajectory, write_trajectory
 from .sequences import Item, KittiSequences, SourceSequences, SyntheticSequences
 from .sources import FrameSource, KittiSource, RenderedSource
 from .synthetic import (
@@ -45,6 +46,7 @@ __all__ = [
     "SyntheticLanes",
     "SyntheticSequences",
     "SyntheticSurround",
+    "Trajectory",
     "TuSimpleLanes",
     "VideoFrames",
     "VideoWriter",
@@ -53,9 +55,11 @@ __all__ = [
     "lidar_frames",
     "make_frames",
     "ordered_points_from_depth",
+    "read_trajectory",
     "render_drives",
     "synthetic_batch",
     "unprojected",
     "write_cloud",
+    "write_trajectory",
     "write_tusimple",
 ]
