@@ -218,6 +218,21 @@ _TINY_VISION = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_si
 
 PRESETS: dict[str, HybridDepthConfig] = {
     "paper": HybridDepthConfig(encoder=HybridEncoderConfig(spatial=SpatialConfig(blocks=(2, 5, 8, 11)))),
+    "small": HybridDepthConfig(
+        encoder=HybridEncoderConfig(
+            spatial=SpatialConfig(name="vit_small_patch14_dinov2.lvd142m", blocks=(2, 5, 8, 11)),
+            fusion=FusionConfig(channels=64),
+            prompts=PromptConfig(num_tokens=64),
+        ),
+        decoder=DecoderConfig(features=64, channels=(48, 96, 192, 384)),
+    ),
+    "large": HybridDepthConfig(
+        encoder=HybridEncoderConfig(
+            semantic=SemanticConfig(name="RN50x4-quickgelu"),
+            spatial=SpatialConfig(name="vit_large_patch14_dinov2.lvd142m", blocks=(4, 11, 17, 23)),
+            fusion=FusionConfig(channels=320),
+        ),
+    ),
     "tiny": HybridDepthConfig(
         encoder=HybridEncoderConfig(
             semantic=SemanticConfig(

@@ -7,6 +7,7 @@ from .coarse import (
     patch_order_accuracy,
     patch_ranking_loss,
 )
+from .distillation import distillation_loss
 from .photometric import Reprojection, photometric_error, reprojection_loss, smoothness_loss
 from .pixel_language import PixelLanguageLoss, pixel_language_loss
 
@@ -16,6 +17,7 @@ __all__ = [
     "PixelLanguageLoss",
     "Reprojection",
     "Sampling",
+    "distillation_loss",
     "patch_contrastive_loss",
     "patch_features",
     "patch_order_accuracy",
