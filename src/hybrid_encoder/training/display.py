@@ -1,20 +1,31 @@
-"""What a run shows while it trains: a progress bar, and TensorBoard's event files."""
+"""What a run shows while it trains: a progress bar, lines on validations, and its logs together."""
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+from hybrid_encoder.training.logs import (
+    EventLog,
+    LineLog,
+    Log,
+    TrackerLog,
+    check_trackers,
+    open_tracker,
+    tensorboard_installed,
+)
+from hybrid_encoder.training.pictures import Pictures, Sheets
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
 
 
 class Show(Protocol):
@@ -44,49 +55,95 @@ def progress_bar(console: Console | None, num_steps: int, completed: int) -> Ite
         yield show
 
 
-class EventLog:
-    """Scalars for TensorBoard, every few steps; nothing is written where TensorBoard is not installed.
+class RunLog:
+    """Everything that a run writes down, in all its logs at once.
 
-    A log that cannot be written, as on a full disk, ends with a warning, and the run goes on. TensorBoard's own writer
-    has a thread, which would end with a traceback.
+    ``log.jsonl`` is always written, TensorBoard's event files where it is installed, and trackers where asked for. A
+    log that cannot be written, as on a full disk, ends with a warning, and the run goes on.
 
     Args:
         folder: of the run.
         every: steps between entries.
         enabled: False writes nothing, as in all processes but one.
+        start: the step that the run starts after.
+        log_with: trackers, or their names as accelerate knows them, such as ``"wandb"``.
+
+    Raises:
+        ConfigError: a tracker that is not known or not installed; in all processes.
     """
 
-    def __init__(self, folder: Path, every: int, enabled: bool = True) -> None:
-        self.folder, self.every = folder, every
-        self.enabled = enabled and find_spec("tensorboard") is not None
-        self.file: IO[bytes] | None = None
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        enabled: bool = True,
+        start: int = 0,
+        log_with: Sequence[str | GeneralTracker] = (),
+    ) -> None:
+        self.every, self.sheets = every, Sheets(folder / "pictures")
+        self.logs: list[Log] = []
+        check_trackers(log_with)
+        if enabled:
+            self.logs.append(LineLog(folder, start))
+            if tensorboard_installed():
+                self.logs.append(EventLog(folder, start))
+            self.logs += [open_tracker(tracker, folder, start) for tracker in log_with]
+        self.enabled = enabled
 
-    def __enter__(self) -> EventLog:
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.file is not None:
-            self.file.close()
+        for log in list(self.logs):
+            self._try(log, log.close)
 
-    def write(self, step: int, scalars: dict[str, Tensor]) -> None:
-        """Write all scalars by name, if it is time for an entry."""
-        if not self.enabled or step % self.every:
-            return
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+    def write(self, step: int, scalars: Mapping[str, Tensor | float]) -> None:
+        """Write numbers by name, if it is time for an entry."""
+        if self.logs and step % self.every == 0:
+            self.write_scalars(step, scalars)
 
-        values = [Summary.Value(tag=name, simple_value=value.detach().item()) for name, value in scalars.items()]
+    def write_scalars(self, step: int, scalars: Mapping[str, Tensor | float]) -> None:
+        """Write numbers by name, now."""
+        if self.logs:
+            numbers = {name: float(value) for name, value in scalars.items()}
+            for log in list(self.logs):
+                self._try(log, partial(log.write, step, numbers), step)
+
+    def write_pictures(self, step: int, pictures: Pictures) -> None:
+        """Write pictures by name, (N, H, W, 3) each, now: to the logs, and as a sheet to look at."""
+        if self.enabled:
+            for log in list(self.logs):
+                self._try(log, partial(log.write_pictures, step, pictures), step)
+            try:
+                self.sheets.write(step, pictures)
+            except OSError as error:
+                warnings.warn(f"no sheet of pictures at step {step} ({error.strerror}).", stacklevel=2)
+
+    def _try(self, log: Log, write: Callable[[], None], step: int | None = None) -> None:
+        """Write to one log, which ends where it cannot be written: no log is worth a run."""
         try:
-            if self.file is None:
-                name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-                self.file = (self.folder / name).open("ab", buffering=0)
-                self._add(file_version="brain.Event:2")
-            self._add(step=step, summary=Summary(value=values))
-        except OSError as error:
-            warnings.warn(f"the log for TensorBoard ends at step {step} ({error.strerror}).", stacklevel=3)
-            self.enabled = False
+            write()
+        except Exception as error:
+            if not isinstance(error, OSError) and not isinstance(log, TrackerLog):
+                raise
+            when = "before its end" if step is None else f"at step {step}"
+            warnings.warn(f"{log.name} ends {when} ({getattr(error, 'strerror', None) or error}).", stacklevel=4)
+            self.logs.remove(log)
 
-    def _add(self, **parts: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-        RecordWriter(self.file).write(Event(wall_time=time.time(), **parts).SerializeToString())
+def validation_line(step: int, numbers: Mapping[str, float], best_step: int, best_score: float) -> str:
+    """Return the line that says how a validation went.
+
+    Args:
+        step: of the validation.
+        numbers: its numbers by name; ``"score"``, the lower the better, is one of the others. Beside a number there may
+            be what is reached without learning anything, under its name and ``_control``.
+        best_step, best_score: of the best validation so far, this one included.
+    """
+    score = numbers["score"]
+    what = next((name for name, value in numbers.items() if name != "score" and value == score), None)
+    line = f"step {step}: score {score:.4f}{f' ({what})' if what else ''}"
+    control = numbers.get(f"{what}_control")
+    if control is not None:
+        line += f", {'better' if score < control else 'NOT better'} than {control:.4f} without learning anything"
+    return f"{line}; the best so far is {best_score:.4f} at step {best_step}"

@@ -5,8 +5,8 @@ As in Monodepth2 (Godard et al., ICCV 2019): the minimum over neighbouring frame
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,24 @@ from hybrid_encoder.training.ranges import check_number
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
+
+
+class FinePrediction(NamedTuple):
+    """What a fine stage says about a batch.
+
+    Args:
+        features: of the targets.
+        disparities: of the targets by scale, the finest under the lowest number; in [0, 1], (B, 1, h, w).
+        predicted: motion from the target camera to every source camera as the motion network says it, (B, N, 4, 4).
+        motions: the same, aligned with the images where the stage refines.
+        K: intrinsics, (B, 3, 3), in pixels of the images.
+    """
+
+    features: HybridFeatures
+    disparities: dict[int, Tensor]
+    predicted: Tensor
+    motions: Tensor
+    K: Tensor
 
 
 class FineStage(Stage):
@@ -106,13 +124,32 @@ class FineStage(Stage):
         assert network is not None  # the constructor has made one of them
         return network
 
-    def parameter_groups(self, lr: float, pose_lr: float = 1.0, intrinsics_lr: float = 1.0) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self,
+        lr: float,
+        pose_lr: float = 1.0,
+        intrinsics_lr: float = 1.0,
+        *,
+        lr_scale: Mapping[str, float] | None = None,
+    ) -> list[dict[str, Any]]:
         """Return the model's optimizer groups, and more for the motion network and for learned intrinsics.
 
         Their rates are ``lr`` times ``pose_lr`` and ``intrinsics_lr``. Intrinsics do not decay: that would pull them
         to where they started.
+
+        Args:
+            lr: learning rate.
+            pose_lr, intrinsics_lr: factors on it.
+            lr_scale: factors by part: those of the model, and ``"pose"`` and ``"intrinsics"`` in place of the two above.
+
+        Raises:
+            ConfigError: a factor for a part that does not exist.
         """
-        groups = self.model.parameter_groups(lr)
+        scale = dict(lr_scale or {})
+        pose_lr = scale.pop("pose", pose_lr)
+        if self.intrinsics is not None:
+            intrinsics_lr = scale.pop("intrinsics", intrinsics_lr)
+        groups = self.model.parameter_groups(lr, lr_scale=scale)
         groups.append({"name": "pose", "params": list(self.motion_network.parameters()), "lr": lr * pose_lr})
         if self.intrinsics is not None:
             learned = list(self.intrinsics.parameters())
@@ -120,15 +157,21 @@ class FineStage(Stage):
         return groups
 
     def forward(self, batch: Frames) -> dict[str, Tensor]:
-        """Return the losses of a batch.
-
-        Returns:
-            Scalars: ``loss``; for the finest scale and the first level ``reprojection``, ``identity`` (the error of an
-            unmoved camera) and ``moved`` (the share of pixels that count); with ``refine`` the ``motion`` loss; with
-            ``language_loss`` the unweighted ``language`` loss.
+        """Return the losses of a batch; see :meth:`losses`.
 
         Raises:
             InputError: another number of sources than offsets, or images too small for the levels.
+        """
+        return self.losses(batch, self.predict(batch))
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's says Any
+
+    def predict(self, batch: Frames) -> FinePrediction:
+        """Return what the networks say about a batch, and motions as they are aligned with it.
+
+        Raises:
+            InputError: as :meth:`forward`.
         """
         images, K = batch.images, batch.K
         if self.intrinsics is not None:
@@ -137,11 +180,24 @@ class FineStage(Stage):
         size = (images.shape[-2], images.shape[-1])
         features = self.model.encoder.forward_features(batch.augmented[:, 0])
         disparities = self.model.decoder(features.maps, size)
-        motions = self.motions(batch.augmented, features.class_token)
+        motions = predicted = self.motions(batch.augmented, features.class_token)
+        if self.refine:
+            motions = self.refined(images, self.finest_depth(disparities, size), K, predicted)
+        return FinePrediction(features, disparities, predicted, motions, K)
+
+    def losses(self, batch: Frames, prediction: FinePrediction) -> dict[str, Tensor]:
+        """Return the losses of a batch.
+
+        Returns:
+            Scalars: ``loss``; for the finest scale and the first level ``reprojection``, ``identity`` (the error of an
+            unmoved camera) and ``moved`` (the share of pixels that count); with ``refine`` the ``motion`` loss; with
+            ``language_loss`` the unweighted ``language`` loss.
+        """
+        images = batch.images
+        features, disparities, predicted, motions, K = prediction
         terms: list[Tensor] = []
         logged: dict[str, Tensor] = {}
         if self.refine:
-            predicted, motions = motions, self.refined(images, self._finest_depth(disparities, size), K, motions)
             logged["motion"] = (predicted - motions)[:, :, :3].abs().mean() * len(disparities)
             terms.append(logged["motion"])
         pyramid = [shrink(images, K, 2**level) for level in self.levels]
@@ -159,9 +215,6 @@ class FineStage(Stage):
             logged["language"] = self._language(features, disparities, pyramid[0][0])
             total = total + self.language_loss * logged["language"]
         return {"loss": total, **{name: value.detach() for name, value in logged.items()}}
-
-    if TYPE_CHECKING:
-        __call__ = forward  # nn.Module's says Any
 
     def _check_sources(self, images: Tensor) -> None:
         if images.shape[1] != 1 + len(self.offsets):
@@ -187,7 +240,8 @@ class FineStage(Stage):
         losses = [pixel_language_loss(logits, depth, self.bin_centers) for logits in features.logits]
         return torch.stack(losses).mean()
 
-    def _finest_depth(self, disparities: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+    def finest_depth(self, disparities: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+        """Return the depth that motions and views are made with, (B, 1, *size); no gradient comes back from it."""
         return self._to_depth(_resize(disparities[min(disparities)], size).detach())
 
     def _to_depth(self, disparity: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from hybrid_encoder.training.checkpointing import (
     newest_whole,
     save_checkpoint,
 )
-from hybrid_encoder.training.display import EventLog, progress_bar
+from hybrid_encoder.training.display import RunLog, progress_bar
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.parallel import any_process, process_state, synchronize_batch_norm
 from hybrid_encoder.training.ranges import check_number
@@ -203,7 +203,7 @@ class _Run:
         with (
             catch_sigterm() as sigterm_came,
             progress_bar(console if is_main else None, config.steps, progress.step) as show,
-            EventLog(self.folder, config.log_every, enabled=is_main) as log,
+            RunLog(self.folder, config.log_every, is_main, progress.step) as log,
         ):
             self._check_weights("weights to start from")
             batches = iter(self.batches)
