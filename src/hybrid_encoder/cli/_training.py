@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from hybrid_encoder.cli._config import from_file
 from hybrid_encoder.cli.options import check_finite, parse_size
 from hybrid_encoder.cli.terminal import PlainConsole
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.errors import ConfigError, InputError, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +31,7 @@ MAX_WORKERS = 256  # each holds a copy of the data set's memory
 NUM_RENDERED_SEEDS = 100_000  # those of synthetic drives, each with drives of its own
 
 RecipeName = Literal["published", "small"]
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["auto", "no", "bf16", "fp16"]
 
 Output = Annotated[Path, typer.Option(help="Folder of the run; the weights are saved into its 'final'.")]
 RecipeOption = Annotated[
@@ -42,11 +45,37 @@ LearningRate = Annotated[float | None, typer.Option(help="Learning rate, instead
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the images, instead of the recipe's.")]
 Pretrained = Annotated[bool, typer.Option(help="Start a preset from the public CLIP and DINO weights.")]
 Drives = Annotated[int, typer.Option(min=1, max=SEEDS_PER_RUN, help="Number of drives to render for 'synthetic'.")]
+LrScale = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PART=FACTOR", help="Factor on the learning rate of a part, such as spatial=0.1; repeatable."),
+]
+Accumulate = Annotated[
+    int | None, typer.Option(min=1, help="Batches whose gradients make one step, for a larger batch in less memory.")
+]
+Ema = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Keep a moving average of the weights with this decay, such as 0.999."),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the model (torch.compile) before the first step.")]
+CheckpointActivations = Annotated[
+    bool,
+    typer.Option(
+        "--checkpoint-activations", help="Compute activations again in the backward pass: slower, with less memory."
+    ),
+]
 Workers = Annotated[
-    int, typer.Option(min=0, max=MAX_WORKERS, help="Processes that load data; 0 loads in the training process.")
+    int | None,
+    typer.Option(
+        min=0,
+        max=MAX_WORKERS,
+        help="Processes that load data; 0 loads in the training process.",
+        show_default="several",
+    ),
 ]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the forward pass.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="Precision of the forward pass; auto is bf16 where the accelerator has it, else full.")
+]
 Seed = Annotated[
     int,
     typer.Option(help="Random seed of the weights, the synthetic drives, the data order and the augmentation."),
@@ -84,13 +113,49 @@ def fitting_recipe(encoder: str) -> RecipeName:
     return "small" if spatial == PRESETS["tiny"].encoder.spatial else "published"
 
 
-def change_recipe(recipe: R, *, epochs: int | None, steps: int | None, size: str | None, **changes: Any) -> R:
-    """Return the recipe with what was given in place of its own settings; epochs without steps decide the length."""
+def change_recipe(
+    recipe: R,
+    context: typer.Context,
+    *,
+    epochs: int | None,
+    steps: int | None,
+    size: str | None,
+    lr_scale: Sequence[str] | None,
+    **changes: Any,
+) -> R:
+    """Return the recipe with the settings of ``--config``, and then the options that were given, in place of its own.
+
+    Epochs without steps decide the length.
+    """
     check_finite("--lr", changes.get("lr"))
     if epochs and not steps:
         steps = 0
     changes |= {"epochs": epochs, "steps": steps, "size": None if size is None else parse_size(size)}
-    return dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+    changes["lr_scale"] = parse_factors(lr_scale) if lr_scale else None
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(from_file(context, recipe), **given)
+
+
+def parse_factors(texts: Sequence[str]) -> dict[str, float]:
+    """Return factors by part, from texts such as ``spatial=0.1``.
+
+    Raises:
+        InputError: another form, a factor that is no number from 0 up, or a part that comes twice.
+    """
+    factors: dict[str, float] = {}
+    for text in texts:
+        part, _, number = text.partition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = math.nan
+        if not part or not 0 <= factor < math.inf or part in factors:
+            raise InputError(
+                f"--lr-scale is {shortened(repr(text), 80)}; give each part once with a factor from 0 up, such as "
+                "spatial=0.1."
+            )
+        factors[part] = factor
+    return factors
 
 
 def render_training_drives(

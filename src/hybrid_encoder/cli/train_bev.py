@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from hybrid_encoder.cli import _surround, _training
+from hybrid_encoder.cli._config import ConfigOption
 from hybrid_encoder.cli.options import OnCpu, make_folder
 
 
 def train_bev_command(
+    context: typer.Context,
     data: Annotated[Literal["synthetic"], typer.Argument(help="'synthetic': rendered drives with six cameras.")],
     weights: Annotated[
         str,
@@ -35,19 +37,25 @@ def train_bev_command(
     steps: _training.Steps = None,
     batch_size: _training.BatchSize = None,
     lr: _training.LearningRate = None,
+    lr_scale: _training.LrScale = None,
+    accumulate: _training.Accumulate = None,
+    ema: _training.Ema = None,
     encoder_lr: Annotated[
         float | None,
         typer.Option(help="Factor on the learning rate of the depth model; by default 0.1, and 1 for random weights."),
     ] = None,
     size: _training.Size = None,
     drives: _training.Drives = 200,
-    workers: _training.Workers = 0,
+    workers: _training.Workers = None,
+    compile: _training.Compile = False,
+    checkpoint_activations: _training.CheckpointActivations = False,
     save_every: _training.SaveEvery = 500,
-    precision: _training.PrecisionOption = "no",
+    precision: _training.PrecisionOption = "auto",
     seed: _training.Seed = 0,
     resume: _training.Resume = False,
     resume_from: _training.ResumeFrom = None,
     cpu: OnCpu = False,
+    config: ConfigOption = None,
 ) -> None:
     """Train a bird's-eye view: vehicles and road on a grid around a vehicle, from the images of its cameras.
 
@@ -68,11 +76,15 @@ def train_bev_command(
     random_weights = weights == "none"
     chosen = _training.change_recipe(
         BEV[recipe],
+        context,
         epochs=None,
         steps=steps,
         size=size,
         batch_size=batch_size,
         lr=lr,
+        lr_scale=lr_scale,
+        accumulate=accumulate,
+        ema=ema,
         encoder_lr=encoder_lr or (1.0 if random_weights else None),
     )
     make_folder(output)
@@ -85,6 +97,7 @@ def train_bev_command(
         start_scale(model, [items[index] for index in range(min(8, len(items)))])
     described = {"data": data, "weights": weights, "depth": depth, "cell": cell, "drives": drives}
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
+    loop |= {"compile": compile, "checkpoint_activations": checkpoint_activations}
     options = {"described": described, "resume": resume_from or resume, "console": console, **loop}
     result = train_bev(model, items, output, chosen, **options)
     _training.print_result(console, result, output)

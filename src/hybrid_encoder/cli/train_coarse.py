@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hybrid_encoder.cli import _training as shared
+from hybrid_encoder.cli._config import ConfigOption
 from hybrid_encoder.cli.options import OnCpu, make_folder
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ SHAPE = (720, 1280)  # of TuSimple's pictures, which synthetic ones are rendered
 
 
 def train_coarse_command(
+    context: typer.Context,
     data: Annotated[
         str, typer.Argument(help="TuSimple's root folder, a folder of images (with --depths), or 'synthetic'.")
     ],
@@ -33,17 +35,23 @@ def train_coarse_command(
     steps: shared.Steps = None,
     batch_size: shared.BatchSize = None,
     lr: shared.LearningRate = None,
+    lr_scale: shared.LrScale = None,
+    accumulate: shared.Accumulate = None,
+    ema: shared.Ema = None,
     size: shared.Size = None,
     two_sided: Annotated[bool | None, typer.Option(help="Compare patches with nearer ones as well.")] = None,
     pretrained: shared.Pretrained = True,
     drives: shared.Drives = 60,
-    workers: shared.Workers = 0,
+    workers: shared.Workers = None,
+    compile: shared.Compile = False,
+    checkpoint_activations: shared.CheckpointActivations = False,
     save_every: shared.SaveEvery = 500,
-    precision: shared.PrecisionOption = "no",
+    precision: shared.PrecisionOption = "auto",
     seed: shared.Seed = 0,
     resume: shared.Resume = False,
     resume_from: shared.ResumeFrom = None,
     cpu: OnCpu = False,
+    config: ConfigOption = None,
 ) -> None:
     """Run the coarse stage: the encoder learns to put patches in the order of their depth, by words.
 
@@ -60,11 +68,15 @@ def train_coarse_command(
     console = shared.console_of_run(cpu)
     chosen = shared.change_recipe(
         COARSE[recipe or shared.fitting_recipe(encoder)],
+        context,
         epochs=epochs,
         steps=steps,
         size=size,
         batch_size=batch_size,
         lr=lr,
+        lr_scale=lr_scale,
+        accumulate=accumulate,
+        ema=ema,
         two_sided=two_sided,
     )
     # What is quick comes first: files are looked at before weights are read, and drives are rendered after that.
@@ -81,6 +93,7 @@ def train_coarse_command(
         "drives": drives if data == shared.SYNTHETIC else None,
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
+    loop |= {"compile": compile, "checkpoint_activations": checkpoint_activations}
     options = {"described": described, "resume": resume_from or resume, "console": console, **loop}
     weights = train_coarse(model, items, output, chosen, **options)
     shared.print_result(console, weights, output)

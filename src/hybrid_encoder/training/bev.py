@@ -146,7 +146,7 @@ def train_bev(
     folder = Path(folder)
     stage = BevStage(model, recipe.centre_weight)
     parts = {name: recipe.encoder_lr for name in model.part_parameters() if name != model.own_part}
-    groups = model.parameter_groups(recipe.lr, lr_scale=parts)
+    groups = model.parameter_groups(recipe.lr, lr_scale={**parts, **recipe.lr_scale})
     process_state(options.get("cpu", False))
     with hold_run(folder):
         num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate_finite, **options)

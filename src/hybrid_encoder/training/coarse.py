@@ -149,7 +149,7 @@ def train_coarse(
     stage = CoarseStage(encoder, recipe.two_sided, recipe.sampling, recipe.box)
     trained_before = encoder.trainable
     encoder.set_trainable(spatial=False if recipe.freeze_spatial else None, text=False if recipe.freeze_text else None)
-    groups = encoder.parameter_groups(recipe.lr)
+    groups = encoder.parameter_groups(recipe.lr, lr_scale=recipe.lr_scale)
     process_state(options.get("cpu", False))
     with hold_run(folder):
         check_teaches(items)

@@ -147,7 +147,7 @@ def train_fine(
     """
     folder = Path(folder)
     stage = fine_stage(model, recipe, language_loss)
-    groups = stage.parameter_groups(recipe.lr, recipe.pose_lr)
+    groups = stage.parameter_groups(recipe.lr, recipe.pose_lr, recipe.intrinsics_lr, lr_scale=recipe.lr_scale)
     process_state(options.get("cpu", False))
     with hold_run(folder):
         check_moves(items)
