@@ -1,9 +1,10 @@
-"""Depth in files, and whether a map shows the same view as its image."""
+"""Depth in files and from points, and whether a map shows the same view as its image."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from hybrid_encoder.data.opening import is_file, is_there, opened
 from hybrid_encoder.errors import InputError
 
 KITTI_SCALE = 256  # what KITTI's 16-bit PNG files are divided by
+MIN_DEPTH = 1e-3  # metres from the camera's plane, nearer than any lidar measures
 MAX_STRETCH = 1.05  # between height and width of a map, from sizes that are rounded or multiples of 32
 
 
@@ -51,6 +53,28 @@ def _read_npy(path: Path) -> NDArray[np.float32]:
         raise InputError(f"{path} needs more memory than there is; store a smaller map.") from None
     except Exception as error:  # a damaged header is read as Python, and raises nearly anything
         raise InputError(f"{path} cannot be read as depth ({error}); give a 16-bit grey PNG or a .npy.") from None
+
+
+def depth_of_points(
+    points: NDArray[Any], K: NDArray[Any], size: tuple[int, int], min_depth: float = MIN_DEPTH
+) -> NDArray[np.float32]:
+    """Return depth in metres at the pixels that points fall on, the nearest in front, 0 elsewhere, float32, (1, H, W).
+
+    Args:
+        points: in the camera's axes, x right, y down, z forward, in metres, float64, (3, N).
+        K: intrinsics in pixels, (3, 3); pixel centres are at integers.
+        size: (H, W) of the map.
+        min_depth: in metres; nearer points, and those behind the camera, are left out.
+    """
+    points = points[:, points[2] > min_depth]
+    u, v = np.rint((K[:2] @ points) / points[2])
+    height, width = size
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    order = np.argsort(-points[2][inside])  # of points on the same pixel, the nearest is written last
+    depth = np.zeros((1, height, width), np.float32)
+    columns, rows = u[inside][order].astype(int), v[inside][order].astype(int)
+    depth[0, rows, columns] = points[2][inside][order]
+    return depth
 
 
 def check_same_view(size: tuple[int, int], name: str, other: tuple[int, int], other_name: str) -> None:

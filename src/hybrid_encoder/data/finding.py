@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -147,3 +148,20 @@ def _placed(found: Iterable[Found]) -> list[Found]:
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") and part != ".." for part in path.parts)
+
+
+def numbered_files(
+    folder: Path, suffixes: Sequence[str] = (".jpeg", ".jpg", ".png"), ending: str = ""
+) -> dict[int, Path]:
+    """Return the files of a folder whose name is a number and an ending, by their number, rising.
+
+    Args:
+        folder: one that does not exist has no files.
+        suffixes: in small letters; of several files with one number, that with the last suffix is taken.
+        ending: what follows the number, before the suffix.
+    """
+    files = listed(folder.iterdir(), suffixes) if is_folder(folder) else []
+    files.sort(key=lambda file: suffixes.index(file.suffix.lower()))
+    name = re.compile(rf"([0-9]{{1,18}}){re.escape(ending)}")
+    named = ((name.fullmatch(file.stem), file) for file in files)
+    return dict(sorted((int(match[1]), file) for match, file in named if match))

@@ -9,7 +9,6 @@ Geiger et al., "Vision meets Robotics: The KITTI Dataset", IJRR 2013. The layout
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_encoder.data.depth_maps import check_same_view
+from hybrid_encoder.data.depth_maps import check_same_view, depth_of_points
+from hybrid_encoder.data.finding import numbered_files
 from hybrid_encoder.data.kitti_files import Calibration, read_oxts, read_scan
-from hybrid_encoder.data.opening import expanded, is_folder, listed
+from hybrid_encoder.data.opening import expanded, is_folder
 from hybrid_encoder.errors import InputError
 
 Array = NDArray[Any]
 
 EARTH_RADIUS = 6378137.0  # metres, at the equator (WGS 84), which KITTI's development kit uses
-MIN_DEPTH = 1e-3  # metres from the camera's plane, nearer than any lidar measures
 
 
 @dataclass(frozen=True)
@@ -143,16 +142,7 @@ class KittiDrive:
         """Return depth in metres at the pixels that a lidar point falls on, 0 elsewhere, float32, (1, H, W)."""
         points = self.lidar_points(frame).astype(np.float64)
         points[:, 3] = 1  # homogeneous coordinates, in place of the reflectance
-        points = (self.cam_T_velo @ points[points[:, 0] > 0].T)[:3]
-        points = points[:, points[2] > MIN_DEPTH]
-        u, v = np.rint((self._projection[:2, :3] @ points) / points[2])
-        height, width = self.size
-        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-        order = np.argsort(-points[2][inside])  # of points on the same pixel, the nearest is written last
-        depth = np.zeros((1, height, width), np.float32)
-        columns, rows = u[inside][order].astype(int), v[inside][order].astype(int)
-        depth[0, rows, columns] = points[2][inside][order]
-        return depth
+        return depth_of_points((self.cam_T_velo @ points[points[:, 0] > 0].T)[:3], self._projection[:, :3], self.size)
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -185,10 +175,7 @@ class KittiDrive:
 
     def _numbered(self, name: str, suffixes: tuple[str, ...]) -> dict[int, Path]:
         """Return the files of one sensor by the number of their frame; of several with one number, the last suffix."""
-        folder = self._data(name)
-        files = listed(folder.iterdir(), suffixes) if is_folder(folder) else []
-        files.sort(key=lambda file: suffixes.index(file.suffix.lower()))
-        return {int(file.stem): file for file in files if re.fullmatch("[0-9]{1,18}", file.stem)}
+        return numbered_files(self._data(name), suffixes)
 
     def _data(self, name: str) -> Path:
         return self.folder / name / "data"
