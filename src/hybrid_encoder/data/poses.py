@@ -153,4 +153,4 @@ def _quaternions(matrices: Array) -> Array:
         ]
     ).transpose(2, 0, 1)
     found = np.linalg.eigh(upper, UPLO="U")[1][:, :, -1]
-    return np.where(found[:, 3:] < 0, -found, found)
+    return np.asarray(np.where(found[:, 3:] < 0, -found, found))

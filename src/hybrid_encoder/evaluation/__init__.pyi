@@ -15,6 +15,7 @@ from .model_predictors import MatchingPredictor, ModelPredictor, blend_flipped
 from .nyu import nyu_samples
 from .parts import DISTANCES, PartMean, label_regions, mean_parts, parts_of
 from .pictures import Example, error_map, worst_and_best
+from .pose import PoseResults, evaluate_trajectory
 from .predictors import FunctionPredictor, Prediction, Predictor, SavedPredictions
 from .protocols import PROTOCOLS, Protocol
 from .report import write_report
@@ -39,6 +40,7 @@ __all__ = [
     "MatchingPredictor",
     "ModelPredictor",
     "PartMean",
+    "PoseResults",
     "Prediction",
     "Predictor",
     "Protocol",
@@ -56,6 +58,7 @@ __all__ = [
     "evaluate",
     "evaluate_baselines",
     "evaluate_kitti",
+    "evaluate_trajectory",
     "export_depths",
     "find_leak",
     "fit_kitti_scale",
