@@ -30,60 +30,83 @@ NUM_SEEDS = 2**32  # numpy takes no larger seed
 MAX_WORKERS = 256  # each holds a copy of the data set's memory
 NUM_RENDERED_SEEDS = 100_000  # those of synthetic drives, each with drives of its own
 
+# Options under their heading in the help.
+of_data, of_recipe, of_run = (partial(typer.Option, rich_help_panel=name) for name in ("Data", "Recipe", "Run"))
+
 RecipeName = Literal["published", "small"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
 Output = Annotated[Path, typer.Option(help="Folder of the run; the weights are saved into its 'final'.")]
 RecipeOption = Annotated[
     RecipeName | None,
-    typer.Option(help="published, or small (for the tiny preset); by default the one that fits the encoder."),
+    of_recipe(
+        help="published, or small (for the tiny preset); by default the one that fits the encoder.",
+    ),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data, instead of the recipe's.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of the recipe's.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Items in a step, for each process.")]
-LearningRate = Annotated[float | None, typer.Option(help="Learning rate, instead of the recipe's.")]
-Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the images, instead of the recipe's.")]
-Pretrained = Annotated[bool, typer.Option(help="Start a preset from the public CLIP and DINO weights.")]
-Drives = Annotated[int, typer.Option(min=1, max=SEEDS_PER_RUN, help="Number of drives to render for 'synthetic'.")]
+Epochs = Annotated[int | None, of_recipe(min=1, help="Passes over the data, instead of the recipe's.")]
+Steps = Annotated[int | None, of_recipe(min=1, help="Optimizer steps, instead of the recipe's.")]
+BatchSize = Annotated[int | None, of_recipe(min=1, help="Items in a step, for each process.")]
+LearningRate = Annotated[float | None, of_recipe(help="Learning rate, instead of the recipe's.")]
+Size = Annotated[str | None, of_recipe(help="HEIGHTxWIDTH of the images, instead of the recipe's.")]
+Pretrained = Annotated[bool, of_recipe(help="Start a preset from the public CLIP and DINO weights.")]
+Drives = Annotated[
+    int,
+    of_data(min=1, max=SEEDS_PER_RUN, help="Number of drives to render for 'synthetic'."),
+]
 LrScale = Annotated[
     list[str] | None,
-    typer.Option(metavar="PART=FACTOR", help="Factor on the learning rate of a part, such as spatial=0.1; repeatable."),
+    of_recipe(
+        metavar="PART=FACTOR",
+        help="Factor on the learning rate of a part, such as spatial=0.1; repeatable.",
+    ),
 ]
 Accumulate = Annotated[
-    int | None, typer.Option(min=1, help="Batches whose gradients make one step, for a larger batch in less memory.")
+    int | None,
+    of_recipe(min=1, help="Batches whose gradients make one step, for a larger batch in less memory."),
 ]
 Ema = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Keep a moving average of the weights with this decay, such as 0.999."),
+    of_recipe(
+        min=0,
+        max=1,
+        help="Keep a moving average of the weights with this decay, such as 0.999.",
+    ),
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the model (torch.compile) before the first step.")]
+Compile = Annotated[
+    bool,
+    of_run("--compile", help="Compile the model (torch.compile) before the first step."),
+]
 CheckpointActivations = Annotated[
     bool,
-    typer.Option(
-        "--checkpoint-activations", help="Compute activations again in the backward pass: slower, with less memory."
+    of_run(
+        "--checkpoint-activations",
+        help="Compute activations again in the backward pass: slower, with less memory.",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(
+    of_run(
         min=0,
         max=MAX_WORKERS,
         help="Processes that load data; 0 loads in the training process.",
         show_default="several",
     ),
 ]
-SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+SaveEvery = Annotated[int, of_run(min=1, help="Steps between checkpoints.")]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="Precision of the forward pass; auto is bf16 where the accelerator has it, else full.")
+    Precision,
+    of_run(help="Precision of the forward pass; auto is bf16 where the accelerator has it, else full."),
 ]
 Seed = Annotated[
     int,
-    typer.Option(help="Random seed of the weights, the synthetic drives, the data order and the augmentation."),
+    of_run(
+        help="Random seed of the weights, the synthetic drives, the data order and the augmentation.",
+    ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue exactly from the newest checkpoint.")]
+Resume = Annotated[bool, of_run("--resume", help="Continue exactly from the newest checkpoint.")]
 ResumeFrom = Annotated[
     str | None,
-    typer.Option(help="Continue from this checkpoint, such as step_00000500; newer ones are set aside."),
+    of_run(help="Continue from this checkpoint, such as step_00000500; newer ones are set aside."),
 ]
 
 

@@ -55,7 +55,7 @@ def train_bev_command(
     resume: _training.Resume = False,
     resume_from: _training.ResumeFrom = None,
     cpu: OnCpu = False,
-    config: ConfigOption = None,
+    config_file: ConfigOption = None,
 ) -> None:
     """Train a bird's-eye view: vehicles and road on a grid around a vehicle, from the images of its cameras.
 

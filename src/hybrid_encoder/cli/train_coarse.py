@@ -51,7 +51,7 @@ def train_coarse_command(
     resume: shared.Resume = False,
     resume_from: shared.ResumeFrom = None,
     cpu: OnCpu = False,
-    config: ConfigOption = None,
+    config_file: ConfigOption = None,
 ) -> None:
     """Run the coarse stage: the encoder learns to put patches in the order of their depth, by words.
 

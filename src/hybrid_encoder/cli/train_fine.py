@@ -52,6 +52,7 @@ LanguageLoss = Annotated[float, typer.Option(min=0, help="Weight of the pixel-la
 
 
 def train_fine_command(
+    context: typer.Context,
     data: Data,
     encoder: Encoder = "paper",
     output: shared.Output = Path("runs/fine"),
@@ -95,11 +96,13 @@ def train_fine_command(
     console = shared.console_of_run(cpu)
     chosen = shared.change_recipe(
         FINE[recipe or shared.fitting_recipe(encoder)],
+        context,
         epochs=epochs,
         steps=steps,
         size=size,
         batch_size=batch_size,
         lr=lr,
+        lr_scale=None,
         pose=pose,
         pose_pretrained=pose_pretrained if pretrained else bool(pose_pretrained),
         automask=automask,
