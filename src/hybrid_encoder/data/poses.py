@@ -133,7 +133,7 @@ def _rotations(quaternions: Array) -> Array:
         [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
-    return np.array(rows).transpose(2, 0, 1)
+    return np.asarray(np.array(rows).transpose(2, 0, 1))
 
 
 def _quaternions(matrices: Array) -> Array:
