@@ -17,6 +17,7 @@ from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.camera import resized_intrinsics
 from hybrid_encoder.geometry.pose import pose_matrix
 from hybrid_encoder.language.depth_words import bin_centers
+from hybrid_encoder.losses.distillation import distillation_loss
 from hybrid_encoder.losses.photometric import Reprojection, reprojection_loss, smoothness_loss
 from hybrid_encoder.losses.pixel_language import pixel_language_loss
 from hybrid_encoder.models.depth import HybridDepthModel
@@ -28,6 +29,7 @@ from hybrid_encoder.training.ranges import check_number
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
+    from hybrid_encoder.training.teaching import Teacher
 
 
 class FinePrediction(NamedTuple):
@@ -37,7 +39,8 @@ class FinePrediction(NamedTuple):
         features: of the targets.
         disparities: of the targets by scale, the finest under the lowest number; in [0, 1], (B, 1, h, w).
         predicted: motion from the target camera to every source camera as the motion network says it, (B, N, 4, 4).
-        motions: the same, aligned with the images where the stage refines.
+        motions: the same, aligned with the images where the stage refines; with ``stereo`` the way to the right view
+            comes last, (B, N + 1, 4, 4).
         K: intrinsics, (B, 3, 3), in pixels of the images.
     """
 
@@ -51,7 +54,8 @@ class FinePrediction(NamedTuple):
 class FineStage(Stage):
     """Train a depth model on frames with their neighbours, without depth labels.
 
-    A batch is a :class:`hybrid_encoder.data.sequences.Frames`: the target frame first, then its sources.
+    A batch is a :class:`hybrid_encoder.data.sequences.Frames`: the target frame first, then its sources; with
+    ``stereo`` the right view is the last of them.
 
     Args:
         model: encoder and decoder; every scale of the decoder counts.
@@ -68,6 +72,11 @@ class FineStage(Stage):
             weights it would need many more steps to find it.
         intrinsics: learned together with depth and motion, starting from those of the batch; None takes those as they
             are.
+        stereo: compare with the right view too, whose place is known: it is a baseline away, in metres, and so is
+            depth then. Without ``offsets`` it is the only source, and nothing predicts a motion.
+        teacher: a trained model that is followed too; it sees the images without their changed colours.
+        teacher_weight: of :func:`hybrid_encoder.losses.distillation.distillation_loss`, between the finest scale and
+            the teacher.
 
     Raises:
         ConfigError: no class token to read motion from, no prompts to compare with, or a number out of its range.
@@ -84,17 +93,22 @@ class FineStage(Stage):
         levels: Sequence[int] = (0,),
         refine: int = 0,
         intrinsics: LearnedIntrinsics | None = None,
+        stereo: bool = False,
+        teacher: Teacher | None = None,
+        teacher_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_number("teacher_weight", teacher_weight, 0)
         check_number("language_loss", language_loss, 0)
         check_number("smoothness", smoothness, 0)
         check_number("refine", refine, 0, whole=True)
         for level in levels:
             check_number("a level", level, 0, 16, whole=True)
-        if not offsets or 0 in offsets or not levels:
+        if not (offsets or stereo) or 0 in offsets or not levels:
             raise ConfigError(f"offsets is {offsets} and levels {levels}; neighbours, not 0, and a level are needed.")
         spatial, prompts = model.encoder.spatial, model.encoder.prompts
-        if pose is None and spatial is None:
+        reads_tokens = pose is None and bool(offsets)
+        if reads_tokens and spatial is None:
             raise ConfigError(
                 "motion from class tokens needs the DINO tower; give a pose network, or take both towers."
             )
@@ -102,13 +116,15 @@ class FineStage(Stage):
             raise ConfigError(
                 "language_loss is set, and the encoder has no prompts; take one that has, or set it to 0."
             )
-        if pose is None and spatial is not None:
-            spatial.check_class_token()
         self.model = model
-        self.pose = pose
+        self.pose = pose if offsets else None
         self.intrinsics = intrinsics
-        self.token_pose = ClassTokenPoseHead(spatial.channels[-1]) if pose is None and spatial is not None else None
-        self.offsets = tuple(offsets)
+        self.token_pose: ClassTokenPoseHead | None = None
+        if reads_tokens and spatial is not None:
+            spatial.check_class_token()
+            self.token_pose = ClassTokenPoseHead(spatial.channels[-1])
+        self.offsets, self.stereo = tuple(offsets), stereo
+        self.teacher, self.teacher_weight = teacher, teacher_weight
         self.levels, self.refine = tuple(levels), refine
         self.automask, self.smoothness, self.language_loss = automask, smoothness, language_loss
         bins = None
@@ -118,11 +134,9 @@ class FineStage(Stage):
         self.register_buffer("bin_centers", bins, persistent=False)
 
     @property
-    def motion_network(self) -> nn.Module:
-        """What predicts the camera's motion: the pose network, or the layer on class tokens."""
-        network = self.pose if self.pose is not None else self.token_pose
-        assert network is not None  # the constructor has made one of them
-        return network
+    def motion_network(self) -> nn.Module | None:
+        """What predicts the camera's motion: the pose network, or the layer on class tokens; None without a motion."""
+        return self.pose if self.pose is not None else self.token_pose
 
     def parameter_groups(
         self,
@@ -150,7 +164,8 @@ class FineStage(Stage):
         if self.intrinsics is not None:
             intrinsics_lr = scale.pop("intrinsics", intrinsics_lr)
         groups = self.model.parameter_groups(lr, lr_scale=scale)
-        groups.append({"name": "pose", "params": list(self.motion_network.parameters()), "lr": lr * pose_lr})
+        if self.motion_network is not None:
+            groups.append({"name": "pose", "params": list(self.motion_network.parameters()), "lr": lr * pose_lr})
         if self.intrinsics is not None:
             learned = list(self.intrinsics.parameters())
             groups.append({"name": "intrinsics", "params": learned, "lr": lr * intrinsics_lr, "weight_decay": 0.0})
@@ -181,8 +196,10 @@ class FineStage(Stage):
         features = self.model.encoder.forward_features(batch.augmented[:, 0])
         disparities = self.model.decoder(features.maps, size)
         motions = predicted = self.motions(batch.augmented, features.class_token)
-        if self.refine:
+        if self.refine and self.offsets:
             motions = self.refined(images, self.finest_depth(disparities, size), K, predicted)
+        if self.stereo:
+            motions = torch.cat([motions, _to_right_view(batch.baseline, images)], dim=1)
         return FinePrediction(features, disparities, predicted, motions, K)
 
     def losses(self, batch: Frames, prediction: FinePrediction) -> dict[str, Tensor]:
@@ -191,14 +208,15 @@ class FineStage(Stage):
         Returns:
             Scalars: ``loss``; for the finest scale and the first level ``reprojection``, ``identity`` (the error of an
             unmoved camera) and ``moved`` (the share of pixels that count); with ``refine`` the ``motion`` loss; with
-            ``language_loss`` the unweighted ``language`` loss.
+            ``language_loss`` the unweighted ``language`` loss, with a teacher the unweighted ``teacher`` loss.
         """
         images = batch.images
         features, disparities, predicted, motions, K = prediction
         terms: list[Tensor] = []
         logged: dict[str, Tensor] = {}
-        if self.refine:
-            logged["motion"] = (predicted - motions)[:, :, :3].abs().mean() * len(disparities)
+        if self.refine and self.offsets:
+            aligned = motions[:, : predicted.shape[1]]
+            logged["motion"] = (predicted - aligned)[:, :, :3].abs().mean() * len(disparities)
             terms.append(logged["motion"])
         pyramid = [shrink(images, K, 2**level) for level in self.levels]
         for scale, disparity in sorted(disparities.items()):
@@ -214,13 +232,19 @@ class FineStage(Stage):
         if self.language_loss:
             logged["language"] = self._language(features, disparities, pyramid[0][0])
             total = total + self.language_loss * logged["language"]
+        if self.teacher is not None:
+            finest = disparities[min(disparities)]
+            taught = self.teacher.disparity(images[:, 0], (finest.shape[-2], finest.shape[-1]))
+            logged["teacher"] = distillation_loss(finest, taught)
+            total = total + self.teacher_weight * logged["teacher"]
         return {"loss": total, **{name: value.detach() for name, value in logged.items()}}
 
     def _check_sources(self, images: Tensor) -> None:
-        if images.shape[1] != 1 + len(self.offsets):
+        count = 1 + len(self.offsets) + self.stereo
+        if images.shape[1] != count:
             raise InputError(
-                f"images are {tuple(images.shape)}; (B, {1 + len(self.offsets)}, 3, H, W) is needed, the target and "
-                f"its neighbours at {self.offsets}."
+                f"images are {tuple(images.shape)}; (B, {count}, 3, H, W) is needed, the target and its neighbours at "
+                f"{self.offsets}{', then the right view' if self.stereo else ''}."
             )
         if min(images.shape[-2:]) >> max(self.levels) < 2:
             raise InputError(
@@ -246,8 +270,8 @@ class FineStage(Stage):
 
     def _to_depth(self, disparity: Tensor) -> Tensor:
         depth: Tensor = self.model.to_depth(disparity)
-        # Refined motion follows depth at any scale; without a fixed one the scale would drift.
-        if self.refine:
+        # Refined motion follows depth at any scale; without a fixed one, as a baseline fixes it, the scale would drift.
+        if self.refine and not self.stereo:
             depth = depth * depth.reciprocal().mean((-2, -1), keepdim=True)
         return depth
 
@@ -255,7 +279,7 @@ class FineStage(Stage):
         """Refine motions by direct alignment, from the smallest images to the largest of the levels.
 
         Args:
-            images: (B, 1 + N, 3, H, W), the target first.
+            images: (B, 1 + N, 3, H, W), the target first; a right view that comes after them is not read.
             depth: of the target, (B, 1, H, W).
             K: intrinsics, (B, 3, 3).
             motions: where to start, (B, N, 4, 4); no gradient reaches them.
@@ -264,6 +288,7 @@ class FineStage(Stage):
             (B, N, 4, 4).
         """
         num_sources = motions.shape[1]
+        images = images[:, : 1 + num_sources]
         found = motions.detach().flatten(0, 1)
         for level in sorted(self.levels, reverse=True):
             frames, intrinsics = shrink(images, K, 2**level)
@@ -277,13 +302,15 @@ class FineStage(Stage):
         """Predict the motion from the target camera to every source camera.
 
         Args:
-            frames: (B, 1 + N, 3, H, W), the target first.
+            frames: (B, 1 + N, 3, H, W), the target first; a right view that comes after them is not read.
             class_token: of the target, (B, C); needed without a pose network.
 
         Returns:
             (B, N, 4, 4).
         """
-        found = []
+        network, found = self.motion_network, []
+        if network is None:
+            return frames.new_zeros((len(frames), 0, 4, 4))
         for index, offset in enumerate(self.offsets, start=1):
             target, source = frames[:, 0], frames[:, index]
             if self.pose is None:
@@ -291,9 +318,16 @@ class FineStage(Stage):
                 target, source = class_token, self.model.encoder.spatial.class_token(source)
             later = offset > 0
             # Networks see frames in temporal order: cars mostly drive forward.
-            axis_angle, translation = self.motion_network(*((target, source) if later else (source, target)))
+            axis_angle, translation = network(*((target, source) if later else (source, target)))
             found.append(pose_matrix(axis_angle, translation, invert=not later))
         return torch.stack(found, dim=1)
+
+
+def _to_right_view(baseline: Tensor | float, images: Tensor) -> Tensor:
+    """Return the motion from the target camera to that of the right view, a baseline to the right of it, (B, 1, 4, 4)."""
+    motion = torch.eye(4, device=images.device).repeat(len(images), 1, 1, 1)
+    motion[:, 0, 0, 3] = -torch.as_tensor(baseline, dtype=motion.dtype, device=images.device)
+    return motion
 
 
 def _resize(disparity: Tensor, size: tuple[int, ...]) -> Tensor:
