@@ -1,4 +1,4 @@
-"""How things are measured: two ways in turn, memory in a separate process, the machine's matrix rate.
+"""How things are measured: two ways in turn, memory in a separate process, where the time goes.
 
 A way is an implementation or a setting, by a name of ``WAYS``. A case is what it has to do: size and number of the
 images, and whether to predict or to take a training step. ``Run(way, case)`` does it once at every call.
@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import psutil
@@ -219,14 +218,29 @@ def _ours(way: str, case: Case) -> Run:
     return Run(way, case)
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
+def seconds(call: Callable[[], object], device: str, clock: Callable[[], float] | None = None) -> float:
+    """Return what one call takes, by a clock of ``CLOCKS``; by default the one that ``use_clock`` has set."""
+    clock = clock or _clock
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+CLOCKS: dict[str, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "processor": time.process_time,  # what other programs take does not count; meant for one thread
+}
+_clock = CLOCKS["wall"]
+
+
+def use_clock(name: str) -> None:
+    """Measure by another clock of ``CLOCKS`` from now on."""
+    global _clock  # one for a whole program, set by its command line
+    _clock = CLOCKS[name]
 
 
 def _compiler() -> bool:
@@ -309,14 +323,6 @@ def import_seconds(statement: str) -> float:
 
 
 # -- where the time goes ---------------------------------------------------------------------------------------
-
-
-def matrix_rate(device: str, tiny: bool) -> float:
-    """Return the floating-point operations a second of one large float32 matrix product."""
-    size = 512 if tiny else 8192 if device == "cuda" else 3072
-    a, b = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
-    torch.mm(a, b)
-    return 2 * size**3 / median(seconds(lambda: torch.mm(a, b), device) for _ in range(5))
 
 
 def operations(call: Callable[[], object]) -> int:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import measure
+from benchmarks.ceiling import ceiling
 from benchmarks.measure import LOW, TOLERANCE, WAYS, Case
 
 PARTS = ("memory", "loading", "inference", "training", "growth", "utilisation")  # memory before anything is timed
@@ -122,25 +123,33 @@ class Benchmark:
         self._megabytes("growth, memory", "Growth of our own peak memory, each in a process of its own")
 
     def utilisation(self) -> None:
-        case = self.base
-        call = measure.Run("ours", case)
+        title = "Beside the best rate of products, convolutions and the network's own largest layers"
+        table = Table("what", "way", "operations", "of them a second", "ceiling", "share of it", "time in", title=title)
+        for way in self.given.ours:
+            for case in (self.base, self.case(train=True)):
+                record = self._add("utilisation", way, case)
+                self._attempt(record, partial(self._utilisation, way, case), measure.why_not(way, case))
+        for record in self._of("utilisation"):
+            count, kinds = record["operations"], sorted(record["kinds"].items(), key=lambda item: -item[1])
+            rates = (count, count / median(record["seconds"]), record["ceiling"])
+            numbers = (*(f"{rate / 1e9:.1f} G" for rate in rates), spread(record["share"]))
+            said = "\n".join(f"{kind} {share:.0%}" for kind, share in kinds if share >= 0.005)
+            table.add_row(_what(record), record["name"], *numbers, said)
+        self.console.print(table)
+
+    def _utilisation(self, way: str, case: Case) -> Record:
+        call = measure.Run(way, case)
         call()
         count = measure.operations(call)
-        rates, times = [], []
+        found = ceiling(call.module, call.images, call.low or call.images.dtype, case.tiny)
+        times = []
         for _ in range(self.given.rounds):
-            rates.append(measure.matrix_rate(case.device, case.tiny))
+            found.look()
             times.append(measure.seconds(call, case.device))
-        shares = [count / spent / rate for spent, rate in zip(times, rates, strict=True)]
+        best = {"ceiling": found.look(), "ceiling_of": found.best}
+        shares = [count / spent / found.rate for spent in times]
         kinds = measure.shares(call, case.device)
-        self._add("utilisation", "ours", case, operations=count, rates=rates, seconds=times, share=shares, kinds=kinds)
-        table = Table("what", "value", title="The float32 forward pass beside the machine's own matrix product")
-        table.add_row("operations of one forward pass", f"{count / 1e9:.1f} G")
-        table.add_row("matrix product, operations a second", f"{median(rates) / 1e9:.1f} G")
-        table.add_row("forward pass, operations a second", f"{count / median(times) / 1e9:.1f} G")
-        table.add_row("share of the matrix product's rate", spread(shares))
-        for kind, share in sorted(kinds.items(), key=lambda item: -item[1]):
-            table.add_row(f"time in {kind}", f"{share:.0%}")
-        self.console.print(table)
+        return {"operations": count, **best, "seconds": times, "share": shares, "kinds": kinds}
 
     # -- how they are made -------------------------------------------------------------------------------
 
@@ -240,6 +249,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--long-rounds", type=int, help=f"pairs in training and with {', '.join(SLOW)} (3; quick 2)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--clock", choices=tuple(measure.CLOCKS), default="wall", help="processor: of this process")
     parser.add_argument("--quick", action="store_true", help="the tiny preset on small images: a smoke run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there, too")
     given = parser.parse_args(words)
@@ -266,12 +276,14 @@ def _names(known: Collection[str]) -> Callable[[str], list[str]]:
 def main(words: Sequence[str] | None = None) -> None:
     given = arguments(words)
     torch.set_num_threads(given.threads)
+    measure.use_clock(given.clock)
     console = Console(width=140, highlight=False)
     gpu = f", {torch.cuda.get_device_name()}" if given.device == "cuda" else ""
     about = {
         "machine": f"{platform.machine()} {platform.system()}{gpu}",
         "torch": torch.__version__,
         "threads": given.threads,
+        "clock": given.clock,
         "quick": given.quick,
     }
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
