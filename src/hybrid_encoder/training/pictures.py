@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from hybrid_encoder.data.images import colorize, contact_sheet, to_pixels, write_png
 from hybrid_encoder.geometry.camera import warp
 from hybrid_encoder.losses.photometric import photometric_error, reprojection_loss
+from hybrid_encoder.training.batches import Collate, Failure, SeededDataset
 from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
     from hybrid_encoder.training.fine_stage import FineStage
 
+Collation = Callable[[list[Any]], Any] | None
 Pictures = Mapping[str, NDArray[np.uint8]]  # by name, (N, H, W, 3) each
 ERROR_TOP = 0.5  # photometric error that has the brightest colour, so that sheets of one run can be compared
 
@@ -71,8 +75,36 @@ def best_view(target: Tensor, sources: Tensor, depth: Tensor, K: Tensor, source_
     return torch.stack(views, dim=1).gather(1, best)[:, 0]
 
 
-def _stack(pictures: object) -> NDArray[np.uint8]:
-    return np.stack(list(pictures))  # type: ignore[call-overload, no-any-return]
+def _stack(pictures: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.stack(list(pictures))
+
+
+class FinePictures:
+    """Pictures of the same few items whenever it is called, by :func:`fine_pictures`; with the stage in eval mode.
+
+    Args:
+        stage: what is shown.
+        items: frames with their neighbours.
+        count: how many of them are shown, evenly spread.
+        collate: turns a list of items into a batch; None stacks tensors.
+    """
+
+    def __init__(self, stage: FineStage, items: Dataset[Frames], count: int = 4, collate: Collation = None) -> None:
+        self.stage, self.items = stage, SeededDataset(items, 0)  # the same augmentation each time
+        length = len(items)  # type: ignore[arg-type]
+        spread = np.linspace(0, length - 1, min(count, length)).round().astype(int)
+        self.chosen, self.collate = np.unique(spread).tolist(), Collate(collate)
+
+    def __call__(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the pictures by name.
+
+        Raises:
+            InputError: a frame that cannot be read.
+        """
+        batch = self.collate([self.items[0, index] for index in self.chosen])
+        if isinstance(batch, Failure):
+            raise batch.error
+        return fine_pictures(self.stage, send_to_device(batch, next(self.stage.parameters()).device))
 
 
 class Sheets:

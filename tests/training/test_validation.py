@@ -1,0 +1,160 @@
+"""Validation: its numbers against the truth and against evaluation's, its control, and the same from any processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Dataset, Subset, default_collate
+
+from hybrid_encoder import HybridDepthConfig, HybridDepthModel, InputError
+from hybrid_encoder.data import Frames, SourceSequences, SyntheticDrive, SyntheticSequences
+from hybrid_encoder.evaluation.metrics import METRICS, depth_metrics
+from hybrid_encoder.losses.photometric import photometric_error
+from hybrid_encoder.models.pose_network import PoseNetwork
+from hybrid_encoder.training.fine_stage import FineStage
+from hybrid_encoder.training.validation import FineValidation, depth_control, depth_of
+
+SIZE = (48, 96)
+DRIVES = [SyntheticDrive(seed=seed, num_frames=4, height=SIZE[0], width=SIZE[1]) for seed in (3, 4, 5)]
+ITEMS = SyntheticSequences(DRIVES)
+
+
+@pytest.fixture(scope="module")
+def stage() -> FineStage:
+    torch.manual_seed(0)
+    model = HybridDepthModel(HybridDepthConfig.preset("tiny"), pretrained=False)
+    return FineStage(model, PoseNetwork("test_resnet", False, channels=16)).eval()
+
+
+def test_numbers_are_those_of_the_frames_one_by_one(stage: FineStage) -> None:
+    found = FineValidation(stage, ITEMS, batch_size=4)()
+    losses, metrics, still = [], [], []
+    for index in range(len(ITEMS)):
+        batch: Frames = default_collate([ITEMS[index]])
+        with torch.no_grad():
+            losses.append(stage(batch))
+            disparity = stage.model(batch.images[:, 0])
+        truth = torch.from_numpy(ITEMS.depth(index))[None]
+        depth = stage.model.to_depth(disparity)
+        metrics.append(depth_metrics(depth, truth, median_scaling=True).as_dict())
+        errors = [photometric_error(batch.images[:, source], batch.images[:, 0]) for source in (1, 2)]
+        still.append(torch.minimum(*errors).mean().item())
+    for name in METRICS:
+        assert found[name] == pytest.approx(np.mean([row[name] for row in metrics]), rel=1e-4), name
+    for name in ("loss", "reprojection", "moved"):
+        assert found[name] == pytest.approx(np.mean([float(row[name]) for row in losses]), rel=1e-4), name
+    assert found["reprojection_control"] == pytest.approx(np.mean(still), rel=1e-5)
+    assert found["score"] == found["abs_rel"] and next(iter(found)) == "score"
+
+
+def test_the_same_weights_give_the_same_numbers(stage: FineStage) -> None:
+    validation = FineValidation(stage, ITEMS, batch_size=4)
+    before = torch.get_rng_state()
+    first = validation()
+    assert validation() == first == FineValidation(stage, ITEMS, batch_size=4, workers=1)()
+    assert torch.equal(before, torch.get_rng_state()), "training draws from the same random numbers"
+
+
+class Truth(nn.Module):
+    """Stands in for a model: finds the frame that it sees and returns its depth, times a factor."""
+
+    config = HybridDepthConfig.preset("tiny")
+    to_depth = HybridDepthModel.to_depth
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.frames = [frame for drive in DRIVES for frame in drive]
+        self.factor = factor
+
+    def __call__(self, image: Tensor) -> Tensor:
+        (frame,) = [f for f in self.frames if torch.equal(torch.from_numpy(f.image), image)]
+        low, high = 1 / self.config.max_depth, 1 / self.config.min_depth
+        return (1 / (torch.from_numpy(frame.depth) * self.factor) - low) / (high - low)
+
+
+@pytest.mark.parametrize(("scaled", "factor", "expected"), [(True, 0.5, 0.0), (False, 0.5, 0.5), (False, 1.0, 0.0)])
+def test_the_truth_has_no_error_at_its_scale(stage: FineStage, scaled: bool, factor: float, expected: float) -> None:
+    truth = Truth(factor)
+
+    class Told(FineStage):
+        def predict(self, batch: Frames) -> Any:
+            told = torch.stack([truth(image) for image in batch.images[:, 0]])
+            return super().predict(batch)._replace(disparities={0: told})
+
+    told = Told(stage.model, stage.pose).eval()
+    found = FineValidation(told, ITEMS, median_scaling=scaled)()
+    assert found["abs_rel"] == pytest.approx(expected, abs=2e-3)
+    assert (found["abs_rel"] < found["abs_rel_control"]) == (expected < 0.3)
+
+
+class WithoutDepth(Dataset[Frames]):
+    """Items of which nothing else is known."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Frames:
+        return ITEMS[index]
+
+
+def test_without_depth_the_score_is_photometric(stage: FineStage) -> None:
+    found = FineValidation(stage, WithoutDepth())()
+    assert found["score"] == found["reprojection"] and not set(METRICS) & set(found)
+    some = FineValidation(stage, ConcatDataset([WithoutDepth(), Subset(ITEMS, [0, 5])]))()
+    alone = FineValidation(stage, Subset(ITEMS, [0, 5]))()
+    assert some["abs_rel"] == pytest.approx(alone["abs_rel"], rel=1e-6), "only those with depth count"
+    assert some["reprojection"] != pytest.approx(alone["reprojection"], rel=1e-3)
+    with pytest.raises(InputError, match="0 frames to validate on"):
+        FineValidation(stage, Subset(ITEMS, []))
+
+
+def test_depth_may_have_another_size_and_holes(stage: FineStage) -> None:
+    class Sparse(SyntheticSequences):
+        def depth(self, index: int) -> Any:
+            depth = np.repeat(np.repeat(super().depth(index), 2, axis=1), 2, axis=2)  # type: ignore[arg-type]
+            depth[:, :, ::3] = 0
+            return None if index == 1 else np.zeros_like(depth) if index == 2 else depth
+
+    items = Sparse(DRIVES)
+    found = FineValidation(stage, items, batch_size=3)()
+    rows = []
+    for index in (0, 3, 4, 5):
+        with torch.no_grad():
+            disparity = stage.model(items[index].images[:1])
+        large = nn.functional.interpolate(disparity, (96, 192), mode="bilinear", align_corners=False)
+        truth = torch.from_numpy(items.depth(index))[None]
+        rows.append(depth_metrics(stage.model.to_depth(large), truth, median_scaling=True).abs_rel)
+    assert found["abs_rel"] == pytest.approx(np.mean(rows), rel=1e-4)
+
+
+def test_the_control_knows_other_recordings_and_not_the_image() -> None:
+    control = depth_control(ITEMS)
+    constant = [
+        depth_metrics(torch.ones(SIZE), torch.from_numpy(ITEMS.depth(i))[0], median_scaling=True).abs_rel
+        for i in range(len(ITEMS))
+    ]
+    assert 0.05 < control < np.mean(constant), "depth by row is better than a constant on a road"
+    alone = depth_control(SyntheticSequences(DRIVES[:1]))  # no other place to learn rows from
+    assert alone == pytest.approx(np.mean(constant[:2]), rel=1e-4)
+
+
+def test_depth_is_found_through_subsets() -> None:
+    joined = ConcatDataset([Subset(ITEMS, [4]), WithoutDepth(), ITEMS])
+    np.testing.assert_array_equal(depth_of(joined, 0), ITEMS.depth(4))
+    np.testing.assert_array_equal(depth_of(Subset(joined, [5]), 0), ITEMS.depth(1))
+    assert depth_of(joined, 2) is None
+
+
+def test_a_frame_that_cannot_be_read_is_named(stage: FineStage) -> None:
+    class Damaged(SyntheticSequences):
+        def __getitem__(self, index: int) -> Frames:
+            raise InputError(f"frame {index} is torn")
+
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=r"^frame 0 is torn$"):
+            FineValidation(stage, Damaged(DRIVES), workers=workers)()
