@@ -6,13 +6,14 @@ Pixel centres are at integers, so that resizing by s takes x to (x + 0.5) s - 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hybrid_encoder.data.transforms import Jitter, jitter_colours
+from hybrid_encoder.data.transforms import Jitter, Resample, jitter_colours, resize_images
 from hybrid_encoder.errors import InputError
 
 Augment = bool | Literal["flip"]
@@ -59,6 +60,18 @@ def make_frames(
     changes = augment is True and bool(torch.rand(()) < 0.5)
     augmented = jitter_colours(images, jitter) if changes else images
     return Frames(images, augmented, K, name, camera, mirrored, baseline)
+
+
+def resized(image: NDArray[Any], size: tuple[int, int], resample: Resample) -> Tensor:
+    """Return an image (3, h, w) at the size of the items of a data set, (1, 3, H, W), as a copy.
+
+    Args:
+        image: RGB in [0, 1]; one of that size already is left as it is.
+        size: (H, W).
+        resample: see :func:`hybrid_encoder.data.transforms.resize_images`.
+    """
+    images = torch.tensor(image)[None]
+    return images if (images.shape[-2], images.shape[-1]) == size else resize_images(images, size, resample)
 
 
 def check_offsets(offsets: Sequence[int]) -> tuple[int, ...]:

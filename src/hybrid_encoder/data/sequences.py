@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hybrid_encoder.data.frames import Augment, Frames, check_offsets, make_frames
+from hybrid_encoder.data.frames import Augment, Frames, check_offsets, make_frames, resized
 from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.kitti_splits import find_drives, frames_of, read_split
 from hybrid_encoder.data.sources.base import Array, FrameSource
 from hybrid_encoder.data.sources.kitti_raw import KittiSource
 from hybrid_encoder.data.sources.rendered import RenderedSource
 from hybrid_encoder.data.synthetic.drive import RenderedDrive
-from hybrid_encoder.data.transforms import Jitter, Resample, check_choice, check_size, resize_images
+from hybrid_encoder.data.transforms import Jitter, Resample, check_choice, check_size
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import resized_intrinsics
 
@@ -91,7 +91,7 @@ class SourceSequences(Dataset[Frames]):
         if self.stereo:
             images.append(source.right(item.frame))
         return make_frames(
-            torch.cat([self._resized(image) for image in images]),
+            torch.cat([resized(image, self.size, self.resample) for image in images]),
             self._K[item.source],
             source.frame_name(item.frame),
             self.augment,
@@ -119,12 +119,6 @@ class SourceSequences(Dataset[Frames]):
         if self.stereo and not source.baseline:
             raise InputError(f"{source.name} has no right view; leave stereo out, or give recordings of two cameras.")
         return resized_intrinsics(torch.as_tensor(source.K).float(), source.size, self.size)
-
-    def _resized(self, image: Array) -> Tensor:
-        images = torch.tensor(image)[None]  # a copy: it may be changed in place
-        if (images.shape[-2], images.shape[-1]) == self.size:
-            return images
-        return resize_images(images, self.size, self.resample)
 
 
 class KittiSequences(SourceSequences):

@@ -65,6 +65,7 @@ class VideoFrames:
         rate: frames per second that are given. Where the file's own rate varies, it is the average: a video written
             with it is as long as the file.
         num_frames: how many will be given, as the file says; None where it does not.
+        time: of the frame that was given last, in seconds; None where the file does not say.
     """
 
     def __init__(self, path: Path, every: int = 1, max_pixels: int = MAX_PIXELS) -> None:
@@ -121,7 +122,9 @@ class VideoFrames:
         Raises:
             InputError: the file is damaged from here on.
         """
-        return map(self._convert, islice(self._frames, None, None, min(self.every, sys.maxsize)))
+        for frame in islice(self._frames, None, None, min(self.every, sys.maxsize)):
+            self.time = frame.time
+            yield self._convert(frame)
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         from av.error import FFmpegError

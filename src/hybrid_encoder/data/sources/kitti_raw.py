@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.kitti_splits import SIDES, frame_name
@@ -35,6 +36,10 @@ class KittiSource(FrameSource):
     @cached_property
     def frames(self) -> Sequence[int]:
         return self.drive.frames
+
+    def file(self, frame: int) -> Path:
+        """Return the file of a frame."""
+        return self.drive.image_file(frame)
 
     def image(self, frame: int) -> Array:
         return self.drive.image(frame)
