@@ -5,7 +5,7 @@ from .encoder import HybridDepthEncoder, HybridFeatures
 from .fusion import Fusion
 from .matching import HybridMatchingEncoder, HybridMatchingModel, MatchingFeatures
 from .neck import PyramidNeck
-from .pose_network import ClassTokenPoseHead, PoseNetwork
+from .pose_network import ClassTokenPoseHead, MotionNetwork, PoseNetwork, load_motion
 from .prediction import DepthPrediction
 from .sizes import right_size
 
@@ -23,7 +23,9 @@ __all__ = [
     "HybridMatchingModel",
     "HybridModel",
     "MatchingFeatures",
+    "MotionNetwork",
     "PoseNetwork",
     "PyramidNeck",
+    "load_motion",
     "right_size",
 ]

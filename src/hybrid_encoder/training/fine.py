@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save
 from torch.utils.data import Dataset, default_collate
 
 from hybrid_encoder.checkpoints.reading import read_checkpoint
@@ -19,14 +18,13 @@ from hybrid_encoder.geometry.camera import depth_to_disparity
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
-from hybrid_encoder.models.pose_network import PoseNetwork
+from hybrid_encoder.models.pose_network import MotionNetwork, PoseNetwork
 from hybrid_encoder.training.batches import check_finite_item
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.recipes import FineRecipe, train_stage
 from hybrid_encoder.training.trained_on import save_trained
-from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
@@ -134,7 +132,7 @@ def train_fine(
         model: trained in place.
         items: frames with their neighbours, from ``KittiSequences`` or ``SyntheticSequences``.
         folder: of the run; the model is saved into its ``final``, and the network that predicts the camera's motion
-            beside it, as ``pose.safetensors``.
+            there and beside it, as ``pose.safetensors``.
         recipe: how long, how fast and with which settings.
         language_loss: weight of the pixel-language loss.
         options: of :func:`hybrid_encoder.training.recipes.train_stage`.
@@ -162,10 +160,22 @@ def train_fine(
                 f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
             )
             save_trained(model, type(stage).__name__, items, folder / "final", notes)
-            motion = stage.motion_network.state_dict()
-            tensors = {name: value.detach().cpu().contiguous() for name, value in motion.items()}
-            write_whole(folder / "pose.safetensors", save(tensors))
+            save_motion(stage, recipe, folder / "final", folder)
     return folder / "final"
+
+
+def save_motion(stage: FineStage, recipe: FineRecipe, *folders: Path) -> None:
+    """Save what predicts the camera's motion, as ``pose.safetensors`` in each folder, with how it was trained."""
+    network = stage.motion_network
+    if isinstance(network, MotionNetwork):
+        network.config = network.config.replace(
+            size=recipe.size,
+            resample=recipe.resample,
+            unit="mean depth" if recipe.refine else "depth",  # as FineStage scales depth for alignment
+            metric=stage.model.config.metric,
+        )
+        for folder in folders:
+            network.save_pretrained(folder)
 
 
 def check_moves(items: Dataset[Frames]) -> None:
