@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, default_collate
 
 from hybrid_encoder import HybridDepthConfig, HybridDepthModel, InputError
-from hybrid_encoder.data import Frames, SourceSequences, SyntheticDrive, SyntheticSequences
+from hybrid_encoder.data import Frames, SyntheticDrive, SyntheticSequences
 from hybrid_encoder.evaluation.metrics import METRICS, depth_metrics
 from hybrid_encoder.losses.photometric import photometric_error
 from hybrid_encoder.models.pose_network import PoseNetwork
