@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -10,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hybrid_encoder.data.depth_maps import read_depth
 from hybrid_encoder.data.images import open_image
 from hybrid_encoder.data.kitti_files import read_text
 from hybrid_encoder.data.opening import expanded, is_file, is_folder
+from hybrid_encoder.data.sources.cityscapes import SIZE, read_camera
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.samples import Sample
 
-SIZE = (1024, 2048)  # (H, W) of the images, of depth, and of what the intrinsics are for
 GAP = 2  # frames of the video to the lookup image
 
 
@@ -45,6 +43,7 @@ def cityscapes_samples(root: str | Path, split: str | Path, depths: str | Path |
         raise InputError(f"{split} does not exist; give ManyDepth's splits/cityscapes/test_files.txt.")
     folder = split.parent / "gt_depths" if depths is None else expanded(depths)
     has_video = is_folder(root / "leftImg8bit_sequence")
+    cameras = root / "camera_trainvaltest" / "camera" / "test"
     samples: list[Sample] = []
     for number, line in enumerate(read_text(split).splitlines(), 1):
         if not line.split():
@@ -69,9 +68,7 @@ def cityscapes_samples(root: str | Path, split: str | Path, depths: str | Path |
                 read_image=partial(_image, image),
                 read_truth=partial(_truth, truth),
                 read_lookup=partial(_image_if_any, before) if has_video else None,
-                K=_intrinsics(
-                    root / "camera_trainvaltest" / "camera" / "test" / city / f"{drive}_{frame:06d}_camera.json"
-                ),
+                K=torch.from_numpy(read_camera(cameras / city / f"{drive}_{frame:06d}_camera.json").K),
                 drive=drive,
                 frame=frame,
                 file=image,
@@ -84,21 +81,6 @@ def cityscapes_samples(root: str | Path, split: str | Path, depths: str | Path |
 
 def _file(root: Path, kind: str, city: str, name: str) -> Path:
     return root / kind / "test" / city / name
-
-
-def _intrinsics(file: Path) -> Tensor:
-    """Return a camera's intrinsics in pixels of the whole image, which are those of its upper part, (3, 3)."""
-    if not is_file(file):
-        raise InputError(f"{file} does not exist; unpack camera_trainvaltest.zip of Cityscapes.")
-    try:
-        values = json.loads(read_text(file))["intrinsic"]
-        fx, fy, u0, v0 = (float(values[name]) for name in ("fx", "fy", "u0", "v0"))
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        raise InputError(f"{file} holds no 'intrinsic' with fx, fy, u0 and v0; unpack it again.") from None
-    K = torch.tensor([[fx, 0, u0], [0, fy, v0], [0, 0, 1]])
-    if not (K.isfinite().all() and fx > 0 and fy > 0):
-        raise InputError(f"{file} holds fx, fy, u0, v0 of {fx:g}, {fy:g}, {u0:g}, {v0:g}; unpack it again.")
-    return K
 
 
 def _image(file: Path) -> NDArray[np.uint8]:
