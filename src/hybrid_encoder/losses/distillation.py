@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hybrid_encoder.errors import InputError
@@ -16,9 +15,9 @@ _FLAT = 1e-6  # a mean deviation below this is rounding: the map is constant
 def distillation_loss(disparity: Tensor, teacher_disparity: Tensor) -> Tensor:
     """Return how far a disparity map is from a teacher's, once scale and shift of both are taken away.
 
-    As in MiDaS (Ranftl et al., TPAMI 2020): each map is centred by its median and divided by its mean absolute deviation
-    from it; the loss is the mean absolute difference, and half that of the gradients along both axes, summed over four
-    sizes of the map. A map that is constant has no scale, and stays at zero after the centring.
+    As in MiDaS (Ranftl et al., TPAMI 2020): each map is centred by its median and divided by its mean absolute
+    deviation from it; the loss is the mean absolute difference, and half that of the gradients along both axes, summed
+    over four sizes of the map. A map that is constant has no scale, and stays at zero after the centring.
 
     Args:
         disparity: the student's, (B, 1, H, W).

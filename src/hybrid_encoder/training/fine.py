@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,11 @@ from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.recipes import FineRecipe, train_stage
-from hybrid_encoder.training.trained_on import save_trained
+from hybrid_encoder.training.trained_on import save_trained, taught_by
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
+    from hybrid_encoder.training.teaching import Teacher
 
 
 def fine_model(
@@ -87,7 +89,11 @@ def _with_raw_input(config: HybridEncoderConfig) -> HybridEncoderConfig:
 
 
 def fine_stage(
-    model: HybridDepthModel, recipe: FineRecipe, language_loss: float = 0.0, cameras: Sequence[str] = ()
+    model: HybridDepthModel,
+    recipe: FineRecipe,
+    language_loss: float = 0.0,
+    cameras: Sequence[str] = (),
+    teacher: Teacher | None = None,
 ) -> FineStage:
     """Return the stage that trains a model by a recipe, with a new pose network where the recipe names one.
 
@@ -96,24 +102,28 @@ def fine_stage(
         recipe: gives the stage's settings.
         language_loss: weight of the pixel-language loss.
         cameras: of the data set; needed where the recipe learns their intrinsics.
+        teacher: a trained model that is followed too.
 
     Raises:
         ConfigError: intrinsics are to be learned, and of no camera.
         CheckpointError: the recipe starts the pose network from public weights, which cannot be downloaded.
     """
     pose = None
-    if recipe.pose != "class_token":
+    if recipe.pose != "class_token" and recipe.neighbours:
         pose = PoseNetwork(recipe.pose, recipe.pose_pretrained, channels=recipe.pose_channels)
     stage = FineStage(
         model,
         pose,
-        offsets=recipe.offsets,
+        offsets=recipe.neighbours,
         automask=recipe.automask,
         smoothness=recipe.smoothness,
         language_loss=language_loss,
         levels=recipe.levels,
         refine=recipe.refine,
         intrinsics=LearnedIntrinsics(cameras) if recipe.intrinsics == "learn" else None,
+        stereo=recipe.stereo != "no",
+        teacher=teacher,
+        teacher_weight=recipe.teacher_weight,
     )
     return stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # faster convolutions
 
@@ -124,6 +134,7 @@ def train_fine(
     folder: str | Path,
     recipe: FineRecipe,
     language_loss: float = 0.0,
+    teacher: Teacher | None = None,
     **options: Any,
 ) -> Path | None:
     """Run the fine stage from its first step to weights in this library's layout.
@@ -135,27 +146,32 @@ def train_fine(
             there and beside it, as ``pose.safetensors``.
         recipe: how long, how fast and with which settings.
         language_loss: weight of the pixel-language loss.
+        teacher: a trained model that is followed too. What it was trained on, the weights say of themselves then.
         options: of :func:`hybrid_encoder.training.recipes.train_stage`.
 
     Returns:
         The folder of the weights; None where the run was stopped before its end.
 
     Raises:
-        InputError: no item has frames that differ, or one is not finite.
+        InputError: no item has frames that differ, one is not finite, or has no right view that is asked for.
     """
     folder = Path(folder)
-    stage = fine_stage(model, recipe, language_loss)
+    stage = fine_stage(model, recipe, language_loss, teacher=teacher)
+    if teacher is not None:
+        options["described"] = {**(options.get("described") or {}), "teacher": teacher.identity}
+        model.training_history = taught_by(model.training_history, teacher.model.training_history)
     groups = stage.parameter_groups(recipe.lr, recipe.pose_lr, recipe.intrinsics_lr, lr_scale=recipe.lr_scale)
     process_state(options.get("cpu", False))
     with hold_run(folder):
         check_moves(items)
-        num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate_frames, **options)
+        collate = partial(collate_frames, stereo=stage.stereo)
+        num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate, **options)
         if num_steps is None:
             return None
         model.eval()
         if is_main_process():
             # Video alone has no unit: a scale that the weights had before has been trained away.
-            model.config = model.config.replace(size=recipe.size, metric=False)
+            model.config = model.config.replace(size=recipe.size, metric=recipe.metric)
             notes = (
                 f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
             )
@@ -171,7 +187,8 @@ def save_motion(stage: FineStage, recipe: FineRecipe, *folders: Path) -> None:
         network.config = network.config.replace(
             size=recipe.size,
             resample=recipe.resample,
-            unit="mean depth" if recipe.refine else "depth",  # as FineStage scales depth for alignment
+            # As FineStage scales depth for alignment.
+            unit="mean depth" if recipe.refine and not recipe.metric else "depth",
             metric=stage.model.config.metric,
         )
         for folder in folders:
@@ -195,12 +212,22 @@ def check_moves(items: Dataset[Frames]) -> None:
     )
 
 
-def collate_frames(items: Sequence[Frames]) -> Any:
+def collate_frames(items: Sequence[Frames], stereo: bool = False) -> Any:
     """Join items into a batch.
 
+    Args:
+        items: of one size.
+        stereo: whether each must have a right view.
+
     Raises:
-        InputError: images or intrinsics are not finite.
+        InputError: images or intrinsics are not finite, or no baseline says where the right view was taken.
     """
     for item in items:
         check_finite_item(item.name, images=item.images, augmented=item.augmented, K=item.K)
-    return default_collate(list(items))
+        if stereo and not (item.baseline and math.isfinite(item.baseline)):
+            raise InputError(
+                f"{item.name} has the baseline {item.baseline} to its right view; metres other than 0 are needed: give "
+                "recordings of two cameras, or leave stereo out."
+            )
+    batch: Frames = default_collate(list(items))
+    return batch._replace(baseline=batch.baseline.float())  # type: ignore[attr-defined]  # a tensor in a batch

@@ -154,7 +154,8 @@ class FineStage(Stage):
         Args:
             lr: learning rate.
             pose_lr, intrinsics_lr: factors on it.
-            lr_scale: factors by part: those of the model, and ``"pose"`` and ``"intrinsics"`` in place of the two above.
+            lr_scale: factors by part: those of the model, and ``"pose"`` and ``"intrinsics"`` in place of the two
+                above.
 
         Raises:
             ConfigError: a factor for a part that does not exist.
@@ -324,7 +325,7 @@ class FineStage(Stage):
 
 
 def _to_right_view(baseline: Tensor | float, images: Tensor) -> Tensor:
-    """Return the motion from the target camera to that of the right view, a baseline to the right of it, (B, 1, 4, 4)."""
+    """Return the motion (B, 1, 4, 4) from the target camera to that of the right view, a baseline to the right."""
     motion = torch.eye(4, device=images.device).repeat(len(images), 1, 1, 1)
     motion[:, 0, 0, 3] = -torch.as_tensor(baseline, dtype=motion.dtype, device=images.device)
     return motion

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from hybrid_encoder.training.settings import keep_settings
 from hybrid_encoder.training.trained_on import training_record
 
 MOST_STEPS = 10**12  # far more than anybody waits for
+STEREO_START = 10.0  # metres
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,26 @@ class FineRecipe(StageRecipe):
             raise ConfigError(f"levels is {self.levels} for images of {self.size}; 2 pixels at least must be left.")
         if not self.offsets or 0 in self.offsets:
             raise ConfigError(f"offsets is {self.offsets}; it must name neighbours, such as (-1, 1), and not 0.")
+
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        """The offsets of the frames in time that are compared: none where the right view is compared alone."""
+        return () if self.stereo == "only" else self.offsets
+
+    @property
+    def metric(self) -> bool:
+        """Whether depth comes out in metres, which only a known baseline can say."""
+        return self.stereo != "no"
+
+    def with_stereo(self, stereo: Literal["add", "only"]) -> FineRecipe:
+        """Return these settings with the right view; a decoder that starts from a depth starts from 10 m then.
+
+        The depths that recipes for video start from have no unit. Where all is as near as 0.6 m, say, the right view
+        shows nothing of the target.
+        """
+        start = None if self.start_depth is None else STEREO_START
+        return replace(self, stereo=stereo, start_depth=start)
 
 
 def _check_size(size: Size) -> None:

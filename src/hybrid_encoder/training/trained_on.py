@@ -64,6 +64,17 @@ def continued(history: History | None, record: dict[str, Any]) -> History:
     return [*([UNKNOWN] if history is None else history), record]
 
 
+def taught_by(history: History | None, teachers: History | None) -> History | None:
+    """Return the history of weights that have followed a teacher: what it has seen, they have seen through it.
+
+    Trainings that both have been through stand once; the history is None only where neither is known.
+    """
+    if history is None and teachers is None:
+        return None
+    known = list([UNKNOWN] if history is None else history)
+    return known + [training for training in ([UNKNOWN] if teachers is None else teachers) if training not in known]
+
+
 def _parts(items: Dataset[Any]) -> list[Dataset[Any]]:
     """Return the data sets that one is made of."""
     if isinstance(items, ConcatDataset):
