@@ -78,7 +78,7 @@ def left_in(folder: Path) -> list[str]:
     """Return the files that a person would take for results; of a run, its settings and log may be there."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     shown = [str(path) for path in found if not any(part.startswith(".") for part in path.parts)]
-    return sorted(path for path in shown if "run.json" not in path and "tfevents" not in path)
+    return sorted(path for path in shown if not any(own in path for own in ("run.json", "log.jsonl", "tfevents")))
 
 
 def check_refused(name: str, folder: Path) -> str:
