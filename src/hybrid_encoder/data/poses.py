@@ -67,7 +67,7 @@ def read_trajectory(path: str | Path) -> Trajectory:
         )
     if (at := np.flatnonzero(np.diff(values[:, 0]) <= 0)).size:
         raise InputError(f"{path}, line {lines[at[0] + 1][0]} is not later than the line before; sort them by time.")
-    poses[:, :3, :3] = _rotations(values[:, 4:] / lengths[:, None])
+    poses[:, :3, :3] = rotations_of(values[:, 4:] / lengths[:, None])
     poses[:, :3, 3] = values[:, 1:4]
     return Trajectory(poses, values[:, 0])
 
@@ -125,7 +125,7 @@ def _check_rotations(name: object, matrices: Array, lines: Sequence[int]) -> Non
         )
 
 
-def _rotations(quaternions: Array) -> Array:
+def rotations_of(quaternions: Array) -> Array:
     """Return the rotations of unit quaternions x, y, z, w, (N, 3, 3)."""
     x, y, z, w = quaternions.T
     rows = [
