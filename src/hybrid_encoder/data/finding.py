@@ -65,7 +65,7 @@ def _find(text: str, suffixes: Collection[str], recursive: bool) -> list[Found]:
         return _of_list(path, suffixes, recursive) if path.suffix.lower() == LIST else [Found(path, Path())]
     try:
         if is_folder(path):
-            hits = list(_walk(path, suffixes) if recursive else listed(path.iterdir(), suffixes))
+            hits = list(files_below(path, suffixes) if recursive else listed(path.iterdir(), suffixes))
             if not hits:
                 raise InputError(f"{path} holds no images ({', '.join(suffixes)}); name another folder.")
             return [Found(hit, hit.parent.relative_to(path)) for hit in hits]
@@ -92,7 +92,7 @@ def _glob(path: Path, text: str) -> list[Found]:
     return [Found(hit, hit.parent.relative_to(base)) for hit in hits]
 
 
-def _walk(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
     """Yield the data in a folder and in those inside it, in order; links to folders are followed, in circles too.
 
     Raises:

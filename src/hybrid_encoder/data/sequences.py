@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -105,6 +106,45 @@ class SourceSequences(Dataset[Frames]):
         item = self.items[index]
         return self.sources[item.source].depth(item.frame)
 
+    def split(self, fraction: float) -> tuple[SourceSequences, SourceSequences]:
+        """Hold out the end of every recording.
+
+        No frame is in both parts, neighbours included: what has frames on both sides of the cut is in neither. The end
+        of a recording is at least as long as one item; where nothing would be left before it, all of it is trained on.
+
+        Args:
+            fraction: of the frames of every recording that is held out, between 0 and 1.
+
+        Returns:
+            What is trained on, and what is held out, which is not augmented.
+
+        Raises:
+            InputError: a fraction out of its range, or recordings that are all too short.
+        """
+        if not 0 < fraction < 1:
+            raise InputError(f"fraction is {fraction}; it must be between 0 and 1, such as 0.1.")
+        by_source: dict[int, list[Item]] = {}
+        for item in self.items:
+            by_source.setdefault(item.source, []).append(item)
+        training, held_out = set[Item](), set[Item]()
+        for number, own in by_source.items():
+            frames = self.sources[number].frames
+            first = {item: min(item.frame, *item.neighbours, item.frame) for item in own}
+            cut = min(frames[-max(1, round(fraction * len(frames)))], max(first.values()))
+            before = {item for item in own if max(item.frame, *item.neighbours, item.frame) < cut}
+            training.update(before or own)
+            held_out.update(item for item in own if before and first[item] >= cut)
+        if not held_out:
+            raise InputError(
+                f"no recording is long enough to hold out {fraction:g} of it; give longer ones, or validate on others."
+            )
+        return self._with(training, self.augment), self._with(held_out, False)
+
+    def _with(self, chosen: set[Item], augment: Augment) -> SourceSequences:
+        part = copy.copy(self)
+        part.items, part.augment = [item for item in self.items if item in chosen], augment
+        return part
+
     def _complete_items(self) -> Iterator[Item]:
         for number, source in enumerate(self.sources):
             there = frozenset(source.frames)
@@ -177,7 +217,7 @@ class SyntheticSequences(SourceSequences):
     Args:
         drives: sequences of frames; a ``SyntheticDrive`` renders them on demand, a list holds them.
         offsets: of the neighbours from the target, in frames; not 0.
-        augment, jitter: of :class:`SourceSequences`.
+        augment, jitter, stereo: of :class:`SourceSequences`; drives rendered with a baseline have a right view.
 
     Raises:
         InputError: offsets out of their range, or no frame with all its neighbours.
@@ -189,9 +229,10 @@ class SyntheticSequences(SourceSequences):
         offsets: Sequence[int] = (-1, 1),
         augment: Augment = False,
         jitter: Jitter = "per_item",
+        stereo: bool = False,
     ) -> None:
         sources = [RenderedSource(drive, f"drive {number}") for number, drive in enumerate(drives) if len(drive)]
-        super().__init__(sources, None, offsets, augment=augment, jitter=jitter)
+        super().__init__(sources, None, offsets, stereo=stereo, augment=augment, jitter=jitter)
 
 
 def _kitti_frames(

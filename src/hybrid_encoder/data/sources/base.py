@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -65,6 +66,12 @@ class FrameSource:
         """Return which frame of a published data set it is: the recording, the number in it, and the side, ``"l"`` or
         ``"r"``, or empty where there is one camera; None where it is not known. A test on that data set then tells
         whether weights have seen its frames.
+        """
+        return None
+
+    def file(self, frame: int) -> Path | None:
+        """Return the file that an image is read from, by which a cache notices that it has changed; None where an image
+        is no file of its own.
         """
         return None
 

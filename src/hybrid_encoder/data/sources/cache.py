@@ -26,7 +26,7 @@ from hybrid_encoder.writing import written_folder
 Progress = Callable[[str, int, int | None], None]  # name of a recording, frames that are done, frames in all if known
 
 VERSION = 1  # of what is written; files of another one are not read
-SAMPLES = 3  # frames of which the content is compared, to know whether a recording has changed
+SAMPLES = 3  # frames of which the content is compared where nothing else says whether a recording has changed
 
 
 class Moment(NamedTuple):
@@ -148,8 +148,8 @@ def cached(
     """Return a recording whose images are read from a cache, which is written now unless it is there.
 
     The images are those that a data set of this size would be given, rounded to 8 bits: they differ by half a step,
-    1/510, at most. A cache is known again by the frames, by the content of three of them, and by the time and length of
-    their files where the source has a method ``file(frame)``; a change of others is not noticed.
+    1/510, at most. A cache is known again by the frames and by the length and the time of their files, as
+    the source's ``file`` names them; where it names none, by the content of three frames.
 
     Args:
         source: a recording.
@@ -273,15 +273,13 @@ def _check_space(reading: Reading, place: Path, size: tuple[int, int]) -> None:
 
 def _identity(source: FrameSource, frames: Sequence[int]) -> object:
     """Return what the frames of a recording are known by, see :func:`cached`."""
-    digest = hashlib.sha256()
-    for frame in sorted({frames[index * (len(frames) - 1) // (SAMPLES - 1)] for index in range(SAMPLES)}):
-        digest.update(np.ascontiguousarray(source.image(frame)).tobytes())
-        if source.baseline:
-            digest.update(np.ascontiguousarray(source.right(frame)).tobytes())
-    files = []
-    if callable(file := getattr(source, "file", None)):
-        files = [file_identity(file(frame)) for frame in frames]
-    return [type(source).__name__, source.name, source.size, list(frames), files, digest.hexdigest()]
+    known: list[object] = [file_identity(file) for frame in frames if (file := source.file(frame)) is not None]
+    if not known:
+        digest = hashlib.sha256()
+        for frame in sorted({frames[index * (len(frames) - 1) // (SAMPLES - 1)] for index in range(SAMPLES)}):
+            digest.update(np.ascontiguousarray(source.image(frame)).tobytes())
+        known = [digest.hexdigest()]
+    return [type(source).__name__, source.name, source.size, list(frames), known]
 
 
 def file_identity(file: Path) -> list[object]:
