@@ -10,7 +10,7 @@ from hybrid_encoder.errors import InputError
 
 
 class RenderedSource(FrameSource):
-    """Rendered frames, with exact depth and poses.
+    """Rendered frames, with exact depth and poses, and a right view where they were rendered with a baseline.
 
     Args:
         drive: a ``SyntheticDrive``, which renders frames on demand, or a list that holds them.
@@ -26,7 +26,7 @@ class RenderedSource(FrameSource):
         self.drive, self.name = drive, name
         first = drive[0]
         self.size = (first.image.shape[-2], first.image.shape[-1])
-        self.K = first.K
+        self.K, self.baseline = first.K, first.baseline
 
     @property
     def frames(self) -> Sequence[int]:
@@ -34,6 +34,12 @@ class RenderedSource(FrameSource):
 
     def image(self, frame: int) -> Array:
         return self.drive[frame].image
+
+    def right(self, frame: int) -> Array:
+        view = self.drive[frame].right
+        if view is None:
+            raise InputError(f"{self.frame_name(frame)} has no right view; render all frames with a baseline.")
+        return view
 
     def depth(self, frame: int) -> Array:
         rendered = self.drive[frame]

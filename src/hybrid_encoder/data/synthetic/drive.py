@@ -46,6 +46,8 @@ class SyntheticFrame:
         lanes: column of every lane line, left to right, on every row of ``h_samples``, int64, (L, R);
             -2 where the line is outside the image, occluded, or beyond ``max_depth``.
         h_samples: rows, top (far) to bottom (near), int64, (R,).
+        right: what a second camera sees at the same moment, like ``image``; None without one.
+        baseline: metres along x from the camera to that one.
     """
 
     image: Array
@@ -55,6 +57,8 @@ class SyntheticFrame:
     world_T_cam: Array
     lanes: Array
     h_samples: Array
+    right: Array | None = None
+    baseline: float | None = None
 
 
 class RenderedDrive(Protocol):
@@ -81,6 +85,7 @@ class SyntheticDrive:
         max_depth: in metres, 10 at least; beyond it, depth is clipped and not valid.
         turning: degrees, up to 10, by which the camera also turns from frame to frame where it turns fastest, to the
             left and to the right in turn, as a car does at crossings.
+        baseline: metres, up to 10, to a second camera on the right, whose images are rendered too; None for one camera.
 
     Raises:
         InputError: a value out of its range.
@@ -93,6 +98,7 @@ class SyntheticDrive:
     focal: float | None = None
     max_depth: float = 80.0
     turning: float = 0.0
+    baseline: float | None = None
 
     def __post_init__(self) -> None:
         check_drive(self.seed, self.num_frames, self.height, self.width, self.max_depth)
@@ -100,6 +106,8 @@ class SyntheticDrive:
             raise InputError(f"focal is {self.focal!r}; it must be a positive number of pixels, or None.")
         if not 0 <= self.turning <= 10:
             raise InputError(f"turning is {self.turning!r}; degrees per frame lie between 0 and 10.")
+        if self.baseline is not None and not 0 < self.baseline <= 10:
+            raise InputError(f"baseline is {self.baseline!r}; give metres above 0, up to 10, or None.")
 
     @property
     def K(self) -> Array:
@@ -128,10 +136,7 @@ class SyntheticDrive:
 
     def __getitem__(self, index: int) -> SyntheticFrame:
         pose = self.world_T_cam(index)
-        K = self.K.astype(np.float64)
-        rays = camera_rays(pose, K, self.height, self.width)
-        depth, hit, axis = cast_rays(self._street, pose, K, rays)
-        image = shade(self._street, pose[:3, 3], rays, depth, hit, axis, K[0, 0])
+        image, rays, depth, hit = self._render(pose)
         valid = depth < self.max_depth
         return SyntheticFrame(
             image=image,
@@ -141,7 +146,16 @@ class SyntheticDrive:
             world_T_cam=pose.astype(np.float32),
             lanes=label_lanes(self._street, pose[:3, 3], rays, (hit == GROUND) & valid, self.h_samples),
             h_samples=self.h_samples,
+            right=None if self.baseline is None else self._render(_moved_right(pose, self.baseline))[0],
+            baseline=self.baseline,
         )
+
+    def _render(self, pose: Array) -> tuple[Array, Array, Array, Array]:
+        """Return what a camera sees: image, rays, depth, and what each ray hits."""
+        K = self.K.astype(np.float64)
+        rays = camera_rays(pose, K, self.height, self.width)
+        depth, hit, axis = cast_rays(self._street, pose, K, rays)
+        return shade(self._street, pose[:3, 3], rays, depth, hit, axis, K[0, 0]), rays, depth, hit
 
     def world_T_cam(self, index: int) -> Array:
         """Return camera to world of one frame, (4, 4), float64.
@@ -168,12 +182,19 @@ class SyntheticDrive:
         return build_street(int(self.seed), self.num_frames, self.max_depth)
 
 
+def _moved_right(pose: Array, baseline: float) -> Array:
+    moved = pose.copy()
+    moved[:3, 3] += baseline * pose[:3, 0]
+    return moved
+
+
 def render_drives(
     seeds: Sequence[int],
     num_frames: int,
     size: tuple[int, int],
     progress: Callable[[Sequence[int]], Iterable[int]] | None = None,
     turning: float = 0.0,
+    baseline: float | None = None,
 ) -> list[list[SyntheticFrame]]:
     """Render one drive for each seed and hold all frames in memory.
 
@@ -185,7 +206,7 @@ def render_drives(
         size: (H, W) of the images, 32 pixels at least.
         progress: wraps the seeds and shows how many are done, such as
             ``functools.partial(rich.progress.track, description="rendering drives")``.
-        turning: of each drive, as in ``SyntheticDrive``.
+        turning, baseline: of each drive, as in ``SyntheticDrive``.
 
     Returns:
         The frames of each drive, in the order of ``seeds``.
@@ -195,7 +216,7 @@ def render_drives(
     """
     height, width = size
     return [
-        list(SyntheticDrive(seed, num_frames, height, width, turning=turning))
+        list(SyntheticDrive(seed, num_frames, height, width, turning=turning, baseline=baseline))
         for seed in (seeds if progress is None else progress(seeds))
     ]
 
