@@ -64,10 +64,10 @@ def test_it_is_found_in_the_folders_of_a_run(tmp_path: Path, monkeypatch: pytest
     other.mkdir()
     monkeypatch.chdir(final)
     for source in (tmp_path, tmp_path / "pose.safetensors", final, str(final), "."):
-        assert torch.equal(load_motion(source).state_dict()["head.0.weight"], network.head[0].weight)
+        assert torch.equal(load_motion(source).state_dict()["head.0.weight"], network.state_dict()["head.0.weight"])
     with pytest.raises(CheckpointError, match=r"no pose\.safetensors; name the folder of a run"):
         load_motion(other)  # other weights than those of the run's end
-    network.head[0].weight.data.zero_()
+    network.state_dict()["head.0.weight"].zero_()
     network.save_pretrained(final)
     assert not load_motion(final).state_dict()["head.0.weight"].any(), "its own comes first"
 
@@ -129,7 +129,7 @@ def test_what_is_no_pose_network_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not say which network it is of"):
         load_motion(file)
     network = small_network()
-    network.head[0].bias.data.fill_(torch.nan)
+    network.state_dict()["head.0.bias"].fill_(torch.nan)
     network.save_pretrained(file)
     with pytest.raises(CheckpointError, match="values that are not finite"):
         load_motion(file)
