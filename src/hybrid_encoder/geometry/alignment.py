@@ -73,6 +73,31 @@ def refine_pose(
     return torch.where(better[:, None, None], motion, start)
 
 
+def follow_intrinsics(target: Tensor, source: Tensor, depth: Tensor, K: Tensor, source_T_target: Tensor) -> Tensor:
+    """Return an aligned motion as it is, with the gradient by which alignment would follow a change of intrinsics.
+
+    By the implicit function theorem at the minimum that :func:`refine_pose` looks for. Most of what another focal
+    length does to a view, another rotation undoes: at a fixed motion, the gradient of a view's error with respect to
+    ``K`` says little about which focal length fits best with the motion that belongs to it.
+
+    Args:
+        target, source, depth, source_T_target: of :func:`refine_pose`; no gradient reaches them.
+        K: (B, 3, 3), in pixels of the images.
+
+    Returns:
+        (B, 4, 4).
+    """
+    depth, motion, K = depth.detach().float(), source_T_target.detach().float(), K.float()
+    goal = target.detach().float().mean(1).flatten(1)
+    problem = _Problem(_with_slopes(source.detach()), goal, unproject(depth, K), K)
+    compared = _compare(problem, motion)
+    with torch.no_grad():
+        weighted, normal = _normal_equations(problem, compared)
+    change = -torch.linalg.solve(normal, weighted @ compared.error[..., None])[..., 0]
+    change = change - change.detach()
+    return pose_matrix(change[:, 3:], change[:, :3]) @ motion
+
+
 def _with_slopes(images: Tensor) -> Tensor:
     grey = images.float().mean(1, keepdim=True)
     padded = F.pad(grey, (1, 1, 1, 1), "replicate")
@@ -95,6 +120,13 @@ def _compare(problem: _Problem, motion: Tensor) -> _Comparison:
 
 def _gauss_newton_step(problem: _Problem, compared: _Comparison) -> Tensor:
     """Return the change of motion that lowers the cost, (B, 6): translation, then axis-angle."""
+    weighted, normal = _normal_equations(problem, compared)
+    change: Tensor = torch.linalg.solve(normal, weighted @ compared.error[..., None])
+    return -change[..., 0]
+
+
+def _normal_equations(problem: _Problem, compared: _Comparison) -> tuple[Tensor, Tensor]:
+    """Return the error's slopes by motion, times the pixels' weights, (B, 6, N), and the damped normal matrix."""
     x, y, z = compared.points.unbind(1)
     near, inside = compared.projected.depth, compared.projected.inside
     fx, fy = problem.K[:, 0, 0, None], problem.K[:, 1, 1, None]
@@ -107,5 +139,4 @@ def _gauss_newton_step(problem: _Problem, compared: _Comparison) -> Tensor:
     normal = weighted @ jacobian
     # Levenberg-Marquardt damping, and a constant, so that the system has a solution for an image without slopes too.
     normal = normal + DAMPING * normal.diagonal(dim1=1, dim2=2).diag_embed() + 1e-9 * torch.eye(6, device=x.device)
-    change: Tensor = torch.linalg.solve(normal, weighted @ compared.error[..., None])
-    return -change[..., 0]
+    return weighted, normal

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_encoder.errors import ConfigError, InputError
-from hybrid_encoder.geometry.alignment import refine_pose
+from hybrid_encoder.geometry.alignment import follow_intrinsics, refine_pose
 from hybrid_encoder.geometry.camera import resized_intrinsics
 from hybrid_encoder.geometry.pose import pose_matrix
 from hybrid_encoder.language.depth_words import bin_centers
@@ -216,7 +216,7 @@ class FineStage(Stage):
         terms: list[Tensor] = []
         logged: dict[str, Tensor] = {}
         if self.refine and self.offsets:
-            aligned = motions[:, : predicted.shape[1]]
+            aligned = motions[:, : predicted.shape[1]].detach()
             logged["motion"] = (predicted - aligned)[:, :, :3].abs().mean() * len(disparities)
             terms.append(logged["motion"])
         pyramid = [shrink(images, K, 2**level) for level in self.levels]
@@ -286,7 +286,7 @@ class FineStage(Stage):
             motions: where to start, (B, N, 4, 4); no gradient reaches them.
 
         Returns:
-            (B, N, 4, 4).
+            (B, N, 4, 4); with a gradient to ``K`` where that is learned.
         """
         num_sources = motions.shape[1]
         images = images[:, : 1 + num_sources]
@@ -295,8 +295,10 @@ class FineStage(Stage):
             frames, intrinsics = shrink(images, K, 2**level)
             small = F.interpolate(depth, frames.shape[-2:], mode="area").repeat_interleave(num_sources, 0)
             target = frames[:, :1].expand_as(frames[:, 1:]).flatten(0, 1)
-            intrinsics = intrinsics.repeat_interleave(num_sources, 0)
-            found = refine_pose(target, frames[:, 1:].flatten(0, 1), small, intrinsics, found, self.refine)
+            sources, intrinsics = frames[:, 1:].flatten(0, 1), intrinsics.repeat_interleave(num_sources, 0)
+            found = refine_pose(target, sources, small, intrinsics, found, self.refine)
+        if K.requires_grad:
+            found = follow_intrinsics(target, sources, small, intrinsics, found)
         return found.reshape(-1, num_sources, 4, 4)
 
     def motions(self, frames: Tensor, class_token: Tensor | None) -> Tensor:
