@@ -23,7 +23,9 @@ OTHER = {"extrinsic": {"baseline": 0.222126}, "intrinsic": {"fx": 2268.36, "fy":
 
 
 def write_city(root: Path, city: str, snippets: dict[str, dict[int, dict[str, Any]]], frames: tuple[int, ...]) -> None:
-    """Write snippets by sequence and number of the image with labels, of frames given from that number on; only Aachen's are as large as they are."""
+    """Write snippets by sequence and number of the image with labels, of frames counted from it; only Aachen's are of
+    full size.
+    """
     for sequence, cameras in snippets.items():
         for middle, camera in cameras.items():
             folder = root / "camera" / "train" / city

@@ -15,7 +15,6 @@ from hybrid_encoder.errors import InputError
 Array = NDArray[Any]
 
 OXTS_VALUES = 30  # in a line of the GPS/IMU files
-POINT_BYTES = 16  # of a lidar point: x, y, z and reflectance, float32
 ROUNDING = 1e-3  # of rotations that are written with few digits
 
 
@@ -98,23 +97,28 @@ def read_oxts(file: Path) -> Array:
     return pose
 
 
-def read_scan(file: Path) -> Array:
+def read_scan(file: Path, count: int = 4) -> Array:
     """Read lidar points: x, y, z in metres and reflectance, float32, (N, 4).
+
+    Args:
+        file: of float32 numbers, without a header.
+        count: numbers of a point, where another data set has more.
 
     Raises:
         InputError: the file does not exist, is cut off, or holds points that are not finite.
     """
     if not is_file(file):
-        raise InputError(f"{file} does not exist; lidar depth needs the drive's velodyne points.")
+        raise InputError(f"{file} does not exist; lidar depth needs the lidar's points.")
     try:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); check its permissions.") from None
-    if len(content) % POINT_BYTES:
+    if len(content) % (4 * count):
         raise InputError(
-            f"{file} holds {len(content) / 4:g} numbers, not a multiple of 4 (x, y, z, reflectance); copy it again."
+            f"{file} holds {len(content) / 4:g} numbers, not a multiple of {count} (x, y, z, reflectance"
+            f"{', ...' if count > 4 else ''}); copy it again."
         )
-    points = np.frombuffer(content, "<f4").reshape(-1, 4)
+    points = np.frombuffer(content, "<f4").reshape(-1, count)
     num_bad = int((~np.isfinite(points[:, :3])).any(1).sum())
     if num_bad:
         raise InputError(f"{file} holds {num_bad} points that are not finite; copy it again.")
