@@ -36,10 +36,12 @@ def small_network() -> PoseNetwork:
 def test_a_network_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     network = small_network()
     network.config = network.config.replace(size=(96, 320), unit="mean depth", resample="lanczos")
+    network.training_history = [{"stage": "FineStage", "known": True}]
     assert network.save_pretrained(tmp_path / "run") == tmp_path / "run" / "pose.safetensors"
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["pose.safetensors"]
     loaded = PoseNetwork.from_pretrained(tmp_path / "run")
     assert loaded.config == PoseConfig("network", "test_resnet", 8, {}, (96, 320), "lanczos", "mean depth", False)
+    assert loaded.training_history == network.training_history
     assert not loaded.training
     first, second = torch.rand(1, 3, 96, 320), torch.rand(1, 3, 96, 320)
     for found, expected in zip(loaded(first, second), network(first, second), strict=True):

@@ -15,7 +15,8 @@ from .model_predictors import MatchingPredictor, ModelPredictor, blend_flipped
 from .nyu import nyu_samples
 from .parts import DISTANCES, PartMean, label_regions, mean_parts, parts_of
 from .pictures import Example, error_map, worst_and_best
-from .pose import PoseResults, evaluate_trajectory
+from .pose import PoseResults, evaluate_trajectory, mean_results
+from .pose_pictures import draw_paths
 from .predictors import FunctionPredictor, Prediction, Predictor, SavedPredictions
 from .protocols import PROTOCOLS, Protocol
 from .report import write_report
@@ -23,6 +24,7 @@ from .results import Evaluation, ImageResult
 from .samples import Sample
 from .scale import ScaleFit, fit_scale, scale_from_camera_height
 from .stereo_scale import MONODEPTH2_STEREO_SCALE, scale_from_stereo
+from .tracking import Tracker, control_paths, true_path
 
 __all__ = [
     "CROPS",
@@ -47,12 +49,15 @@ __all__ = [
     "Sample",
     "SavedPredictions",
     "ScaleFit",
+    "Tracker",
     "annotated_depth",
     "archive_samples",
     "blend_flipped",
     "cityscapes_samples",
     "compare",
+    "control_paths",
     "depth_metrics",
+    "draw_paths",
     "eigen_depth",
     "error_map",
     "evaluate",
@@ -69,6 +74,7 @@ __all__ = [
     "label_regions",
     "make3d_samples",
     "mean_parts",
+    "mean_results",
     "nyu_samples",
     "parts_of",
     "read_depth_archive",
@@ -76,6 +82,7 @@ __all__ = [
     "refuse_leak",
     "scale_from_camera_height",
     "scale_from_stereo",
+    "true_path",
     "with_archive",
     "worst_and_best",
     "write_depth_archive",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,15 @@ def evaluate_trajectory(predicted: ArrayLike, truth: ArrayLike, metric: bool = F
         num_segments=len(segments),
         length=float(travelled(true_poses)[-1]),
     )
+
+
+def mean_results(results: Sequence[PoseResults]) -> dict[str, float | None]:
+    """Return the mean of every number over recordings, each with the same weight; None where no recording has it."""
+    found: dict[str, float | None] = {}
+    for name in (entry.name for entry in fields(PoseResults)):
+        values = [value for value in (getattr(result, name) for result in results) if value is not None]
+        found[name] = float(np.mean(values)) if values else None
+    return found
 
 
 def travelled(poses: Array) -> Array:

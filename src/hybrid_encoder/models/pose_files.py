@@ -12,6 +12,7 @@ import safetensors
 from torch import Tensor
 
 from hybrid_encoder.checkpoints.files import CONFIG, read_tensors
+from hybrid_encoder.checkpoints.history import History, history_metadata, read_history
 from hybrid_encoder.checkpoints.sources import find_local
 from hybrid_encoder.checkpoints.tensor_files import save_tensors
 from hybrid_encoder.config.pose import PoseConfig
@@ -31,20 +32,25 @@ class PoseFile(NamedTuple):
         path: of the file.
         config: what it says; None where it was written before files said it.
         tensors: by name, checked.
+        history: the trainings that they have been through; None where the file says none.
     """
 
     path: Path
     config: PoseConfig | None
     tensors: dict[str, Tensor]
+    history: History | None
 
 
-def save_pose(path: str | Path, config: PoseConfig, tensors: Mapping[str, Tensor]) -> Path:
+def save_pose(
+    path: str | Path, config: PoseConfig, tensors: Mapping[str, Tensor], history: History | None = None
+) -> Path:
     """Write ``pose.safetensors``, whole or not at all.
 
     Args:
         path: of the file, or of a folder, which is made if it is not there.
         config: what the network is built from.
         tensors: its state dict.
+        history: the trainings that it has been through.
 
     Returns:
         The path of the file.
@@ -57,7 +63,8 @@ def save_pose(path: str | Path, config: PoseConfig, tensors: Mapping[str, Tensor
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {"format_version": FORMAT_VERSION, "config": config.to_dict()}
     with written_whole(file) as place:
-        save_tensors(place, tensors, {KEY: json.dumps(content, separators=(",", ":"))}, file)
+        metadata = {KEY: json.dumps(content, separators=(",", ":")), **history_metadata(history)}
+        save_tensors(place, tensors, metadata, file)
     return file
 
 
@@ -77,12 +84,14 @@ def read_pose(source: str | Path) -> PoseFile:
             metadata = opened.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{file} is not a safetensors file ({error}); name a run's {POSE}.") from None
-    if KEY not in metadata:
-        return PoseFile(file, None, tensors)
+    config = None
     try:
-        return PoseFile(file, PoseConfig.from_dict(parse(metadata[KEY].encode()).get("config")), tensors)  # type: ignore[arg-type]  # it is checked
+        if KEY in metadata:
+            content = parse(metadata[KEY].encode("utf-8", "replace"))
+            config = PoseConfig.from_dict(content.get("config"))  # type: ignore[arg-type]  # it is checked there
     except ConfigError as error:
         raise CheckpointError(f"{file} describes a pose network that cannot be: {error}") from error
+    return PoseFile(file, config, tensors, read_history(file))
 
 
 def find_pose(source: str | Path) -> Path:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from hybrid_encoder.checkpoints.filling import fill, no_initialisation
+from hybrid_encoder.checkpoints.history import History
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD
 from hybrid_encoder.config.pose import PoseConfig
 from hybrid_encoder.downloading.weights import downloads, timm_weights
@@ -29,9 +30,11 @@ class MotionNetwork(nn.Module):
 
     Attributes:
         config: what it is built from and how it was trained.
+        training_history: the trainings that it has been through, saved with it; None where they are not known.
     """
 
     config: PoseConfig
+    training_history: History | None = ()
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Write ``pose.safetensors``, whole or not at all.
@@ -45,7 +48,7 @@ class MotionNetwork(nn.Module):
         Raises:
             OSError: it cannot be written.
         """
-        return save_pose(path, self.config, self.state_dict())
+        return save_pose(path, self.config, self.state_dict(), self.training_history)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
@@ -159,6 +162,7 @@ def load_motion(source: str | Path) -> PoseNetwork | ClassTokenPoseHead:
     file = read_pose(source)
     network = _built(file, file.config) if file.config is not None else _recognised(file)
     fill(network, file.tensors, file.path)
+    network.training_history = file.history
     if file.config is not None:
         network.config = file.config
     return network.eval()

@@ -191,6 +191,7 @@ def save_motion(stage: FineStage, recipe: FineRecipe, *folders: Path) -> None:
             unit="mean depth" if recipe.refine and not recipe.metric else "depth",
             metric=stage.model.config.metric,
         )
+        network.training_history = stage.model.training_history
         for folder in folders:
             network.save_pretrained(folder)
 
