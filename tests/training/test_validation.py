@@ -1,7 +1,13 @@
-"""Validation: its numbers against the truth and against evaluation's, its control, and the same from any processes."""
+"""Validation: its numbers against the truth and evaluation, its control, and the same from any number of processes."""
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +22,7 @@ from hybrid_encoder.evaluation.metrics import METRICS, depth_metrics
 from hybrid_encoder.losses.photometric import photometric_error
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.fine_stage import FineStage
+from hybrid_encoder.training.parallel import is_parallel, process_state
 from hybrid_encoder.training.validation import FineValidation, depth_control, depth_of
 
 SIZE = (48, 96)
@@ -157,3 +164,43 @@ def test_a_frame_that_cannot_be_read_is_named(stage: FineStage) -> None:
     for workers in (0, 1):
         with pytest.raises(InputError, match=r"^frame 0 is torn$"):
             FineValidation(stage, Damaged(DRIVES), workers=workers)()
+
+
+# -- several processes -------------------------------------------------------------------------------------
+
+SIZES = (2, 8)  # with 8 there is a single batch, and nothing for the second process
+
+
+def measured() -> list[dict[str, float]]:
+    torch.manual_seed(0)
+    model = HybridDepthModel(HybridDepthConfig.preset("tiny"), pretrained=False)
+    stage = FineStage(model, PoseNetwork("test_resnet", False, channels=16)).eval()
+    return [FineValidation(stage, Subset(ITEMS, range(5)), batch_size=size)() for size in SIZES]
+
+
+if __name__ == "__main__":  # one of two processes
+    torch.set_num_threads(1)
+    process_state(cpu=True)
+    assert is_parallel()
+    (Path(sys.argv[1]) / os.environ["RANK"]).write_text(json.dumps(measured()))
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"} for rank in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, __file__, str(tmp_path)], env={**os.environ, **shared, **rank})
+        for rank in own
+    ]
+    try:
+        assert [process.wait(timeout=240) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
+    found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    assert found[0] == found[1]
+    for one, both in zip(measured(), found[0], strict=True):
+        assert both == pytest.approx(one, rel=1e-6)
