@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="StageRecipe")
 SYNTHETIC = "synthetic"
 NUM_FRAMES = 5  # of a synthetic drive
+BASELINE = 0.54  # metres, about KITTI's
 SEEDS_PER_RUN = 10_000  # runs with different seeds render different drives
 NUM_SEEDS = 2**32  # numpy takes no larger seed
 MAX_WORKERS = 256  # each holds a copy of the data set's memory
@@ -182,16 +183,18 @@ def parse_factors(texts: Sequence[str]) -> dict[str, float]:
 
 
 def render_training_drives(
-    num_drives: int, size: tuple[int, int], seed: int, console: Console
+    num_drives: int, size: tuple[int, int], seed: int, console: Console, stereo: bool = False
 ) -> list[list[SyntheticFrame]]:
-    """Render the synthetic drives of a run; another seed gives others."""
+    """Render the synthetic drives of a run, with a right view for stereo; another seed gives others."""
     from rich.progress import track
 
     from hybrid_encoder.data.synthetic.drive import render_drives
 
     first = SEEDS_PER_RUN * seed
     show = partial(track, description="rendering drives", console=console)
-    return render_drives(range(first, first + num_drives), NUM_FRAMES, size, show)
+    return render_drives(
+        range(first, first + num_drives), NUM_FRAMES, size, show, baseline=BASELINE if stereo else None
+    )
 
 
 def print_result(console: Console, weights: Path | None, output: Path) -> None:

@@ -1,68 +1,109 @@
-"""``hybrid-encoder train-fine``: the fine stage on KITTI raw or on synthetic drives."""
+"""``hybrid-encoder train-fine``: the fine stage on recordings of any kind, without a depth label."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from hybrid_encoder.cli import _recordings
 from hybrid_encoder.cli import _training as shared
+from hybrid_encoder.cli._config import ConfigOption
 from hybrid_encoder.cli.options import OnCpu, check_finite, make_folder
 from hybrid_encoder.errors import ConfigError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from torch.utils.data import Dataset
-
-    from hybrid_encoder.data.frames import Frames
-    from hybrid_encoder.training.recipes import FineRecipe
-
-
-Data = Annotated[str, typer.Argument(help="KITTI raw, the folder of the dates, or 'synthetic'.")]
 Encoder = Annotated[
     str, typer.Option(help="A preset, the weights of a coarse stage (ours, or a stage-1 .ckpt file), or a whole model.")
 ]
-Split = Annotated[
-    Path | None,
-    typer.Option(
-        help="Text file with lines <date>/<drive> <frame> <l or r>; by default all frames that have neighbours."
-    ),
+Pose = Annotated[
+    str | None,
+    shared.of_recipe(help="class_token, or the name of a timm backbone for a pose network."),
 ]
-Pose = Annotated[str | None, typer.Option(help="class_token, or the name of a timm backbone for a pose network.")]
-Automask = Annotated[bool | None, typer.Option(help="Ignore pixels that an unmoved camera explains better.")]
+Automask = Annotated[
+    bool | None,
+    shared.of_recipe(help="Ignore pixels that an unmoved camera explains better."),
+]
 PosePretrained = Annotated[
     bool | None,
-    typer.Option(help="Start that backbone from public weights; by default as the recipe says, with --pretrained."),
+    shared.of_recipe(
+        help="Start that backbone from public weights; by default as the recipe says, with --pretrained.",
+    ),
 ]
 Prompts = Annotated[
     int | None,
-    typer.Option(min=2, help="Replace the prompts by this many learned ones, instead of as the recipe says."),
+    shared.of_recipe(
+        min=2,
+        help="Replace the prompts by this many learned ones, instead of as the recipe says.",
+    ),
 ]
-KeepWords = Annotated[bool, typer.Option("--keep-words", help="Keep the coarse stage's words as the prompts.")]
+KeepWords = Annotated[
+    bool,
+    shared.of_recipe("--keep-words", help="Keep the coarse stage's words as the prompts."),
+]
 PromptsInit = Annotated[
-    Literal["random", "words"] | None, typer.Option(help="What learned prompts that come after words start from.")
+    Literal["random", "words"] | None,
+    shared.of_recipe(help="What learned prompts that come after words start from."),
 ]
 Jitter = Annotated[
     Literal["per_item", "per_frame"] | None,
-    typer.Option(help="Whose colours change alike: an item's frames together, or each frame by itself."),
+    shared.of_recipe(
+        help="Whose colours change alike: an item's frames together, or each frame by itself.",
+    ),
 ]
-LanguageLoss = Annotated[float, typer.Option(min=0, help="Weight of the pixel-language loss.")]
+LanguageLoss = Annotated[float, shared.of_recipe(min=0, help="Weight of the pixel-language loss.")]
+Teacher = Annotated[
+    str | None,
+    shared.of_recipe(
+        help="Weights of a trained depth model, whose disparity is followed up to scale and shift.",
+    ),
+]
+TeacherWeight = Annotated[float | None, shared.of_recipe(min=0, help="Weight of that loss.")]
+Stereo = Annotated[
+    Literal["no", "add", "only"] | None,
+    shared.of_recipe(help="Compare with the right view too, or with it alone; depth is then in metres."),
+]
+ValidateEvery = Annotated[
+    int, shared.of_run(min=0, help="Steps between validations; 0 validates whenever a checkpoint is saved.")
+]
+Patience = Annotated[
+    int, shared.of_run(min=0, help="Validations without a better one after which the run ends; 0 never ends early.")
+]
+LogWith = Annotated[
+    str | None, shared.of_run(help="Log to a service that accelerate knows and that is installed, such as wandb.")
+]
 
 
 def train_fine_command(
     context: typer.Context,
-    data: Data,
+    data: _recordings.Data,
     encoder: Encoder = "paper",
     output: shared.Output = Path("runs/fine"),
+    config_file: ConfigOption = None,
     recipe: shared.RecipeOption = None,
-    split: Split = None,
+    split: _recordings.Split = None,
+    camera_matrix: _recordings.Intrinsics = None,
+    fov: _recordings.Fov = None,
+    camera: _recordings.Camera = None,
+    stereo: Stereo = None,
+    every: _recordings.Every = 1,
+    step: _recordings.Step = "1",
+    keep_still: _recordings.KeepStill = False,
+    cache: _recordings.Cache = None,
+    drives: shared.Drives = 60,
+    validation: _recordings.Validation = None,
+    validate_every: ValidateEvery = 0,
+    patience: Patience = 0,
     epochs: shared.Epochs = None,
     steps: shared.Steps = None,
     batch_size: shared.BatchSize = None,
+    accumulate: shared.Accumulate = None,
     lr: shared.LearningRate = None,
+    lr_scale: shared.LrScale = None,
+    ema: shared.Ema = None,
     size: shared.Size = None,
+    pretrained: shared.Pretrained = True,
     pose: Pose = None,
     pose_pretrained: PosePretrained = None,
     automask: Automask = None,
@@ -71,11 +112,14 @@ def train_fine_command(
     prompts_init: PromptsInit = None,
     jitter: Jitter = None,
     language_loss: LanguageLoss = 0.0,
-    pretrained: shared.Pretrained = True,
-    drives: shared.Drives = 60,
-    workers: shared.Workers = 0,
+    teacher: Teacher = None,
+    teacher_weight: TeacherWeight = None,
+    workers: shared.Workers = None,
     save_every: shared.SaveEvery = 500,
-    precision: shared.PrecisionOption = "no",
+    precision: shared.PrecisionOption = "auto",
+    compile: shared.Compile = False,
+    checkpoint_activations: shared.CheckpointActivations = False,
+    log_with: LogWith = None,
     seed: shared.Seed = 0,
     resume: shared.Resume = False,
     resume_from: shared.ResumeFrom = None,
@@ -83,17 +127,21 @@ def train_fine_command(
 ) -> None:
     """Run the fine stage: depth is learned from neighbouring frames alone, without a depth label.
 
+    hybrid-encoder train-fine drive.mp4 --intrinsics learn --encoder runs/coarse/final
+
     hybrid-encoder train-fine /data/kitti_raw --encoder runs/coarse/final --split train_files.txt
 
-    hybrid-encoder train-fine synthetic --encoder runs/coarse/final --recipe small --cpu
+    hybrid-encoder train-fine synthetic --encoder tiny --no-pretrained --cpu
     """
     from accelerate.utils import set_seed
 
     from hybrid_encoder.training.fine import fine_model, train_fine
     from hybrid_encoder.training.recipes import FINE
+    from hybrid_encoder.training.teaching import Teacher as TaughtBy
 
-    shared.check_seed(seed, data)
+    shared.check_seed(seed, shared.SYNTHETIC if shared.SYNTHETIC in data else "")
     console = shared.console_of_run(cpu)
+    learn = camera_matrix == _recordings.LEARN
     chosen = shared.change_recipe(
         FINE[recipe or shared.fitting_recipe(encoder)],
         context,
@@ -101,49 +149,68 @@ def train_fine_command(
         steps=steps,
         size=size,
         batch_size=batch_size,
+        accumulate=accumulate,
         lr=lr,
-        lr_scale=None,
+        lr_scale=lr_scale,
+        ema=ema,
+        stereo=stereo,
+        intrinsics=None if camera_matrix is None else _recordings.LEARN if learn else "given",
         pose=pose,
         pose_pretrained=pose_pretrained if pretrained else bool(pose_pretrained),
         automask=automask,
         prompts_init=prompts_init,
         jitter=jitter,
+        teacher_weight=teacher_weight,
     )
     if keep_words and prompts is not None:
         raise ConfigError(f"--keep-words and --prompts {prompts} exclude each other; give one of them.")
     if keep_words or prompts is not None:
         chosen = dataclasses.replace(chosen, prompts=prompts)
     check_finite("--language-loss", language_loss)
-    # What is quick comes first: files are looked at before weights are read, and drives are rendered after that.
-    items = None if data == shared.SYNTHETIC else _open_kitti(data, chosen, split)
+    recordings = _recordings.Recordings(
+        data,
+        split,
+        None if learn else camera_matrix,
+        fov,
+        camera,
+        every,
+        step,
+        keep_still,
+        cache,
+        validation,
+        drives,
+        seed,
+    )
+    # What is quick comes first: paths are looked at before weights are read, and videos are decoded after that.
+    _recordings.look(recordings, chosen)
     make_folder(output)
     set_seed(seed)
     model = fine_model(encoder, chosen, pretrained, prompts)
-    if items is None:
-        items = _synthetic_sequences(chosen, drives, seed, console)
-    described = {
-        "data": data,
-        "split": split,
-        "encoder": encoder,
-        "language_loss": language_loss,
-        "drives": drives if data == shared.SYNTHETIC else None,
-    }
-    loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
-    options = {"described": described, "resume": resume_from or resume, "console": console, **loop}
-    weights = train_fine(model, items, output, chosen, language_loss, **options)
-    shared.print_result(console, weights, output)
-
-
-def _open_kitti(data: str, recipe: FineRecipe, split: Path | None) -> Dataset[Frames]:
-    from hybrid_encoder.data.sequences import KittiSequences
-
-    return KittiSequences(
-        data, recipe.size, recipe.offsets, split, augment=True, jitter=recipe.jitter, resample=recipe.resample
+    taught_by = None if teacher is None else TaughtBy.from_pretrained(teacher)
+    items, held_out = _recordings.open_items(recordings, chosen, console)
+    described = {**recordings.described(), "encoder": encoder, "language_loss": language_loss}
+    if teacher is not None:
+        described["teacher"] = teacher
+    weights = train_fine(
+        model,
+        items,
+        output,
+        chosen,
+        language_loss,
+        teacher=taught_by,
+        validation=held_out,
+        described=described,
+        resume=resume_from or resume,
+        console=console,
+        workers=workers,
+        save_every=save_every,
+        validate_every=validate_every,
+        patience=patience,
+        precision=precision,
+        compile=compile,
+        checkpoint_activations=checkpoint_activations,
+        log_with=log_with,
+        seed=seed,
+        cpu=cpu,
     )
-
-
-def _synthetic_sequences(recipe: FineRecipe, num_drives: int, seed: int, console: Console) -> Dataset[Frames]:
-    from hybrid_encoder.data.sequences import SyntheticSequences
-
-    rendered = shared.render_training_drives(num_drives, recipe.size, seed, console)
-    return SyntheticSequences(rendered, recipe.offsets, augment=True, jitter=recipe.jitter)
+    shared.print_result(console, weights, output)

@@ -91,7 +91,7 @@ def open_sources(
         return K if angle is None else intrinsics_from_fov(angle, own_size).numpy()
 
     found: list[FrameSource] = []
-    for kind, path in (pair for text in paths for pair in _recognised(str(text))):
+    for kind, path in (pair for text in paths for pair in recognise(str(text))):
         if kind == VIDEO:
             K = chosen(None, video_size(path), str(path))
             found.append(VideoSource(path, K=K, every=every, **kept))  # type: ignore[arg-type]
@@ -139,8 +139,12 @@ def _gives(read: Callable[[int], Array | None], frames: Sequence[int]) -> bool:
         return False
 
 
-def _recognised(text: str) -> list[tuple[str, Path]]:
-    """Return what a path is, and the paths of a folder of videos."""
+def recognise(text: str) -> list[tuple[str, Path]]:
+    """Return what a path is, ``"video"``, ``"folder"`` or one of :data:`KINDS`, and the paths of a folder of videos.
+
+    Raises:
+        InputError: nothing of that, with what was found there.
+    """
     prefix, _, rest = text.partition(":")
     named = prefix in (VIDEO, FOLDER, *KINDS) and rest != "" and not is_there(Path(text))
     path = expanded(rest if named else text)
