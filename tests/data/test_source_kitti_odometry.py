@@ -65,7 +65,7 @@ def test_sequences_are_read_by_either_camera(root: Path) -> None:
     np.testing.assert_allclose(left.right(1), right.image(1), atol=0)
     forward = 0.003779761 - 0.004915215  # of camera 2 against camera 3
     assert left.baseline == pytest.approx((45.38225 + 337.2877 - 607.1928 * forward) / 718.856), "0.53 m to the right"
-    assert right.baseline == pytest.approx(-float(left.baseline)) and alone.baseline is None
+    assert right.baseline == pytest.approx(-float(left.baseline or 0)) and alone.baseline is None
     assert grey.baseline == pytest.approx(386.1448 / 718.856)
     np.testing.assert_allclose(grey.image(2), np.full((3, 376, 1241), 2 / 255), atol=1e-7)
     np.testing.assert_allclose(grey.right(2), grey_right.image(2), atol=0)

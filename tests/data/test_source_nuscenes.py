@@ -152,15 +152,17 @@ def test_all_cameras_are_as_many_recordings(root: Path) -> None:
     assert [source.name.split(", ")[-1] for source in sources] == ["CAM_FRONT", "CAM_BACK"], "the others have no image"
     back = sources[1].world_T_cam(0)
     assert back is not None
-    np.testing.assert_allclose(back[:3], [[0, 0, -1, 100], [1, 0, 0, 7], [0, -1, 0, 1.5]], atol=1e-12)
+    np.testing.assert_allclose(back[:3], np.array([[0, 0, -1, 100], [1, 0, 0, 7], [0, -1, 0, 1.5]]), atol=1e-12)
 
 
 def test_poses_are_those_of_the_camera_in_its_own_axes(root: Path) -> None:
-    ahead, turned = (source.world_T_cam for source in nuscenes_sources(root))
-    np.testing.assert_allclose(ahead(2)[:3], [[0, 0, 1, 102.7], [-1, 0, 0, 7], [0, -1, 0, 1.5]], atol=1e-12)  # type: ignore[index]
-    third_T_first = np.linalg.inv(np.asarray(ahead(2))) @ np.asarray(ahead(0))
-    np.testing.assert_allclose(third_T_first[:3, 3], [0, 0, -1], atol=1e-12)  # the world comes a metre nearer
-    np.testing.assert_allclose(turned(1)[:3], [[1, 0, 0, 100], [0, 0, 1, 8.7], [0, -1, 0, 1.5]], atol=1e-12)  # type: ignore[index]
+    straight, turning = nuscenes_sources(root)
+    first, third = np.asarray(straight.world_T_cam(0)), np.asarray(straight.world_T_cam(2))
+    expected = np.array([[0, 0, 1, 102.7], [-1, 0, 0, 7], [0, -1, 0, 1.5]])  # the world's x is ahead, its z up
+    np.testing.assert_allclose(third[:3], expected, atol=1e-12)
+    np.testing.assert_allclose((np.linalg.inv(third) @ first)[:3, 3], [0, 0, -1], atol=1e-12)  # it comes a metre nearer
+    expected = np.array([[1, 0, 0, 100], [0, 0, 1, 8.7], [0, -1, 0, 1.5]])
+    np.testing.assert_allclose(np.asarray(turning.world_T_cam(1))[:3], expected, atol=1e-12)
 
 
 def test_lidar_points_of_a_key_frame_are_depth_by_both_poses(root: Path) -> None:
