@@ -14,18 +14,22 @@ from torch.utils.data import Dataset, default_collate
 
 from hybrid_encoder.checkpoints.reading import read_checkpoint
 from hybrid_encoder.config import NO_MEAN, NO_STD, PRESETS, HybridDepthConfig, HybridEncoderConfig, PromptConfig
-from hybrid_encoder.errors import InputError
+from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.geometry.camera import depth_to_disparity
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
-from hybrid_encoder.models.pose_network import MotionNetwork, PoseNetwork
+from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.batches import check_finite_item
+from hybrid_encoder.training.calibration import calibrations, learned_intrinsics, save_calibrations
+from hybrid_encoder.training.fine_results import KeepBest, save_fine, save_motion
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.parallel import is_main_process, process_state
+from hybrid_encoder.training.pictures import FinePictures
 from hybrid_encoder.training.recipes import FineRecipe, train_stage
-from hybrid_encoder.training.trained_on import save_trained, taught_by
+from hybrid_encoder.training.trained_on import taught_by
+from hybrid_encoder.training.validation import FineValidation
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
@@ -92,7 +96,7 @@ def fine_stage(
     model: HybridDepthModel,
     recipe: FineRecipe,
     language_loss: float = 0.0,
-    cameras: Sequence[str] = (),
+    intrinsics: LearnedIntrinsics | None = None,
     teacher: Teacher | None = None,
 ) -> FineStage:
     """Return the stage that trains a model by a recipe, with a new pose network where the recipe names one.
@@ -101,13 +105,19 @@ def fine_stage(
         model: trained in place.
         recipe: gives the stage's settings.
         language_loss: weight of the pixel-language loss.
-        cameras: of the data set; needed where the recipe learns their intrinsics.
+        intrinsics: where the recipe learns them.
         teacher: a trained model that is followed too.
 
     Raises:
-        ConfigError: intrinsics are to be learned, and of no camera.
+        ConfigError: the recipe learns intrinsics, and there are none, or nothing moves.
         CheckpointError: the recipe starts the pose network from public weights, which cannot be downloaded.
     """
+    learns = recipe.intrinsics == "learn"
+    if learns and (intrinsics is None or not recipe.neighbours):
+        raise ConfigError(
+            "intrinsics are to be learned, for which frames of a moving camera are compared; give LearnedIntrinsics, "
+            "and do not compare with the right view alone."
+        )
     pose = None
     if recipe.pose != "class_token" and recipe.neighbours:
         pose = PoseNetwork(recipe.pose, recipe.pose_pretrained, channels=recipe.pose_channels)
@@ -120,7 +130,7 @@ def fine_stage(
         language_loss=language_loss,
         levels=recipe.levels,
         refine=recipe.refine,
-        intrinsics=LearnedIntrinsics(cameras) if recipe.intrinsics == "learn" else None,
+        intrinsics=intrinsics if learns else None,
         stereo=recipe.stereo != "no",
         teacher=teacher,
         teacher_weight=recipe.teacher_weight,
@@ -135,6 +145,7 @@ def train_fine(
     recipe: FineRecipe,
     language_loss: float = 0.0,
     teacher: Teacher | None = None,
+    validation: Dataset[Frames] | None = None,
     **options: Any,
 ) -> Path | None:
     """Run the fine stage from its first step to weights in this library's layout.
@@ -143,10 +154,13 @@ def train_fine(
         model: trained in place.
         items: frames with their neighbours, from ``KittiSequences`` or ``SyntheticSequences``.
         folder: of the run; the model is saved into its ``final``, and the network that predicts the camera's motion
-            there and beside it, as ``pose.safetensors``.
+            there and beside it, as ``pose.safetensors``; learned intrinsics are there, too, as ``intrinsics.json``.
         recipe: how long, how fast and with which settings.
         language_loss: weight of the pixel-language loss.
         teacher: a trained model that is followed too. What it was trained on, the weights say of themselves then.
+        validation: held-out frames, not augmented, that the stage is measured on while it trains. The weights of the
+            best validation are kept in ``best``, and pictures of some of these frames are made; without, of some that
+            are trained on.
         options: of :func:`hybrid_encoder.training.recipes.train_stage`.
 
     Returns:
@@ -156,44 +170,37 @@ def train_fine(
         InputError: no item has frames that differ, one is not finite, or has no right view that is asked for.
     """
     folder = Path(folder)
-    stage = fine_stage(model, recipe, language_loss, teacher=teacher)
+    processes = process_state(options.get("cpu", False)).num_processes
+    intrinsics = None
+    if recipe.intrinsics == "learn":
+        num_batches = recipe.num_steps(len(items), processes) * recipe.accumulate  # type: ignore[arg-type]
+        intrinsics = learned_intrinsics(items, num_batches)
+    stage = fine_stage(model, recipe, language_loss, intrinsics, teacher)
+    identity = None if teacher is None else teacher.identity
+    options["described"] = {**(options.get("described") or {}), "teacher_sha256": identity}
     if teacher is not None:
-        options["described"] = {**(options.get("described") or {}), "teacher": teacher.identity}
         model.training_history = taught_by(model.training_history, teacher.model.training_history)
     groups = stage.parameter_groups(recipe.lr, recipe.pose_lr, recipe.intrinsics_lr, lr_scale=recipe.lr_scale)
-    process_state(options.get("cpu", False))
     with hold_run(folder):
         check_moves(items)
         collate = partial(collate_frames, stereo=stage.stereo)
-        num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate, **options)
+        shown = items if validation is None else validation
+        watched: dict[str, Any] = {"pictures": FinePictures(stage, shown, collate)}
+        if validation is not None:
+            watched["validate"] = FineValidation(
+                stage, validation, recipe.batch_size, options.get("workers"), not recipe.metric, collate
+            )
+            watched["on_best"] = KeepBest(stage, items, recipe, folder)
+        num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate, **watched, **options)
         if num_steps is None:
             return None
         model.eval()
         if is_main_process():
-            # Video alone has no unit: a scale that the weights had before has been trained away.
-            model.config = model.config.replace(size=recipe.size, metric=recipe.metric)
-            notes = (
-                f"The fine stage of Hybrid-depth: {num_steps} steps of view synthesis, no depth label, {recipe.size}."
-            )
-            save_trained(model, type(stage).__name__, items, folder / "final", notes)
-            save_motion(stage, recipe, folder / "final", folder)
+            save_fine(stage, items, recipe, folder / "final", f"{num_steps} steps")
+            save_motion(stage, recipe, folder)
+            if stage.intrinsics is not None:
+                save_calibrations(calibrations(stage, items), folder / "final")
     return folder / "final"
-
-
-def save_motion(stage: FineStage, recipe: FineRecipe, *folders: Path) -> None:
-    """Save what predicts the camera's motion, as ``pose.safetensors`` in each folder, with how it was trained."""
-    network = stage.motion_network
-    if isinstance(network, MotionNetwork):
-        network.config = network.config.replace(
-            size=recipe.size,
-            resample=recipe.resample,
-            # As FineStage scales depth for alignment.
-            unit="mean depth" if recipe.refine and not recipe.metric else "depth",
-            metric=stage.model.config.metric,
-        )
-        network.training_history = stage.model.training_history
-        for folder in folders:
-            network.save_pretrained(folder)
 
 
 def check_moves(items: Dataset[Frames]) -> None:

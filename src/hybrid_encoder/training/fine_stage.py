@@ -24,8 +24,8 @@ from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridFeatures
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead
-from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.ranges import check_number
+from hybrid_encoder.training.stage import Stage
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
@@ -276,7 +276,15 @@ class FineStage(Stage):
             depth = depth * depth.reciprocal().mean((-2, -1), keepdim=True)
         return depth
 
-    def refined(self, images: Tensor, depth: Tensor, K: Tensor, motions: Tensor) -> Tensor:
+    def refined(
+        self,
+        images: Tensor,
+        depth: Tensor,
+        K: Tensor,
+        motions: Tensor,
+        levels: Sequence[int] | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
         """Refine motions by direct alignment, from the smallest images to the largest of the levels.
 
         Args:
@@ -284,6 +292,7 @@ class FineStage(Stage):
             depth: of the target, (B, 1, H, W).
             K: intrinsics, (B, 3, 3).
             motions: where to start, (B, N, 4, 4); no gradient reaches them.
+            levels, steps: by default those of the stage.
 
         Returns:
             (B, N, 4, 4); with a gradient to ``K`` where that is learned.
@@ -291,12 +300,13 @@ class FineStage(Stage):
         num_sources = motions.shape[1]
         images = images[:, : 1 + num_sources]
         found = motions.detach().flatten(0, 1)
-        for level in sorted(self.levels, reverse=True):
+        steps = self.refine if steps is None else steps
+        for level in sorted(levels or self.levels, reverse=True):
             frames, intrinsics = shrink(images, K, 2**level)
             small = F.interpolate(depth, frames.shape[-2:], mode="area").repeat_interleave(num_sources, 0)
             target = frames[:, :1].expand_as(frames[:, 1:]).flatten(0, 1)
             sources, intrinsics = frames[:, 1:].flatten(0, 1), intrinsics.repeat_interleave(num_sources, 0)
-            found = refine_pose(target, sources, small, intrinsics, found, self.refine)
+            found = refine_pose(target, sources, small, intrinsics, found, steps)
         if K.requires_grad:
             found = follow_intrinsics(target, sources, small, intrinsics, found)
         return found.reshape(-1, num_sources, 4, 4)
