@@ -6,6 +6,7 @@ import math
 import os
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hybrid_encoder.training.loop import LoopConfig, Stage, train
+from hybrid_encoder.training.loop import Trained, train
+from hybrid_encoder.training.loop_config import LoopConfig
+from hybrid_encoder.training.stage import Stage
+
+LOOP = ("accumulate", "ema", "compile", "checkpoint_activations", "validate_every", "patience")
 
 
 class Numbers(Dataset[tuple[Tensor, Tensor]]):
@@ -56,6 +61,17 @@ class Regression(Stage):
         return f"items {batch[0][:, 0].tolist()}"
 
 
+def recorded(losses: list[float]) -> Callable[..., Trained]:
+    """Return ``train`` as it is, except that the losses are kept."""
+
+    def kept(*arguments: Any, **options: Any) -> Trained:
+        done = train(*arguments, **options)
+        losses.extend(done.losses)
+        return done
+
+    return kept
+
+
 def regress(
     folder: Path, steps: int, stage: Stage | None = None, workers: int = 0, batch_size: int = 4, **options: Any
 ) -> list[float]:
@@ -64,5 +80,6 @@ def regress(
     optimizer = torch.optim.AdamW(stage.parameters(), 1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
     loop = {"save_every": options.pop("save_every", 5), "log_every": options.pop("log_every", 10)}
+    loop |= {name: options.pop(name) for name in LOOP if name in options}
     config = LoopConfig(steps, batch_size, workers, seed=3, cpu=True, **loop)
-    return train(stage, Numbers(), optimizer, scheduler, folder, config, **options)
+    return train(stage, Numbers(), optimizer, scheduler, folder, config, **options).losses

@@ -30,8 +30,11 @@ from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.demonstration import run_demo
 from hybrid_encoder.training.fine import fine_model, fine_stage, train_fine
 from hybrid_encoder.training.fine_stage import FineStage
-from hybrid_encoder.training.loop import LoopConfig, NonFiniteLossError, Stage, make_accelerator, train
+from hybrid_encoder.training.loop import make_accelerator, train
+from hybrid_encoder.training.loop_config import LoopConfig
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe
+from hybrid_encoder.training.stage import Stage
+from hybrid_encoder.training.stepping import NonFiniteLossError
 
 from helpers import schedules
 from helpers.small_runs import Numbers, Regression, regress
@@ -204,7 +207,7 @@ def test_steps_that_half_precision_leaves_out_are_no_error_until_all_are(
     monkeypatch.setattr("hybrid_encoder.training.loop.make_accelerator", lambda config: _with_scaler(config))
     config = LoopConfig(40, 4, save_every=100, cpu=True)
     if ends:
-        assert len(train(stage, Numbers(), optimizer, None, tmp_path, config)) == 40
+        assert len(train(stage, Numbers(), optimizer, None, tmp_path, config).losses) == 40
         assert taken == list(range(31, 41))
     else:
         with pytest.raises(NonFiniteLossError, match="at step 31"):
@@ -316,10 +319,10 @@ def test_short_runs_come_to_their_end(steps: int, tmp_path: Path) -> None:
     stage = Regression()
     recipe = StageRecipe(1e-2, 0.0, 4, steps=steps, warm_up=0.1)
     optimizer = torch.optim.AdamW(stage.parameters(), recipe.lr)
-    losses = train(
+    done = train(
         stage, Numbers(), optimizer, recipe.scheduler(optimizer, steps), tmp_path, LoopConfig(steps, 4, cpu=True)
     )
-    assert len(losses) == steps and all(map(math.isfinite, losses))
+    assert len(done.losses) == steps and all(map(math.isfinite, done.losses))
 
 
 @pytest.mark.campaign
@@ -450,7 +453,8 @@ def test_a_worker_that_is_killed_is_one_sentence(tmp_path: Path) -> None:
         import torch
         from pathlib import Path
         from hybrid_encoder.errors import HybridEncoderError
-        from hybrid_encoder.training.loop import LoopConfig, train
+        from hybrid_encoder.training.loop import train
+        from hybrid_encoder.training.loop_config import LoopConfig
         from helpers.small_runs import Numbers, Regression
         import test_training
         stage = Regression()

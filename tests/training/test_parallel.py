@@ -30,16 +30,18 @@ from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import LOCK
-from hybrid_encoder.training.loop import LoopConfig, Stage, make_accelerator, train
+from hybrid_encoder.training.loop import make_accelerator, train
+from hybrid_encoder.training.loop_config import LoopConfig
 from hybrid_encoder.training.parallel import (
     SyncedBatchNorm,
     is_main_process,
     is_parallel,
     process_state,
-    share_of,
+    shares_of,
     synchronize_batch_norm,
 )
 from hybrid_encoder.training.recipes import COARSE
+from hybrid_encoder.training.stage import Stage
 
 KINDS = ("coarse", "fine", "poisoned", "steep", "full", "used")
 STEPS, ITEMS, SECONDS = 3, 4, 480  # ITEMS a step in all: half as many for each of two processes
@@ -111,8 +113,8 @@ def _train(kind: str, folder: Path, batch_size: int) -> dict[str, Any]:
     # Not Adam: it makes steps of rounding errors where a gradient is zero.
     optimizer = torch.optim.SGD(stage.parameters(), 0.05, momentum=0.9)
     config = LoopConfig(STEPS, batch_size, save_every=100, clip=1.0, seed=1, cpu=True)
-    losses = train(stage, items, optimizer, None, folder, config, collate=collate_fn)
-    return {"before": before, "after": stage.state_dict(), "losses": losses}
+    done = train(stage, items, optimizer, None, folder, config, collate=collate_fn)
+    return {"before": before, "after": stage.state_dict(), "losses": done.losses}
 
 
 def _refuse(*arguments: Any) -> int:
@@ -226,11 +228,10 @@ def test_one_process_joins_no_group_and_each_run_gets_its_own_settings() -> None
     assert not dist.is_initialized()
 
 
-def test_in_one_process_every_share_is_whole() -> None:
+def test_batches_have_shares_by_their_number_of_terms() -> None:
     assert not is_parallel()
-    for count in (0, 3, torch.tensor(7)):
-        share = share_of(count, torch.device("cpu"))
-        assert share.shape == () and share.item() == 1
+    for counts, shares in (((0,), [1.0]), ((3,), [1.0]), ((3, 1), [1.5, 0.5]), ((0, 0), [1.0, 1.0])):
+        assert shares_of(counts, torch.device("cpu")).tolist() == shares
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -4,8 +4,11 @@ from .bev_results import constant_map, evaluate_bev, refuse_seen_seeds
 from .coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from .fine import fine_model, fine_stage, train_fine
 from .fine_stage import FineStage, shrink
-from .loop import LoopConfig, NonFiniteLossError, Stage, train
+from .loop import Trained, train
+from .loop_config import LoopConfig
 from .recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe, train_stage
+from .stage import Stage
+from .stepping import NonFiniteLossError
 
 __all__ = [
     "BEV",
@@ -23,6 +26,7 @@ __all__ = [
     "Stage",
     "StageRecipe",
     "SurroundMaps",
+    "Trained",
     "bev_model",
     "coarse_encoder",
     "constant_map",

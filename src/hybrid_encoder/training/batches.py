@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import random
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ class Progress:
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0  # batches of the current epoch that were trained on
+    batch: int = 0  # batches of the current epoch that each process has trained on
 
     def state_dict(self) -> dict[str, int]:
         return dict(vars(self))
@@ -70,21 +72,22 @@ class SeededDataset(Dataset[Any]):
     """A data set whose items depend on the seed, the epoch and their index alone.
 
     Augmentation draws from the global random number generators. The model draws from the same ones, and each worker
-    process has its own: without a seed for each item, an item would depend on what was drawn before it.
+    process has its own: without a seed for each item, an item would depend on what was drawn before it. An item is
+    asked for by epoch and index, as workers that outlive an epoch are not told of the next one.
     """
 
     def __init__(self, items: Dataset[Any], seed: int) -> None:
         self.items = items
         self.seed = seed
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.items)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        epoch, index = place
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         # Mixed into one seed, so that neighbouring items and epochs have unrelated random numbers.
-        self._seed_item(int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]))
+        self._seed_item(int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]))
         try:
             return self.items[index]
         except (HybridEncoderError, OSError) as error:
@@ -106,36 +109,47 @@ class SeededDataset(Dataset[Any]):
         torch.default_generator.manual_seed(seed)
 
 
-class SeededSampler(Sampler[int]):
-    """Yield every index once, from position ``start`` of an order that follows from the seed and the epoch."""
+class SeededSampler(Sampler[tuple[int, int]]):
+    """Yield epoch and index of items, from position ``start`` of an order that follows from the seed and the epoch.
 
-    def __init__(self, num_items: int, seed: int) -> None:
-        self.num_items = num_items
+    Args:
+        num_items: to put in order.
+        length: of an epoch; the items that come after it in the order have no part in it.
+        seed: of the order.
+    """
+
+    def __init__(self, num_items: int, length: int, seed: int) -> None:
+        self.num_items, self.length = num_items, length
         self.seed = seed
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return self.num_items - self.start
+        return self.length - self.start
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items)
-        return iter(order[self.start :].tolist())
+        return iter([(self.epoch, index) for index in order[self.start : self.length].tolist()])
 
 
 class SeededBatches:
-    """Batches without end, epoch after epoch, starting where ``progress`` stands.
+    """The batches of one optimizer step after the other, epoch after epoch, starting where ``progress`` stands.
+
+    A step takes the same items whether they come as several batches, to several processes, or as one batch.
 
     Args:
         items: a data set with a length.
         batch_size: items in a batch of one process.
         seed: of the order and of every item's augmentation.
         num_processes: how many processes share an epoch.
-        workers: processes that load data; 0 loads in this one.
+        accumulate: batches in a step of one process. An epoch ends with its last whole step.
+        workers: processes that load data, which live as long as the loader; 0 loads in this one.
+        pin_memory: load into memory that an accelerator copies from while it computes.
         collate: turns a list of items into a batch; None stacks tensors.
 
     Attributes:
         loader: of one epoch; replaced by what ``Accelerator.prepare`` makes of it.
-        progress: what has been trained on; advanced with every batch.
+        progress: what has been trained on; advanced with every step's batches.
+        waited: seconds in which the last step's batches were waited for.
 
     Raises:
         ConfigError: fewer items than one step takes.
@@ -148,17 +162,23 @@ class SeededBatches:
         seed: int,
         *,
         num_processes: int = 1,
+        accumulate: int = 1,
         workers: int = 0,
+        pin_memory: bool = False,
         collate: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         self.dataset = SeededDataset(items, seed)
-        self.items_per_step = batch_size * num_processes
-        if len(self.dataset) < self.items_per_step:
+        self.accumulate = accumulate
+        self.items_per_step = batch_size * num_processes * accumulate
+        self.steps_per_epoch = len(self.dataset) // self.items_per_step
+        if not self.steps_per_epoch:
             raise ConfigError(
-                f"there are {len(self.dataset)} items and a step takes {self.items_per_step}; lower the batch size."
+                f"there are {len(self.dataset)} items and a step takes {self.items_per_step}; lower the batch size"
+                f"{', or accumulate fewer batches' if accumulate > 1 else ''}."
             )
         self.progress = Progress()
-        self.sampler = SeededSampler(len(self.dataset), seed)
+        self.waited = 0.0
+        self.sampler = SeededSampler(len(self.dataset), self.steps_per_epoch * self.items_per_step, seed)
         self.loader: Any = DataLoader(
             self.dataset,
             batch_size,
@@ -167,21 +187,32 @@ class SeededBatches:
             collate_fn=Collate(collate),
             drop_last=True,
             generator=torch.Generator(),  # its own: otherwise the loader draws from the model's random numbers
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
         )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[list[Any]]:
         progress = self.progress
         while True:
             # A run may be resumed at the end of an epoch; accelerate before 1.10 yields None from an empty loader.
-            if progress.batch < len(self.dataset) // self.items_per_step:
-                self.dataset.epoch = self.sampler.epoch = progress.epoch
-                self.sampler.start = progress.batch * self.items_per_step
-                for batch in self._batches():
-                    if isinstance(batch, Failure):
-                        raise batch.error
-                    progress.batch += 1
-                    yield batch
+            if progress.batch < self.steps_per_epoch * self.accumulate:
+                self.sampler.epoch = progress.epoch
+                self.sampler.start = progress.batch // self.accumulate * self.items_per_step
+                batches = self._batches()
+                while step := self._next_step(batches):
+                    progress.batch += self.accumulate
+                    yield step
             progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def _next_step(self, batches: Iterator[Any]) -> list[Any]:
+        """Return the batches of the next step; none at the end of an epoch."""
+        began = time.perf_counter()
+        found = list(islice(batches, self.accumulate))
+        self.waited = time.perf_counter() - began
+        for batch in found:
+            if isinstance(batch, Failure):
+                raise batch.error
+        return found
 
     def _batches(self) -> Iterator[Any]:
         """Yield the batches of one epoch.

@@ -19,10 +19,10 @@ from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.training.batches import check_finite_item
 from hybrid_encoder.training.bev_items import BevItem
 from hybrid_encoder.training.locking import hold_run
-from hybrid_encoder.training.loop import Stage
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.recipes import StageRecipe, train_stage
+from hybrid_encoder.training.stage import Stage
 from hybrid_encoder.training.trained_on import save_trained
 
 

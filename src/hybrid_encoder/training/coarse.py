@@ -22,9 +22,9 @@ from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.training.batches import check_finite_item
 from hybrid_encoder.training.locking import hold_run
-from hybrid_encoder.training.loop import Stage
-from hybrid_encoder.training.parallel import is_main_process, process_state, share_of
+from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.recipes import CoarseRecipe, train_stage
+from hybrid_encoder.training.stage import Stage
 from hybrid_encoder.training.trained_on import save_trained
 
 
@@ -56,8 +56,8 @@ class CoarseStage(Stage):
             words put in the right order; all scalars.
         """
         parts = self.compare(batch)
-        # Ranking is a mean over images, and every process has as many; contrastive is a mean over lanes.
-        contrastive = parts.contrastive * share_of(len(batch.points), parts.contrastive.device)
+        # Ranking is a mean over images, of which every batch has as many; contrastive is a mean over lanes.
+        contrastive = parts.contrastive * self.share
         order = torch.tensor(patch_order_accuracy(parts.logits.detach()))
         return {
             "loss": parts.ranking + contrastive,
@@ -68,6 +68,9 @@ class CoarseStage(Stage):
 
     if TYPE_CHECKING:
         __call__ = forward  # nn.Module's says Any
+
+    def num_terms(self, batch: PatchBatch) -> int:
+        return len(batch.points)
 
     def compare(self, batch: PatchBatch) -> CoarseLoss:
         """Return the loss and its parts, with the logits of patches against prompts."""

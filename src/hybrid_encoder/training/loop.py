@@ -1,99 +1,61 @@
-"""One training loop for both stages, on Hugging Face accelerate; a stopped run is resumed exactly.
+"""One training loop for all stages, on Hugging Face accelerate; a stopped run is resumed exactly.
 
-A run is a folder: ``checkpoints/step_<number>`` (complete or absent, the last two are kept), and TensorBoard's event
-files where TensorBoard is installed. The launcher (``accelerate launch``) decides how many processes there are.
+A run is a folder: ``checkpoints/step_<number>`` (complete or absent, the last two are kept), and what it wrote down. The
+launcher (``accelerate launch``) decides how many processes there are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from rich.console import Console
-from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hybrid_encoder.errors import ConfigError, HybridEncoderError
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.training.averaging import AveragedWeights
 from hybrid_encoder.training.batches import SeededBatches
+from hybrid_encoder.training.best import Best
 from hybrid_encoder.training.checkpointing import (
     checkpoint_to_start_from,
     load_checkpoint,
     newest_whole,
     save_checkpoint,
 )
-from hybrid_encoder.training.display import RunLog, progress_bar
+from hybrid_encoder.training.compiled import compiled_parts
+from hybrid_encoder.training.display import RunLog, progress_bar, validation_line
 from hybrid_encoder.training.locking import hold_run
+from hybrid_encoder.training.loop_config import NUM_SEEDS, LoopConfig, resolved_precision, resolved_workers
 from hybrid_encoder.training.parallel import any_process, process_state, synchronize_batch_norm
-from hybrid_encoder.training.ranges import check_number
-from hybrid_encoder.training.state import RunState
+from hybrid_encoder.training.stage import Stage
+from hybrid_encoder.training.state import RunState, kept_random_state
+from hybrid_encoder.training.stepping import NonFiniteLossError, NotFiniteError, Stepper, StepResult
 
-NUM_SEEDS = 2**32  # numpy takes no larger seed
-MAX_WORKERS = 256  # each holds a copy of the data set's memory
-MOST_SKIPPED = 30  # steps in a row; by then the scale of half precision has fallen by a factor of 1e9
-
-
-class NonFiniteLossError(HybridEncoderError):
-    """A loss, a gradient or a weight was NaN or infinite; the checkpoint that is named is from before."""
+Numbers = Mapping[str, float]
 
 
-class Stage(nn.Module):
-    """Everything that trains, in one module, and how a batch becomes losses."""
+class Trained(NamedTuple):
+    """What :func:`train` has done.
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
-        """Return scalars to log by name; ``"loss"`` is minimised, and is a mean over the batch."""
-        raise NotImplementedError
-
-    if TYPE_CHECKING:
-        __call__ = forward  # nn.Module's says Any
-
-    def describe(self, batch: Any) -> str:
-        """Return what the batch was made of, for an error message: file names, where there are any."""
-        return ", ".join(map(str, getattr(batch, "names", None) or getattr(batch, "name", None) or ("a batch",)))
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long a run trains, how it loads data, and how often it saves.
-
-    Args:
-        steps: optimizer steps in all, those before a resume included.
-        batch_size: items in a step, for each process.
-        workers: processes that load data, up to 256; 0 loads in this one.
-        save_every: steps between checkpoints.
-        log_every: steps between log entries.
-        clip: largest norm of the gradient; None does not clip.
-        precision: of autocast, ``"no"``, ``"bf16"`` or ``"fp16"`` (not on a CPU).
-        seed: of the data order and of all random numbers, from 0 up.
-        cpu: train on the CPU even where there is an accelerator.
+    Attributes:
+        losses: of every step that was taken, the mean over all processes.
+        step: the last one of the run.
+        complete: whether the run is over: it took all its steps, or its patience came to an end.
+        waiting: the share of the time in which this process waited for data.
     """
 
-    steps: int
-    batch_size: int
-    workers: int = 0
-    save_every: int = 500
-    log_every: int = 10
-    clip: float | None = 1.0
-    precision: str = "no"
-    seed: int = 0
-    cpu: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "save_every", "log_every"):
-            check_number(name, getattr(self, name), 1, whole=True)
-        check_number("workers", self.workers, 0, MAX_WORKERS, whole=True)
-        check_number("seed", self.seed, 0, NUM_SEEDS - 1, whole=True)
-        if self.clip is not None:
-            check_number("clip", self.clip, above=0)
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise ConfigError(f"precision is {self.precision!r}; it must be 'no', 'bf16' or 'fp16'.")
+    losses: list[float]
+    step: int
+    complete: bool
+    waiting: float
 
 
 def train(
@@ -107,16 +69,22 @@ def train(
     collate: Callable[[list[Any]], Any] | None = None,
     resume: bool | str = False,
     console: Console | None = None,
-) -> list[float]:
+    validate: Callable[[], Numbers] | None = None,
+    on_best: Callable[[int, Numbers], None] | None = None,
+    pictures: Callable[[], Mapping[str, Any]] | None = None,
+    log_with: Sequence[Any] = (),
+) -> Trained:
     """Train up to ``config.steps``.
 
     Data, its order and its augmentation follow from the seed alone, for any number of workers. SIGTERM ends the run
     after the current step, with a checkpoint. A resumed run takes the same steps, to the last bit, as one that was
-    never stopped. A second run cannot use the folder meanwhile.
+    never stopped, and one with validation the same as one without. A second run cannot use the folder meanwhile.
+
+    A completed run with ``config.ema`` leaves the averaged weights in the stage; its last checkpoint has both.
 
     Args:
         stage: everything that trains; its call turns a batch into losses.
-        items: a data set with a length; every epoch takes all items, except an incomplete last batch.
+        items: a data set with a length; every epoch takes all items, except those of an incomplete last step.
         optimizer: over the stage's parameters; its state is of numbers and tensors, like the scheduler's.
         scheduler: stepped after every optimizer step; None for a constant rate.
         folder: of the run.
@@ -124,17 +92,21 @@ def train(
         collate: turns a list of items into a batch; None stacks tensors.
         resume: continue from the newest checkpoint in the folder, or from the one of this name.
         console: shows a progress bar; None shows nothing.
-
-    Returns:
-        The loss of every step that was taken, the mean over all processes.
+        validate: measures the stage, in evaluation mode and with averaged weights where they are kept; called in all
+            processes, and returns the same numbers in each: ``"score"``, the lower the better, and others by name.
+        on_best: called like it with the step and the numbers of every validation that is better than all before it.
+        pictures: makes pictures by name for the logs, (N, H, W, 3) each; called like it, in the main process alone.
+        log_with: trackers, or their names as accelerate knows them, such as ``"wandb"``.
 
     Raises:
-        ConfigError: nothing to resume, a folder that holds a run already or that another run is using, or fewer items
-            than one step takes.
+        ConfigError: nothing to resume, a folder that holds a run already or that another run is using, fewer items
+            than one step takes, or what the machine cannot do: fp16, a compiler, a tracker.
         CheckpointError: the checkpoint to resume from is damaged, or one cannot be saved.
         NonFiniteLossError: names the step and the batch; nothing is saved after that.
     """
     folder = Path(folder)
+    if config.patience and validate is None:
+        raise ConfigError(f"patience is {config.patience}, and nothing is validated; hold items out, or leave it at 0.")
     accelerator = make_accelerator(config)
     with hold_run(folder):
         start = checkpoint_to_start_from(folder, resume)
@@ -145,15 +117,24 @@ def train(
             config.batch_size,
             config.seed,
             num_processes=accelerator.num_processes,
-            workers=config.workers,
+            accumulate=config.accumulate,
+            workers=resolved_workers(config.workers, config.steps * config.accumulate),
+            pin_memory=accelerator.device.type == "cuda",
             collate=collate,
         )
         if accelerator.num_processes > 1:
             synchronize_batch_norm(stage, accelerator.device)
-        run = _Run(accelerator, stage, optimizer, scheduler, batches, folder, config)
-        if start is not None:
-            load_checkpoint(run.state, start, accelerator.num_processes)
-        return run.train(console)
+        with contextlib.ExitStack() as stack:
+            if config.checkpoint_activations:
+                stack.enter_context(recomputed_activations(stage))
+            run = _Run(accelerator, stage, optimizer, scheduler, batches, folder, config)
+            run.validate, run.on_best, run.pictures, run.console = validate, on_best, pictures, console
+            stack.callback(run.close)
+            if config.compile:
+                stack.enter_context(compiled_parts(stage))
+            if start is not None:
+                load_checkpoint(run.state, start, accelerator.num_processes)
+            return run.train(log_with)
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
@@ -162,21 +143,33 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     Raises:
         ConfigError: half precision on a CPU, where accelerate would silently train in full precision.
     """
-    process_state(config.cpu)
-    accelerator = Accelerator(
-        mixed_precision=config.precision,
+    device = process_state(config.cpu).device
+    return Accelerator(
+        mixed_precision=resolved_precision(config.precision, device),
         cpu=config.cpu,
         step_scheduler_with_optimizer=False,
         # A batch need not use every parameter of its stage.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    if config.precision == "fp16" and accelerator.device.type == "cpu":
-        raise ConfigError("precision is 'fp16' on a CPU; take 'bf16' or 'no' there.")
-    return accelerator
+
+
+@contextlib.contextmanager
+def recomputed_activations(stage: Stage) -> Iterator[None]:
+    """Let a stage compute activations again in the backward pass while the block runs."""
+    stage.set_grad_checkpointing(True)
+    try:
+        yield
+    finally:
+        stage.set_grad_checkpointing(False)
 
 
 class _Run:
-    """What :func:`train` works on: all that is saved in a checkpoint, and the steps themselves."""
+    """What :func:`train` works on: all that is saved in a checkpoint, and the order of events."""
+
+    validate: Callable[[], Numbers] | None = None
+    on_best: Callable[[int, Numbers], None] | None = None
+    pictures: Callable[[], Mapping[str, Any]] | None = None
+    console: Console | None = None
 
     def __init__(
         self,
@@ -188,72 +181,106 @@ class _Run:
         folder: Path,
         config: LoopConfig,
     ) -> None:
-        self.accelerator, self.stage, self.scheduler = accelerator, stage, scheduler
+        self.accelerator, self.stage = accelerator, stage
         self.batches, self.progress = batches, batches.progress
         self.folder, self.config = folder, config
-        self.model, self.optimizer, batches.loader = accelerator.prepare(stage, optimizer, batches.loader)
-        self.state = RunState(accelerator, stage, self.optimizer, scheduler, self.progress)
-        self.skipped = 0  # steps in a row that half precision left out
+        # Batches stay where they are until their turn: a step may have many.
+        self.model, optimizer, batches.loader = accelerator.prepare(
+            stage, optimizer, batches.loader, device_placement=[True, True, False]
+        )
+        self.stepper = Stepper(accelerator, stage, self.model, optimizer, scheduler, config.clip)
+        self.averages = None if config.ema is None else AveragedWeights(stage, config.ema)
+        self.best = Best()
+        self.state = RunState(accelerator, stage, optimizer, scheduler, self.progress, self.averages, self.best)
 
-    def train(self, console: Console | None) -> list[float]:
-        """Take the steps that are left, save checkpoints, and return the loss of every step."""
+    @property
+    def over(self) -> bool:
+        """Whether all steps were taken, or validations have stopped getting better."""
+        impatient = 0 < self.config.patience <= self.best.without_gain
+        return self.progress.step >= self.config.steps or impatient
+
+    def train(self, log_with: Sequence[Any]) -> Trained:
+        """Take the steps that are left, validate, and save checkpoints."""
         config, progress, is_main = self.config, self.progress, self.accelerator.is_main_process
         taken: list[float] = []
+        waited, began = 0.0, time.perf_counter()
         self.model.train()
         with (
             catch_sigterm() as sigterm_came,
-            progress_bar(console if is_main else None, config.steps, progress.step) as show,
-            RunLog(self.folder, config.log_every, is_main, progress.step) as log,
+            progress_bar(self.console if is_main else None, config.steps, progress.step) as show,
+            RunLog(self.folder, config.log_every, is_main, progress.step, log_with) as log,
         ):
             self._check_weights("weights to start from")
+            if 0 < progress.step > self.best.validated:  # SIGTERM came first
+                self._validate(log)
             batches = iter(self.batches)
             stop = False
-            while progress.step < config.steps and not stop:
-                batch = next(batches)
-                losses, mean, stop = self._forward(batch, sigterm_came)
-                self._update(losses["loss"], batch)
-                taken.append(mean)
-                progress.step += 1
-                show(progress.step, mean)
-                log.write(progress.step, losses)
-                if stop or progress.step == config.steps or progress.step % config.save_every == 0:
+            while not (stop or self.over):
+                result = self._step(next(batches), sigterm_came)
+                stop = result.stop
+                taken.append(result.loss)
+                waited += self.batches.waited
+                show(progress.step, result.loss)
+                log.write(progress.step, result.losses)
+                # Who sends SIGTERM does not wait for long: a validation is made up for by the resumed run.
+                if not stop or progress.step == config.steps:
+                    self._validate(log)
+                if stop or self.over or progress.step % config.save_every == 0:
                     self._check_weights(f"weights after step {progress.step}")
                     save_checkpoint(self.state, self.folder, progress.step, self.accelerator.num_processes)
-        return taken
+        if self.over and self.averages is not None:
+            self.averages.exchange()
+        waiting = waited / max(time.perf_counter() - began, 1e-9)
+        return Trained(taken, progress.step, self.over, waiting)
 
-    def _forward(self, batch: Any, sigterm_came: Callable[[], bool]) -> tuple[dict[str, Tensor], float, bool]:
-        """Return the losses, the loss as a mean over all processes, and whether any process has to stop."""
-        losses = self.model(batch)
-        loss = losses["loss"]
-        # Processes stop together: one that went on would wait forever for those that have stopped.
-        report = torch.stack([loss.detach().float(), loss.new_tensor(sigterm_came()).float()])
-        mean, stop = self.accelerator.gather(report[None]).mean(0).tolist()
-        if not math.isfinite(mean):
-            own = loss.item()
-            elsewhere = " (and not finite in another process)" if math.isfinite(own) else ""
-            self._fail(
-                f"the loss is {own} at step {self.progress.step + 1}, for {self.stage.describe(batch)}{elsewhere}"
-            )
-        return losses, mean, bool(stop)
+    def close(self) -> None:
+        """Let go of the loader, whose workers end with it."""
+        self.batches.loader = None
+        self.accelerator.free_memory()
 
-    def _update(self, loss: Tensor, batch: Any) -> None:
-        """Take one optimizer step, unless the gradient is not finite."""
-        self.accelerator.backward(loss)
-        largest = math.inf if self.config.clip is None else self.config.clip
-        # The gradient is the same in all processes, which therefore stop together.
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), largest))
-        scaler = getattr(self.accelerator, "scaler", None)
-        # Half precision tries larger and larger scales and leaves out the steps that overflow.
-        self.skipped = 0 if math.isfinite(norm) else self.skipped + 1
-        if self.skipped > (0 if scaler is None else MOST_SKIPPED):
-            self._fail(
-                f"the gradient's norm is {norm} at step {self.progress.step + 1}, for {self.stage.describe(batch)}, "
-                f"though the loss is {loss.item():.4g}"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.scheduler is not None:
-            self.scheduler.step()
+    def _step(self, batches: Sequence[Any], sigterm_came: Callable[[], bool]) -> StepResult:
+        try:
+            result = self.stepper.take(self.progress.step + 1, batches, sigterm_came)
+        except NotFiniteError as error:
+            self._fail(str(error))
+        self.progress.step += 1
+        if self.averages is not None and not result.skipped:
+            self.averages.update()
+        return result
+
+    def _validate(self, log: RunLog) -> None:
+        """Measure the stage, where that is due, and note whether it is the best so far."""
+        step, best, is_main = self.progress.step, self.best, self.accelerator.is_main_process
+        if not self.config.validates_after(step):
+            return
+        with self._evaluation():
+            if self.pictures is not None and is_main:
+                log.write_pictures(step, self.pictures())
+            if self.validate is None:
+                return
+            numbers = dict(self.validate())
+            # The main process decides: another one might round differently.
+            better = any_process(is_main and best.beaten_by(numbers["score"]))
+            best.note(step, numbers["score"], better)
+            if better and self.on_best is not None:
+                self.on_best(step, numbers)
+        log.write_scalars(step, {f"validation/{name}": value for name, value in numbers.items()})
+        if self.console is not None and is_main:
+            score = math.nan if best.score is None else best.score
+            self.console.print(validation_line(step, numbers, best.step, score), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Put the stage into evaluation mode, with averaged weights if there are any; afterwards all is as before."""
+        modes = [(module, module.training) for module in self.stage.modules()]
+        averages = contextlib.nullcontext() if self.averages is None else self.averages.in_place()
+        with kept_random_state(self.accelerator.device), torch.no_grad(), averages:
+            self.stage.eval()
+            try:
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
 
     def _check_weights(self, what: str) -> None:
         names = self.state.non_finite()
@@ -268,7 +295,7 @@ class _Run:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def catch_sigterm() -> Iterator[Callable[[], bool]]:
     """Hold SIGTERM back while the block runs; what is yielded says whether it came."""
     came: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -67,23 +68,23 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def share_of(count: int | Tensor, device: torch.device) -> Tensor:
-    """Return the factor that turns a mean over this process's items into its part of the mean over all processes.
+def shares_of(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Return the factors that turn means over batches into their parts of the mean over all batches of a step.
 
     Args:
-        count: how many items this process has.
+        counts: how many terms, such as lanes, each of this process's batches is a mean over.
         device: of the result.
 
     Returns:
-        A scalar, count x processes / total, so that the average over processes is the mean over all items; 1 in a
-        single process, or where no process has any item.
+        One factor for each batch, count x batches / total with the batches and counts of all processes, so that the
+        average over batches is the mean over all terms; 1 where no batch has any.
     """
-    own = torch.as_tensor(count, dtype=torch.float32, device=device)
-    if not is_parallel():
-        return torch.ones_like(own)
-    total = own.clone()
-    dist.all_reduce(total)
-    return torch.where(total > 0, own * dist.get_world_size() / total, 1.0)
+    own = torch.tensor(counts, dtype=torch.float32, device=device)
+    sums = torch.stack([own.sum(), own.new_tensor(len(counts))])
+    if is_parallel():
+        dist.all_reduce(sums)
+    total, batches = sums
+    return torch.where(total > 0, own * batches / total, 1.0)
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:

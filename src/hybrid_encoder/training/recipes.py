@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,13 @@ from hybrid_encoder.config.parts import MAX_PROMPTS
 from hybrid_encoder.data.transforms import Jitter, Resample, Size
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses.coarse import Sampling
-from hybrid_encoder.training.checkpointing import checkpoint_step, newest_checkpoint
 from hybrid_encoder.training.locking import hold_run
-from hybrid_encoder.training.loop import LoopConfig, Stage, train
+from hybrid_encoder.training.loop import train
+from hybrid_encoder.training.loop_config import LoopConfig, resolved_precision
 from hybrid_encoder.training.parallel import process_state
 from hybrid_encoder.training.ranges import check_number
-from hybrid_encoder.training.settings import keep_settings
+from hybrid_encoder.training.settings import keep_settings, settings_of
+from hybrid_encoder.training.stage import Stage
 from hybrid_encoder.training.trained_on import training_record
 
 MOST_STEPS = 10**12  # far more than anybody waits for
@@ -322,6 +323,10 @@ def train_stage(
     collate: Callable[[list[Any]], Any] | None = None,
     resume: bool | str = False,
     console: Console | None = None,
+    validate: Callable[[], Mapping[str, float]] | None = None,
+    on_best: Callable[[int, Mapping[str, float]], None] | None = None,
+    pictures: Callable[[], Mapping[str, Any]] | None = None,
+    log_with: Sequence[Any] = (),
     **loop: Any,
 ) -> int | None:
     """Train a stage by a recipe, and keep the settings in ``run.json``; a resumed run must have the same.
@@ -333,9 +338,11 @@ def train_stage(
         recipe: how long and how fast.
         folder: of the run.
         described: further settings for ``run.json``, such as where the data comes from.
-        collate, resume, console: of :func:`hybrid_encoder.training.loop.train`.
-        loop: ``workers``, ``save_every``, ``log_every``, ``precision``, ``seed`` and ``cpu`` of
-            :class:`hybrid_encoder.training.loop.LoopConfig`.
+        collate, resume, console, validate, on_best, pictures, log_with: of
+            :func:`hybrid_encoder.training.loop.train`.
+        loop: what :class:`hybrid_encoder.training.loop_config.LoopConfig` has and the recipe has not: ``workers``,
+            ``save_every``, ``log_every``, ``validate_every``, ``patience``, ``precision`` (a resumed run keeps its own
+            where it is ``"auto"``), ``compile``, ``checkpoint_activations``, ``seed`` and ``cpu``.
 
     Returns:
         The number of steps of the completed run; None where SIGTERM stopped it earlier, with a checkpoint.
@@ -345,24 +352,43 @@ def train_stage(
     """
     state = process_state(loop.get("cpu", False))
     num_steps = recipe.num_steps(len(items), state.num_processes)  # type: ignore[arg-type]
-    config = LoopConfig(num_steps, recipe.batch_size, clip=recipe.clip, **loop)
+    config = LoopConfig(
+        num_steps, recipe.batch_size, clip=recipe.clip, accumulate=recipe.accumulate, ema=recipe.ema, **loop
+    )
+    if config.precision == "auto":
+        before = settings_of(folder).get("precision") if resume else None
+        config = replace(config, precision=before or resolved_precision("auto", state.device))
     settings = {
         **(described or {}),
         **asdict(recipe),
         "steps": num_steps,
         "seed": config.seed,
         "precision": config.precision,
+        "compile": config.compile,
         "processes": state.num_processes,
         "trained_on": training_record(type(stage).__name__, items),
     }
     # A setting that an earlier release did not know has the default that does what it did.
     defaults = {entry.name: entry.default for entry in fields(recipe) if entry.default is not MISSING}
-    defaults["lr_scale"] = {}
+    defaults |= {"lr_scale": {}, "compile": False}
     defaults["trained_on"] = settings["trained_on"]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     scheduler = recipe.scheduler(optimizer, num_steps)
     with hold_run(folder):
         keep_settings(folder, settings, bool(resume), defaults)
-        train(stage, items, optimizer, scheduler, folder, config, collate=collate, resume=resume, console=console)
-        newest = newest_checkpoint(folder)
-    return num_steps if newest is not None and checkpoint_step(newest) == num_steps else None
+        done = train(
+            stage,
+            items,
+            optimizer,
+            scheduler,
+            folder,
+            config,
+            collate=collate,
+            resume=resume,
+            console=console,
+            validate=validate,
+            on_best=on_best,
+            pictures=pictures,
+            log_with=log_with,
+        )
+    return done.step if done.complete else None

@@ -40,6 +40,16 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], resume: bool, defau
         write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Return the settings that the run in a folder was started with; none where it has kept none.
+
+    Raises:
+        ConfigError: its ``run.json`` is damaged.
+    """
+    file = folder / "run.json"
+    return _read_settings(file) if os.path.lexists(file) else {}
+
+
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as they are once they have been written and read."""
     written: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))

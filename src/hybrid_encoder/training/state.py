@@ -7,7 +7,8 @@ and a random state that cannot be read is passed over there.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hybrid_encoder.errors import CheckpointError, shortened
+from hybrid_encoder.training.averaging import AveragedWeights
 from hybrid_encoder.training.batches import Progress
+from hybrid_encoder.training.best import Best
 from hybrid_encoder.training.trees import check_alike, from_json, tensors_of, to_json
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+AVERAGES = "ema.safetensors"  # where the run keeps a moving average
+OPTIONAL = {"validation"}  # parts that a run may begin or cease to have: they change no step
 
 
 def random_file(process: int) -> str:
@@ -43,13 +48,23 @@ class RunState:
         optimizer: as the accelerator has prepared it.
         scheduler: None for a constant rate.
         progress: how far the run has come.
+        averages: of the weights; None where none are kept.
+        best: of the validations; None where there are none.
     """
 
     def __init__(
-        self, accelerator: Accelerator, stage: nn.Module, optimizer: Any, scheduler: Any, progress: Progress
+        self,
+        accelerator: Accelerator,
+        stage: nn.Module,
+        optimizer: Any,
+        scheduler: Any,
+        progress: Progress,
+        averages: AveragedWeights | None = None,
+        best: Best | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.stage, self.optimizer, self.scheduler, self.progress = stage, optimizer, scheduler, progress
+        self.averages, self.best = averages, best
         self._tree()  # a state that cannot be saved is found before the first step
         parameters = dict(stage.named_parameters(remove_duplicate=False))
         self._masks: set[str] = set()  # buffers that are infinite by design
@@ -64,6 +79,11 @@ class RunState:
             # Copies, as parameters may share memory and files cannot.
             weights = {name: value.detach().cpu().contiguous().clone() for name, value in self._weights().items()}
             save_file(weights, folder / MODEL)
+            if self.averages is not None:
+                save_file(
+                    {name: value.cpu().contiguous() for name, value in self.averages.averages.items()},
+                    folder / AVERAGES,
+                )
         process = self.accelerator.process_index
         (folder / random_file(process)).write_text(to_json(random_state(self.accelerator.device))[0])
 
@@ -78,8 +98,10 @@ class RunState:
         """
         state = from_json(read(STATE), tensors_of(read(OPTIMIZER)))
         weights, generators = tensors_of(read(MODEL)), from_json(read(random_file(self.accelerator.process_index)))
+        self._check(state)
+        averages = None if self.averages is None else tensors_of(read(AVERAGES))
         try:
-            self._take(state, weights)
+            self._take(state, weights, averages)
             set_random_state(generators, self.accelerator.device)
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
             if isinstance(error, CheckpointError):
@@ -94,6 +116,8 @@ class RunState:
         found = {name: value for name, value in self._weights().items() if name not in self._masks}
         for index, kept in enumerate(self.optimizer.state.values()):
             found |= {f"{name} of the optimizer ({index})": v for name, v in kept.items() if isinstance(v, Tensor)}
+        if self.averages is not None:
+            found |= {f"the average of {name}": value for name, value in self.averages.averages.items()}
         floats = {name: value for name, value in found.items() if value.is_floating_point() and value.numel()}
         finite: dict[str, bool] = {}
         # Joined for each device, so that an accelerator is waited for once.
@@ -108,23 +132,34 @@ class RunState:
 
     def _parts(self) -> dict[str, Any]:
         """Return what is kept beside the weights, by name."""
-        parts = {"progress": self.progress, "optimizer": self.optimizer, "scheduler": self.scheduler}
-        return {**parts, "scaler": getattr(self.accelerator, "scaler", None)}
+        parts = {
+            "progress": self.progress,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": getattr(self.accelerator, "scaler", None),
+            "ema": self.averages,
+            "validation": self.best,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _tree(self) -> tuple[str, dict[str, Tensor]]:
-        states = {name: part.state_dict() for name, part in self._parts().items() if part is not None}
-        return to_json(states)
+        return to_json({name: part.state_dict() for name, part in self._parts().items()})
 
-    def _take(self, state: Any, weights: dict[str, Tensor]) -> None:
-        parts = {name: part for name, part in self._parts().items() if part is not None}
-        if not isinstance(state, dict) or state.keys() != parts.keys():
+    def _check(self, state: Any) -> None:
+        parts = self._parts()
+        if not isinstance(state, dict) or state.keys() - OPTIONAL != parts.keys() - OPTIONAL:
             raise CheckpointError("it is of a run with other parts; resume with the same settings.")
-        for name in parts.keys() - {"optimizer"}:
+        for name in parts.keys() & state.keys() - {"optimizer"}:
             check_alike(state[name], parts[name].state_dict(), name)
+
+    def _take(self, state: Any, weights: dict[str, Tensor], averages: dict[str, Tensor] | None) -> None:
         check_alike(state["optimizer"]["param_groups"], self.optimizer.state_dict()["param_groups"], "optimizer")
         self.stage.load_state_dict(weights)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        if self.averages is not None and averages is not None:
+            self.averages.load_averages(averages)
+        for name, part in self._parts().items():
+            if name in state:
+                part.load_state_dict(state[name])
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -148,6 +183,16 @@ def set_random_state(states: dict[str, Any], device: torch.device) -> None:
     module = _generators_of(device)
     if module is not None and device.type in states["torch"]:
         module.set_rng_state(_from_hex(states["torch"][device.type]))
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Let a block draw random numbers as if it drew none."""
+    states = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(states, device)
 
 
 def _to_hex(state: Tensor) -> str:
