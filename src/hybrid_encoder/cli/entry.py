@@ -17,6 +17,7 @@ from hybrid_encoder.cli.convert import convert_command
 from hybrid_encoder.cli.demo import demo_command
 from hybrid_encoder.cli.evaluate import evaluate_command
 from hybrid_encoder.cli.evaluate_bev import evaluate_bev_command
+from hybrid_encoder.cli.evaluate_pose import evaluate_pose_command
 from hybrid_encoder.cli.export import export_command
 from hybrid_encoder.cli.failures import sentence_of
 from hybrid_encoder.cli.fit_scale import fit_scale_command
@@ -25,6 +26,7 @@ from hybrid_encoder.cli.options import console
 from hybrid_encoder.cli.predict import predict_command
 from hybrid_encoder.cli.run import run_command
 from hybrid_encoder.cli.terminal import complain, give_up_streams, prepare_streams
+from hybrid_encoder.cli.track import track_command
 from hybrid_encoder.cli.train_bev import train_bev_command
 from hybrid_encoder.cli.train_coarse import train_coarse_command
 from hybrid_encoder.cli.train_fine import train_fine_command
@@ -72,6 +74,8 @@ app.command("train-coarse")(train_coarse_command)
 app.command("train-fine")(train_fine_command)
 app.command("train-bev")(train_bev_command)
 app.command("evaluate-bev")(evaluate_bev_command)
+app.command("track")(track_command)
+app.command("evaluate-pose")(evaluate_pose_command)
 app.command("run")(run_command)
 
 

@@ -97,7 +97,8 @@ def write_trajectory(
         raise InputError(f"times are {'missing' if times is None else len(times)}; one for each pose is needed.")
     else:
         rows = np.column_stack([np.asarray(times), matrices[:, :3, 3], _quaternions(matrices[:, :3, :3])])
-    text = "".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in rows)  # read back, the same numbers
+    # As few digits as bring back the very numbers.
+    text = "".join(" ".join(repr(value) for value in row) + "\n" for row in rows.tolist())
     write_whole(Path(path), text.encode())
 
 

@@ -17,7 +17,7 @@ from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.camera import resized_intrinsics
 from hybrid_encoder.geometry.pose import pose_matrix
-from hybrid_encoder.geometry.trajectory import chain_motions, motions_between
+from hybrid_encoder.geometry.trajectory import chain_motions, motions_between, similarity_between
 from hybrid_encoder.models.base import check_working_size
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork
@@ -167,6 +167,19 @@ def true_path(source: FrameSource) -> Truth:
             frames.append(frame)
             poses.append(np.asarray(pose, dtype=np.float64)[None])
     return Truth(frames, np.concatenate(poses), problem)
+
+
+def scaled_to(predicted: Array, truth: Array, metric: bool = False) -> tuple[Array, float]:
+    """Return a path with its translations in metres, and the number that they were multiplied by.
+
+    Args:
+        predicted, truth: world_T_cam of the same frames, (N, 4, 4).
+        metric: they are in metres already.
+    """
+    scale = 1.0 if metric else similarity_between(predicted[:, :3, 3], truth[:, :3, 3])[0]
+    scaled = predicted.copy()
+    scaled[:, :3, 3] *= scale
+    return scaled, scale
 
 
 def control_paths(predicted: Array, truth: Array, seed: int = 0) -> dict[str, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hybrid_encoder.data.sources.base import Array, FrameSource
-from hybrid_encoder.data.synthetic.drive import RenderedDrive
+from hybrid_encoder.data.synthetic.drive import RenderedDrive, SyntheticDrive
 from hybrid_encoder.errors import InputError
 
 
@@ -47,6 +47,8 @@ class RenderedSource(FrameSource):
         return depth
 
     def world_T_cam(self, frame: int) -> Array:
+        if isinstance(self.drive, SyntheticDrive):  # which need not render the frame for it
+            return self.drive.world_T_cam(frame)
         return self.drive[frame].world_T_cam
 
     def frame_name(self, frame: int) -> str:

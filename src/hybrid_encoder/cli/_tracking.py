@@ -1,0 +1,151 @@
+"""What ``track`` and ``evaluate-pose`` have in common: the recordings, and what tracks the camera through them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybrid_encoder.cli.options import check_finite, console, parse_size, pick_device
+from hybrid_encoder.errors import InputError
+
+if TYPE_CHECKING:
+    from hybrid_encoder.data.sources.base import Array, FrameSource
+    from hybrid_encoder.evaluation.tracking import Tracker
+
+SYNTHETIC = "synthetic"
+FIRST_SEED = 1_500_000_000  # of rendered drives: no training renders one of these
+MAX_DRIVES, NUM_SEEDS = 1_000, 100_000
+
+Weights = Annotated[str, typer.Option(help="A run of train-fine, or its pose.safetensors.")]
+Depth = Annotated[
+    str | None,
+    typer.Option(help="Depth model of the same training, where it is needed; by default that of the run."),
+]
+Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the images, instead of the training's.")]
+Refine = Annotated[
+    int,
+    typer.Option(min=0, max=100, help="Gauss-Newton steps that align the images with the help of depth; 0 for none."),
+]
+Recording = Annotated[
+    list[str] | None,
+    typer.Option(help="Use only recordings with this in their name, such as 09 or drive_0001; repeatable."),
+]
+Camera = Annotated[
+    list[str] | None,
+    typer.Option(help="Camera of a data set with several, by name or number; repeatable."),
+]
+CameraMatrix = Annotated[
+    str | None,
+    typer.Option("--intrinsics", help="fx,fy,cx,cy or a file with a 3x3 matrix; for --refine where they are unknown."),
+]
+Fov = Annotated[float | None, typer.Option(help="Horizontal field of view in degrees, instead of --intrinsics.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder for the decoded frames of videos.")]
+Drives = Annotated[int, typer.Option(min=1, max=MAX_DRIVES, help="Number of drives to render for 'synthetic'.")]
+NumFrames = Annotated[int, typer.Option("--frames", min=2, max=10_000, help="Length of a drive of 'synthetic'.")]
+Turning = Annotated[
+    float, typer.Option(min=0, max=10, help="Degrees per frame by which the drives of 'synthetic' turn at most.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=NUM_SEEDS - 1, help="Which drives of 'synthetic'.")]
+
+
+def make_tracker(
+    weights: str, depth: str | None = None, size: str | None = None, refine: int = 0, device: str = "auto"
+) -> Tracker:
+    """Return what predicts the camera's motion, loaded and on its device.
+
+    Args:
+        weights, depth, size, refine, device: as the options have them.
+
+    Raises:
+        CheckpointError: weights that are not there, or of something else.
+        InputError: another size or device, or no depth model where one is needed.
+    """
+    from hybrid_encoder.evaluation.tracking import Tracker
+    from hybrid_encoder.models.depth import HybridDepthModel
+    from hybrid_encoder.models.pose_network import ClassTokenPoseHead, load_motion
+
+    chosen = None if size is None else parse_size(size)
+    place = pick_device(device)
+    network = load_motion(weights).to(place)
+    model = None
+    if refine or isinstance(network, ClassTokenPoseHead):
+        beside = depth or _depth_beside(weights)
+        model = None if beside is None else HybridDepthModel.from_pretrained(beside).to(place)
+    return Tracker(network, model, chosen, refine)
+
+
+def _depth_beside(weights: str) -> str | None:
+    """Return the folder of the depth model that was trained with a pose network; None where there is none."""
+    from hybrid_encoder.checkpoints.files import CONFIG
+    from hybrid_encoder.models.pose_files import FINAL, find_pose
+
+    folder = find_pose(weights).parent
+    return next((str(place) for place in (folder, folder / FINAL) if (place / CONFIG).is_file()), None)
+
+
+def open_recordings(
+    sources: Sequence[str],
+    tracker: Tracker,
+    *,
+    recording: Sequence[str] | None = None,
+    camera: list[str] | None = None,
+    camera_matrix: str | None = None,
+    fov: float | None = None,
+    cache: Path | None = None,
+) -> list[FrameSource]:
+    """Open recordings in files; ``synthetic`` is left out.
+
+    Raises:
+        InputError: a source that cannot be used, or none with that name.
+    """
+    from hybrid_encoder.cli import _recordings
+
+    check_finite("--fov", fov)
+    options = _recordings.Recordings(
+        [source for source in sources if source != SYNTHETIC],
+        camera_matrix=camera_matrix,
+        fov=fov,
+        camera=camera,
+        cache=cache,
+    )
+    options.check()
+    found = _recordings.open_recordings(options, tracker.size, console, tracker.network.config.resample)
+    if not recording:
+        return found
+    chosen = [source for source in found if any(text in short_name(source) for text in recording)]
+    if not chosen and found:
+        names = ", ".join(short_name(source) for source in found[:5])
+        raise InputError(f"no recording has {' or '.join(recording)} in its name; there are {names}.")
+    return chosen
+
+
+def render_drives(tracker: Tracker, count: int, num_frames: int, seed: int, turning: float) -> list[FrameSource]:
+    """Return rendered drives that no training has seen, each of whose frames is rendered when it is read."""
+    from hybrid_encoder.data.sources.rendered import RenderedSource
+    from hybrid_encoder.data.synthetic.drive import SyntheticDrive
+
+    first = FIRST_SEED + MAX_DRIVES * seed
+    return [
+        RenderedSource(SyntheticDrive(number, num_frames, *tracker.size, turning=turning), f"drive {number}")
+        for number in range(first, first + count)
+    ]
+
+
+def short_name(source: FrameSource) -> str:
+    """Return the last part of a recording's name, without the folders that it stands in."""
+    return re.split(r"[/\\]", source.name)[-1]
+
+
+def track(tracker: Tracker, source: FrameSource, frames: Sequence[int] | None = None) -> Array:
+    """Track the camera through a recording, and show how far it is."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    count = len(source.frames if frames is None else frames)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(f"tracking {short_name(source)}", total=max(0, count - 1))
+        return tracker.track(source, frames, lambda done: bars.advance(task, done))
