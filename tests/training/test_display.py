@@ -257,7 +257,7 @@ def test_pictures_of_the_truth() -> None:
     motions = [[np.linalg.inv(drive.world_T_cam(s)) @ drive.world_T_cam(1) for s in (0, 2)] for drive in DRIVES]
     told = torch.from_numpy(np.array(motions)).float()
     depth = torch.stack([torch.from_numpy(drive[1].depth) for drive in DRIVES])
-    found = FinePictures(Told(depth, told), items, count=3)()
+    found = FinePictures(Told(depth, told), items)()
     assert {name: stack.shape for name, stack in found.items()} == dict.fromkeys(
         ("frame", "disparity", "view", "error", "moved"), (3, 48, 96, 3)
     )
@@ -272,7 +272,7 @@ def test_pictures_of_the_truth() -> None:
         near, far = depth[row, 0] <= depth[row].quantile(0.1), depth[row, 0] >= depth[row].quantile(0.9)
         assert found["disparity"][row][near.numpy()].mean() > 2 * found["disparity"][row][far.numpy()].mean()
     assert set(np.unique(found["moved"])) == {0, 255} and found["moved"].mean() > 100
-    still = FinePictures(Told(depth, torch.eye(4).expand(3, 2, 4, 4)), items, count=3)()
+    still = FinePictures(Told(depth, torch.eye(4).expand(3, 2, 4, 4)), items)()
     assert still["moved"].mean() < 3 and still["error"].mean() > 1.3 * found["error"].mean()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, default_collate
 
@@ -20,9 +21,12 @@ from hybrid_encoder import HybridDepthConfig, HybridDepthModel, InputError
 from hybrid_encoder.data import Frames, SyntheticDrive, SyntheticSequences
 from hybrid_encoder.evaluation.metrics import METRICS, depth_metrics
 from hybrid_encoder.losses.photometric import photometric_error
+from hybrid_encoder.models.intrinsics import LearnedIntrinsics
 from hybrid_encoder.models.pose_network import PoseNetwork
+from hybrid_encoder.training.fine import fine_model, train_fine
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.parallel import is_parallel, process_state
+from hybrid_encoder.training.recipes import FineRecipe
 from hybrid_encoder.training.validation import FineValidation, depth_control, depth_of
 
 SIZE = (48, 96)
@@ -164,6 +168,96 @@ def test_a_frame_that_cannot_be_read_is_named(stage: FineStage) -> None:
     for workers in (0, 1):
         with pytest.raises(InputError, match=r"^frame 0 is torn$"):
             FineValidation(stage, Damaged(DRIVES), workers=workers)()
+
+
+# -- while a stage trains ----------------------------------------------------------------------------------
+
+RECIPE = FineRecipe(3e-3, 0.01, 2, steps=6, pose="test_resnet", pose_channels=16, scales=(1,), size=SIZE)
+
+
+def train(folder: Path, validation: Dataset[Frames] | None, **options: Any) -> Path:
+    torch.manual_seed(0)
+    model = fine_model("tiny", RECIPE, pretrained=False)
+    training = SyntheticSequences(DRIVES[:2], augment=True)
+    options = {"validate_every": 2, "save_every": 3, "log_every": 1, "cpu": True, "workers": 0, **options}
+    final = train_fine(model, training, folder, RECIPE, validation=validation, **options)
+    assert final == folder / "final"
+    return final
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    found = load_file(folder / "model.safetensors")
+    return {**found, **{f"pose.{name}": value for name, value in load_file(folder / "pose.safetensors").items()}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was validated after steps 2, 4 and 6, and has checkpoints of steps 3 and 6."""
+    folder = tmp_path_factory.mktemp("run")
+    train(folder, SyntheticSequences(DRIVES[2:]))
+    return folder
+
+
+def test_the_best_weights_are_those_that_were_measured(run: Path) -> None:
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    validations = {entry["step"]: entry for entry in entries if "validation/score" in entry}
+    assert list(validations) == [2, 4, 6] and [entry["step"] for entry in entries] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    noted = json.loads((run / "best/validation.json").read_text())
+    best = min(validations, key=lambda step: validations[step]["validation/score"])
+    assert noted["step"] == best
+    assert {f"validation/{name}": value for name, value in noted.items() if name != "step"} == {
+        name: value for name, value in validations[best].items() if name != "step"
+    }
+    model = HybridDepthModel.from_pretrained(run / "best")
+    assert model.config.size == SIZE and not model.config.metric
+    assert model.training_history is not None and len(model.training_history) == 1, "not once for every validation"
+    stage = FineStage(model, PoseNetwork.from_pretrained(run / "best")).eval()
+    found = FineValidation(stage, SyntheticSequences(DRIVES[2:]))()
+    assert found == {name: pytest.approx(value, rel=1e-5) for name, value in noted.items() if name != "step"}
+    sheets = {path.name for path in (run / "pictures").iterdir()}
+    assert sheets == {"best.png", "step_00000002.png", "step_00000004.png", "step_00000006.png"}
+    assert (run / "pictures/best.png").read_bytes() == (run / f"pictures/step_{best:08d}.png").read_bytes()
+
+
+def test_validation_does_not_change_the_training(run: Path, tmp_path: Path) -> None:
+    plain = weights(train(tmp_path, None))
+    assert not (tmp_path / "best").exists() and (tmp_path / "pictures/step_00000006.png").is_file()
+    for name, value in weights(run / "final").items():
+        assert torch.equal(value, plain[name]), name
+
+
+def test_a_killed_run_is_resumed_with_its_validations(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    measure, count = FineValidation.__call__, iter(range(9))
+
+    def killed(validation: FineValidation) -> dict[str, float]:
+        if next(count) == 1:  # at step 4; the newest checkpoint is of step 3
+            raise Killed
+        return measure(validation)
+
+    monkeypatch.setattr(FineValidation, "__call__", killed)
+    with pytest.raises(Killed):
+        train(tmp_path, SyntheticSequences(DRIVES[2:]))
+    train(tmp_path, SyntheticSequences(DRIVES[2:]), resume=True)
+    assert (tmp_path / "log.jsonl").read_bytes() == (run / "log.jsonl").read_bytes()
+    for folder in ("best", "final"):
+        resumed = weights(tmp_path / folder)
+        for name, value in weights(run / folder).items():
+            assert torch.equal(value, resumed[name]), (folder, name)
+    assert (tmp_path / "best/validation.json").read_bytes() == (run / "best/validation.json").read_bytes()
+    for sheet in (run / "pictures").iterdir():
+        assert sheet.read_bytes() == (tmp_path / "pictures" / sheet.name).read_bytes(), sheet.name
+
+
+def test_frames_of_other_cameras_cannot_measure_learned_intrinsics(stage: FineStage) -> None:
+    stage = FineStage(stage.model, stage.pose, intrinsics=LearnedIntrinsics(["drive 0", "drive 1", "drive 2"]))
+    FineValidation(stage, Subset(ITEMS, [3]))
+    with pytest.raises(InputError, match="validate on are of drive 0, and intrinsics of drive 0, drive 1"):
+        FineValidation(stage, SyntheticSequences(DRIVES[2:]))
 
 
 # -- several processes -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from hybrid_encoder.geometry.camera import depth_to_disparity
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
+from hybrid_encoder.models.layouts import convolution_layout
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.batches import check_finite_item
 from hybrid_encoder.training.calibration import calibrations, learned_intrinsics, save_calibrations
@@ -135,7 +136,9 @@ def fine_stage(
         teacher=teacher,
         teacher_weight=recipe.teacher_weight,
     )
-    return stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # faster convolutions
+    device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    layout = convolution_layout(device, trains=True)
+    return stage.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 def train_fine(

@@ -85,11 +85,11 @@ class FinePictures:
     Args:
         stage: what is shown.
         items: frames with their neighbours.
-        count: how many of them are shown, evenly spread.
         collate: turns a list of items into a batch; None stacks tensors.
+        count: how many of them are shown, evenly spread.
     """
 
-    def __init__(self, stage: FineStage, items: Dataset[Frames], count: int = 4, collate: Collation = None) -> None:
+    def __init__(self, stage: FineStage, items: Dataset[Frames], collate: Collation = None, count: int = 4) -> None:
         self.stage, self.items = stage, SeededDataset(items, 0)  # the same augmentation each time
         length = len(items)  # type: ignore[arg-type]
         spread = np.linspace(0, length - 1, min(count, length)).round().astype(int)

@@ -23,6 +23,7 @@ from hybrid_encoder.evaluation.predictors import Prediction
 from hybrid_encoder.evaluation.protocols import Protocol
 from hybrid_encoder.evaluation.samples import Sample
 from hybrid_encoder.training.batches import Collate, Failure, SeededDataset
+from hybrid_encoder.training.loop_config import resolved_workers
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
@@ -44,13 +45,13 @@ class FineValidation:
         stage: what is measured, in full precision.
         items: held-out frames, without augmentation; a ``SourceSequences`` knows their depth.
         batch_size: items at a time.
-        workers: processes that load data; 0 loads in this one.
+        workers: processes that load data; 0 loads in this one, None takes as many as a training would.
         median_scaling: scale every prediction to its truth: video alone has no unit. A stage that learns from the right
             view has, and is measured as it is.
         collate: turns a list of items into a batch; None stacks tensors.
 
     Raises:
-        InputError: no item.
+        InputError: no item, or cameras whose intrinsics the stage does not learn.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class FineValidation:
         stage: FineStage,
         items: Dataset[Frames],
         batch_size: int = 4,
-        workers: int = 0,
+        workers: int | None = 0,
         median_scaling: bool = True,
         collate: Any = None,
     ) -> None:
@@ -66,7 +67,9 @@ class FineValidation:
         if not self.count:
             raise InputError("there are 0 frames to validate on; hold some out, or train without validation.")
         self.stage, self.items = stage, items
-        self.batch_size, self.workers, self.scaled = batch_size, workers, median_scaling
+        self.batch_size, self.scaled = batch_size, median_scaling
+        self.workers = resolved_workers(workers, -(-self.count // batch_size))
+        self._check_cameras()
         self.collate = _CollateWithDepth(collate)
         self.control: float | None = None
 
@@ -91,6 +94,15 @@ class FineValidation:
         if self.control is None:
             self.control = depth_control(self.items)
         return {"score": depth["abs_rel"], **depth, "abs_rel_control": self.control, **numbers}
+
+    def _check_cameras(self) -> None:
+        learned = self.stage.intrinsics
+        cameras = tuple(getattr(inner_item(self.items, 0)[0], "cameras", ()))
+        if learned is not None and cameras != learned.cameras:
+            raise InputError(
+                f"the frames to validate on are of {', '.join(cameras) or 'no known camera'}, and intrinsics of "
+                f"{', '.join(learned.cameras)} are learned; hold out frames of the same recordings."
+            )
 
     def _measure(self) -> Iterator[tuple[int, dict[str, float], list[list[float]]]]:
         """Give, for the batches of this process, their number, their losses, and the metrics of every image."""

@@ -1,0 +1,83 @@
+"""What a fine stage has trained, saved: after its last step, and whenever a validation is the best so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch.utils.data import Dataset
+
+from hybrid_encoder.models.pose_network import MotionNetwork
+from hybrid_encoder.training.fine_stage import FineStage
+from hybrid_encoder.training.parallel import is_main_process
+from hybrid_encoder.training.pictures import Sheets
+from hybrid_encoder.training.recipes import FineRecipe
+from hybrid_encoder.training.trained_on import save_trained
+from hybrid_encoder.writing import write_whole
+
+if TYPE_CHECKING:
+    from hybrid_encoder.data.frames import Frames
+
+BEST = "best"  # the folder of the weights of the best validation, in the folder of a run
+
+
+def save_fine(stage: FineStage, items: Dataset[Frames], recipe: FineRecipe, folder: Path, about: str) -> None:
+    """Save the model with the record of its training, and what predicts the camera's motion beside it.
+
+    Args:
+        stage: as it was trained; its model is described as the recipe has trained it.
+        items: what it was trained on.
+        recipe: what it was trained by.
+        folder: for the weights.
+        about: for their card, such as ``"400 steps"``.
+    """
+    model = stage.model
+    # Video alone has no unit: a scale that the weights had before has been trained away.
+    model.config = model.config.replace(size=recipe.size, metric=recipe.metric)
+    notes = f"The fine stage of Hybrid-depth: {about} of view synthesis, no depth label, {recipe.size}."
+    save_trained(model, type(stage).__name__, items, folder, notes)
+    save_motion(stage, recipe, folder)
+
+
+def save_motion(stage: FineStage, recipe: FineRecipe, folder: Path) -> None:
+    """Save what predicts the camera's motion, as ``pose.safetensors``, with how it was trained."""
+    network = stage.motion_network
+    if isinstance(network, MotionNetwork):
+        network.config = network.config.replace(
+            size=recipe.size,
+            resample=recipe.resample,
+            # As FineStage scales depth for alignment.
+            unit="mean depth" if recipe.refine and not recipe.metric else "depth",
+            metric=stage.model.config.metric,
+        )
+        network.training_history = stage.model.training_history
+        network.save_pretrained(folder)
+
+
+class KeepBest:
+    """Save the weights of a validation that is better than all before it; training goes on with what it had.
+
+    They are in the folder ``best`` of the run, with the step and the numbers of the validation in ``validation.json``,
+    and its pictures are ``pictures/best.png``.
+
+    Args:
+        stage, items, recipe: of :func:`save_fine`.
+        folder: of the run.
+    """
+
+    def __init__(self, stage: FineStage, items: Dataset[Frames], recipe: FineRecipe, folder: Path) -> None:
+        self.stage, self.items, self.recipe, self.folder = stage, items, recipe, folder
+
+    def __call__(self, step: int, numbers: Mapping[str, float]) -> None:
+        if not is_main_process():
+            return
+        model, best = self.stage.model, self.folder / BEST
+        config, history = model.config, model.training_history
+        try:
+            save_fine(self.stage, self.items, self.recipe, best, f"the best validation, after {step} steps")
+        finally:
+            model.config, model.training_history = config, history
+        write_whole(best / "validation.json", json.dumps({"step": step, **numbers}, indent=1).encode())
+        Sheets(self.folder / "pictures").keep_best(step)
