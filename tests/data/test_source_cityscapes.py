@@ -77,6 +77,8 @@ def test_disparity_is_depth_in_metres(root: Path) -> None:
     assert depth is not None and depth.shape == (1, 768, 2048) and depth.dtype == np.float32
     np.testing.assert_allclose(depth[0, 0, :3], [0.209313 * 2262.52 / 20, 0, 0.209313 * 2262.52 / 50], rtol=1e-5)
     assert (depth > 0).sum() == 2, "0 is unknown, and the car is cut off"
+    source.K = np.eye(3, dtype=np.float32)  # which a person says, or which are learned
+    assert np.array_equal(np.asarray(source.depth(19)), depth)
     assert source.depth(18) is None, "the archive has that of images with labels alone"
     (root / "disparity").rename(root / "disparity_sequence")
     again = cityscapes_sources(root)[0].depth(19)

@@ -100,6 +100,8 @@ def test_lidar_points_are_depth_where_there_are_some(root: Path) -> None:
     z += 10
     u, v = round(718.856 * x / z + 607.1928), round(718.856 * y / z + 185.2157)
     assert depth[0, v, u] == pytest.approx(z)
+    left.K = np.eye(3, dtype=np.float32)  # which a person says, or which are learned
+    assert np.array_equal(np.asarray(left.depth(1)), depth)
 
 
 def test_a_training_on_it_says_which_frames_of_kitti_raw_it_saw(root: Path) -> None:

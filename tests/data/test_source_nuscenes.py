@@ -174,6 +174,8 @@ def test_lidar_points_of_a_key_frame_are_depth_by_both_poses(root: Path) -> None
     assert (depth > 0).sum() == 2, "one is behind, and one is the vehicle itself"
     assert depth[0, round(491.50706579), round(1266.4172 / z + 816.26702)] == pytest.approx(z, abs=1e-5)
     assert depth[0, round(491.50706579), round(1266.4172 / (z + 4) + 816.26702)] == pytest.approx(z + 4, abs=1e-5)
+    source.K = np.eye(3, dtype=np.float32)  # which a person says, or which are learned
+    assert np.array_equal(np.asarray(source.depth(3)), depth)
     assert source.depth(1) is None, "between key frames"
     assert source.depth(0) is None, "a key frame without lidar"
     next((root / "samples" / "LIDAR_TOP").iterdir()).unlink()

@@ -16,7 +16,7 @@ from hybrid_encoder.data.sources.tartanair import TartanAirSource, is_tartanair,
 from hybrid_encoder.training.trained_on import training_record
 
 HALF = 0.5**0.5
-POSES = [  # tx ty tz qx qy qz qw: x ahead, y to the right, z down
+POSES: list[list[float]] = [  # tx ty tz qx qy qz qw: x ahead, y to the right, z down
     [0, 0, 0, 0, 0, 0, 1],
     [2, 0.5, -1, 0, 0, 0, 1],
     [2, 3, -1, 0, 0, HALF, HALF],  # a quarter turn about the axis that points down: to the right

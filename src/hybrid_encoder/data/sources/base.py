@@ -20,7 +20,8 @@ class FrameSource:
     Attributes:
         name: what error messages and results call it, such as the path of a video.
         size: (H, W) of every image.
-        K: intrinsics in pixels of the images, (3, 3); None where they are unknown. Pixel centres are at integers.
+        K: intrinsics in pixels of the images, (3, 3); None where they are unknown. Pixel centres are at integers. A
+            person may set others; ``depth`` must not depend on them.
         camera: sources with the same text here have the same intrinsics, which are then learned together; None for a
             camera of its own.
         baseline: metres along the camera's x axis to the camera of the right view; None where there is no right view.

@@ -64,8 +64,6 @@ class CityscapesSource(FrameSource):
         InputError: a share outside of this range.
     """
 
-    K: Array
-
     def __init__(
         self,
         root: str | Path,
@@ -80,13 +78,12 @@ class CityscapesSource(FrameSource):
             raise InputError(f"crop_bottom is {crop_bottom}; give a share of the height, from 0 to below 1.")
         self.root, self.split, self.city, self.sequence = expanded(root).absolute(), split, city, sequence
         self.size = (round(SIZE[0] * (1 - crop_bottom)), SIZE[1])
-        self.K, baseline = camera
-        self.camera = camera_text("Cityscapes", self.K)
+        self.K, self.camera = camera.K, camera_text("Cityscapes", camera.K)
         self._frames = list(frames)
         self._disparities = next((kind for kind in DISPARITIES if is_folder(self.root / kind / split / city)), None)
-        self._baseline = baseline  # of the camera, whether the right images are there or not
-        if baseline and is_file(self._file(RIGHT, self._frames[0])):
-            self.baseline = baseline
+        self._calibration = camera
+        if camera.baseline and is_file(self._file(RIGHT, self._frames[0])):
+            self.baseline = camera.baseline
         self.name = f"{self._file(LEFT, self._frames[0])} to {self._frames[-1]:06d}"
 
     @property
@@ -104,7 +101,8 @@ class CityscapesSource(FrameSource):
 
         The file holds 256 d + 1 for a disparity of d pixels, and 0 where none was found. Depth is baseline fx / d.
         """
-        if self._disparities is None or not self._baseline:
+        K, baseline = self._calibration
+        if self._disparities is None or baseline is None:
             return None
         file = self._file(self._disparities, frame)
         if not is_file(file):
@@ -112,7 +110,7 @@ class CityscapesSource(FrameSource):
         disparity: Array = read_depth(file).numpy() - np.float32(1 / KITTI_SCALE)
         if disparity.shape != SIZE:
             raise InputError(f"{file} is {disparity.shape}; disparity of Cityscapes is 1024 x 2048.")
-        far = np.float32(self._baseline * self.K[0, 0])
+        far = np.float32(baseline * K[0, 0])  # metres at a disparity of one pixel
         depth = np.divide(far, disparity, out=np.zeros(SIZE, np.float32), where=disparity > 0)
         return self._upper(depth[None])
 

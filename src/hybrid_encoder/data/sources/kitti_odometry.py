@@ -47,8 +47,6 @@ class KittiOdometrySource(FrameSource):
             images of this size.
     """
 
-    K: Array
-
     def __init__(self, folder: str | Path, camera: int = 2) -> None:
         if camera not in (*GREY, *COLOUR):
             raise InputError(f"camera is {camera}; KITTI odometry has 0 and 1 (grey), 2 and 3 (colour).")
@@ -59,9 +57,9 @@ class KittiOdometrySource(FrameSource):
         if not is_file(self.folder / "calib.txt"):
             raise InputError(f"{self.folder} has no calib.txt; unpack data_odometry_calib.zip.")
         self.size = image_size(next(iter(self._images.values())))
-        self.K = self._projection(camera)[:, :3].astype(np.float32)
-        self._check_size()
-        self.camera = camera_text("KITTI odometry", self.K)
+        own = self._projection(camera)[:, :3].astype(np.float32)
+        self._check_size(own)
+        self.K, self.camera = own, camera_text("KITTI odometry", own)
         if is_folder(self.folder / f"image_{camera ^ 1}"):
             self.baseline = float(self._from_camera_0(camera)[0] - self._from_camera_0(camera ^ 1)[0])
 
@@ -83,7 +81,7 @@ class KittiOdometrySource(FrameSource):
         points = read_scan(scan).astype(np.float64)
         points[:, 3] = 1  # homogeneous coordinates, in place of the reflectance
         points = self._cam_T_velo @ points[points[:, 0] > 0].T
-        return depth_of_points(points[:3], self.K.astype(np.float64), self.size)
+        return depth_of_points(points[:3], self._projection(self.number)[:, :3], self.size)
 
     def world_T_cam(self, frame: int) -> Array | None:
         if not is_file(self._pose_file):
@@ -145,10 +143,10 @@ class KittiOdometrySource(FrameSource):
         shift: Array = np.linalg.solve(projection[:, :3], projection[:, 3])
         return shift
 
-    def _check_size(self) -> None:
+    def _check_size(self, K: Array) -> None:
         """Raise InputError where images were resized: the calibration does not say which size it is for."""
         height, width = self.size
-        cx, cy = float(self.K[0, 2]), float(self.K[1, 2])
+        cx, cy = float(K[0, 2]), float(K[1, 2])
         if not (width / 4 < cx < width * 3 / 4 and height / 4 < cy < height * 3 / 4):
             raise InputError(
                 f"{self.folder} has images of {height} x {width}, whose centre cannot be at ({cx:g}, {cy:g}), as "

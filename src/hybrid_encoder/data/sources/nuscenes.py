@@ -44,8 +44,6 @@ class NuScenesSource(FrameSource):
         lidar: what the lidar has recorded in the same scene, at key frames at least; None for no depth.
     """
 
-    K: Array
-
     def __init__(
         self, root: str | Path, track: SensorTrack, frames: Sequence[int], lidar: SensorTrack | None = None
     ) -> None:
@@ -54,8 +52,8 @@ class NuScenesSource(FrameSource):
         self.root, self.track = expanded(root).absolute(), track
         self.name = f"{self.root}, {track.scene}, {track.channel}"
         self.size, self.K = track.size, track.K
-        self.camera = camera_text("nuScenes", self.K)
-        self._frames = list(frames)
+        self.camera = camera_text("nuScenes", track.K)
+        self._frames, self._own_K = list(frames), track.K.astype(np.float64)
         scans = {sample: number for number, sample in enumerate(lidar.samples) if lidar.key[number]} if lidar else {}
         self._lidar, self._scans = lidar, scans
 
@@ -74,7 +72,7 @@ class NuScenesSource(FrameSource):
         points = read_scan(self.root / self._lidar.files[number], POINT_NUMBERS)[:, :4].astype(np.float64)
         points[:, 3] = 1  # homogeneous coordinates, in place of the intensity
         cam_T_lidar = np.linalg.inv(self.track.world_T_sensor[frame]) @ self._lidar.world_T_sensor[number]
-        return depth_of_points((cam_T_lidar @ points.T)[:3], self.K.astype(np.float64), self.size, MIN_DEPTH)
+        return depth_of_points((cam_T_lidar @ points.T)[:3], self._own_K, self.size, MIN_DEPTH)
 
     def world_T_cam(self, frame: int) -> Array:
         pose: Array = self.track.world_T_sensor[frame]

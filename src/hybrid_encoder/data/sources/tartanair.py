@@ -16,6 +16,7 @@ TartanAir's own tools compute optical flow. The right views are the same with ``
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +72,6 @@ class TartanAirSource(FrameSource):
         InputError: no images.
     """
 
-    K: Array
-
     def __init__(self, folder: str | Path) -> None:
         self.folder = expanded(folder).absolute()
         self.name = str(self.folder)
@@ -80,8 +79,8 @@ class TartanAirSource(FrameSource):
         if layout is None:
             raise InputError(f"{self.folder} {contents(self.folder)}, not image_left or image_lcam_front.")
         self._layout, self.size = layout, layout.size
-        self.K = intrinsics(FOCAL, FOCAL, self.size[1] / 2, self.size[0] / 2)
-        self.camera = camera_text("TartanAir", self.K)
+        K = intrinsics(FOCAL, FOCAL, self.size[1] / 2, self.size[0] / 2)
+        self.K, self.camera = K, camera_text("TartanAir", K)
         if not self._images:
             raise InputError(f"{self.folder}/image_{layout.side} has no 000000_{layout.side}.png; unpack it again.")
         if is_folder(self.folder / f"image_{layout.right}"):
@@ -193,9 +192,10 @@ def _flights(folder: Path, depth: int = 0) -> Iterator[Path]:
     if _layout(folder):
         yield folder
     elif depth < DEEPEST and is_folder(folder):
-        for inside in sorted(folder.iterdir()):
-            if not inside.name.startswith(".") and is_folder(inside):
-                yield from _flights(inside, depth + 1)
+        with os.scandir(folder) as entries:  # it knows without a look at each which are folders
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        for name in names:
+            yield from _flights(folder / name, depth + 1)
 
 
 def _read_packed(file: Path) -> Array:
