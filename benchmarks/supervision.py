@@ -2,8 +2,8 @@
 
 Every model is the tiny preset from random weights, trained on the same synthetic drives by the fine stage's ``small``
 recipe; the seed of a run sets the weights and the data order. Held-out drives are measured with median scaling, and
-without it: only depth in metres can be right then. The teacher is trained on video alone, ``--teacher-steps`` long, with
-a seed of its own; its students have ``--steps``.
+without it: only depth in metres can be right then. The teacher is trained on video alone, ``--teacher-steps`` long,
+with a seed of its own; its students have ``--steps``.
 """
 
 from __future__ import annotations
