@@ -67,6 +67,8 @@ def test_a_snippet_is_a_recording_without_the_car(root: Path) -> None:
     assert source.frame_name(19) == "aachen aachen_000003_000019", "a line of ManyDepth's lists"
     assert [list(one.frames) for one in hamburg] == [[0, 28, 29], [30, 58, 59]]
     assert hamburg[0].camera == source.camera and source.camera != hamburg[1].camera and hamburg[1].baseline == 0.222126
+    split = root / "leftImg8bit_sequence" / "train"
+    assert is_cityscapes(split) and cityscapes_sources(split)[0].name == source.name
     whole = cityscapes_sources(root, crop_bottom=0, cities=["aachen"])[0]
     assert whole.size == (1024, 2048) and not whole.image(19)[:, 768:].any() and np.array_equal(np.asarray(whole.K), K)
 

@@ -229,6 +229,7 @@ def test_what_is_missing_or_wrong_is_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"v1\.0-test is not a folder; .* has v1\.0-mini\."):
         nuscenes_sources(root, version="v1.0-test")
     (root / "v1.0-trainval").mkdir()
+    assert is_nuscenes(root / "v1.0-mini") and len(nuscenes_sources(root / "v1.0-mini")) == 2
     with pytest.raises(InputError, match=r"has tables of v1\.0-trainval, v1\.0-mini; say which version"):
         nuscenes_sources(root)
     with pytest.raises(InputError, match=r"v1\.0-trainval.sensor\.json does not exist"):

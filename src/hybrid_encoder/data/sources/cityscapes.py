@@ -129,19 +129,22 @@ class CityscapesSource(FrameSource):
 
 
 def is_cityscapes(path: str | Path) -> bool:
-    """Say whether a folder is that of Cityscapes, with its videos or without."""
-    root = expanded(path)
-    return is_folder(root / LEFT) or is_folder(root / "leftImg8bit")
+    """Say whether a folder is that of Cityscapes, with its videos or without, or that of a split of the videos."""
+    root, split = _located(path)
+    return split is not None or is_folder(root / LEFT) or is_folder(root / "leftImg8bit")
 
 
 def cityscapes_sources(
-    path: str | Path, split: str = "train", crop_bottom: float = CROP_BOTTOM, cities: Sequence[str] | None = None
+    path: str | Path,
+    split: str | None = None,
+    crop_bottom: float = CROP_BOTTOM,
+    cities: Sequence[str] | None = None,
 ) -> list[FrameSource]:
     """List the snippets of a split, by city, sequence and frame.
 
     Args:
-        path: the folder that holds ``leftImg8bit_sequence`` and ``camera``.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        path: the folder that holds ``leftImg8bit_sequence`` and ``camera``, or ``leftImg8bit_sequence/<split>`` in it.
+        split: ``"train"``, ``"val"`` or ``"test"``; by default that of the path, else ``"train"``.
         crop_bottom: of :class:`CityscapesSource`.
         cities: their names; by default all of the split.
 
@@ -149,7 +152,8 @@ def cityscapes_sources(
         InputError: another split, no videos, a city that does not exist, or a frame without the camera file of its
             snippet.
     """
-    root = expanded(path).absolute()
+    root, named = _located(path)
+    split = split or named or "train"
     if split not in SPLITS:
         raise InputError(f"split is {split!r}; Cityscapes has {', '.join(SPLITS)}.")
     videos = root / LEFT / split
@@ -169,6 +173,14 @@ def cityscapes_sources(
     if not found:
         raise InputError(f"{videos} holds no image like aachen/aachen_000000_000019_leftImg8bit.png; unpack it again.")
     return list[FrameSource](found)
+
+
+def _located(path: str | Path) -> tuple[Path, str | None]:
+    """Return the folder of the data set, and the split where a path names the folder of one."""
+    root = expanded(path).absolute()
+    if root.name in SPLITS and root.parent.name == LEFT and is_folder(root):
+        return root.parent.parent, root.name
+    return root, None
 
 
 def read_camera(file: Path) -> CityscapesCamera:

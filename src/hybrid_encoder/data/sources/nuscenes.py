@@ -86,8 +86,9 @@ class NuScenesSource(FrameSource):
 
 
 def is_nuscenes(path: str | Path) -> bool:
-    """Say whether a folder is that of nuScenes: whether it holds its tables."""
-    return bool(versions(expanded(path)))
+    """Say whether a folder is that of nuScenes, because it holds the folder of its tables, or is that one."""
+    root, version = _located(path)
+    return version is not None or bool(versions(root))
 
 
 def nuscenes_sources(
@@ -103,19 +104,20 @@ def nuscenes_sources(
     missing leaves a gap.
 
     Args:
-        path: the folder that holds ``samples``, ``sweeps`` and the tables.
+        path: the folder that holds ``samples``, ``sweeps`` and the tables, or the tables' in it, such as ``v1.0-mini``.
         cameras: names such as ``"CAM_FRONT"``, or ``"all"`` six.
         scenes: their names, such as ``["scene-0061"]``, for example those of a split; by default all.
-        version: of the tables, such as ``"v1.0-mini"``; not needed where there is one.
+        version: of the tables, such as ``"v1.0-mini"``; not needed where there is one, or where the path says it.
 
     Raises:
         InputError: no tables, a camera or a scene that does not exist, no image, or a table that is malformed.
     """
-    root = expanded(path).absolute()
+    root, named = _located(path)
+    version = version or named
     chosen = CAMERAS if cameras == "all" else tuple(cameras)
     if unknown := [camera for camera in chosen if camera not in CAMERAS]:
         raise InputError(f"nuScenes has no camera {unknown[0]!r}; give some of {', '.join(CAMERAS)}, or 'all'.")
-    if not is_nuscenes(root):
+    if not is_nuscenes(path):
         raise InputError(
             f"{root} {contents(root)}, not nuScenes' tables in v1.0-trainval, v1.0-test or v1.0-mini; give the folder "
             "that holds them, samples and sweeps."
@@ -135,6 +137,12 @@ def nuscenes_sources(
             f"file blobs there, with samples/{chosen[0]} and sweeps/{chosen[0]}."
         )
     return list[FrameSource](found)
+
+
+def _located(path: str | Path) -> tuple[Path, str | None]:
+    """Return the folder of the data set, and the version where a path names the folder of its tables."""
+    root = expanded(path).absolute()
+    return (root.parent, root.name) if root.name in versions(root.parent) else (root, None)
 
 
 def _present(track: SensorTrack, files: frozenset[str]) -> Iterator[tuple[SensorTrack, list[int]]]:

@@ -18,6 +18,8 @@ from hybrid_encoder.data.sources.cityscapes import cityscapes_sources, is_citysc
 from hybrid_encoder.data.sources.folder import folder_sources
 from hybrid_encoder.data.sources.kitti_odometry import is_kitti_odometry, kitti_odometry_sources
 from hybrid_encoder.data.sources.kitti_raw import KittiSource
+from hybrid_encoder.data.sources.nuscenes import is_nuscenes, nuscenes_sources
+from hybrid_encoder.data.sources.tartanair import is_tartanair, tartanair_sources
 from hybrid_encoder.data.sources.video import VideoSource, video_size
 from hybrid_encoder.data.transforms import Resample
 from hybrid_encoder.data.video import VIDEO_SUFFIXES, is_video
@@ -211,4 +213,10 @@ KINDS: dict[str, Kind] = {
         "sequences/00/image_2",
     ),
     "cityscapes": Kind(is_cityscapes, lambda path, cameras: cityscapes_sources(path), "leftImg8bit_sequence/train"),
+    "nuscenes": Kind(
+        is_nuscenes,
+        lambda path, cameras: nuscenes_sources(path, "all" if cameras and "all" in cameras else cameras or ("CAM_FRONT",)),
+        "v1.0-trainval/sample_data.json",
+    ),
+    "tartanair": Kind(is_tartanair, lambda path, cameras: tartanair_sources(path), "P000/image_left"),
 }
