@@ -32,6 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import others
 from hybrid_encoder import HybridDepthModel
+from hybrid_encoder.models.layouts import convolution_layout
+from hybrid_encoder.training.optimizing import fused_adamw
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = {
@@ -163,6 +165,9 @@ class Run:
 
     def __init__(self, way: str, case: Case) -> None:
         self.module = module(way, case).to(case.device).train(case.train)
+        ours = way.startswith("ours")
+        if ours and case.train:  # as the fine stage does
+            self.module.to(memory_format=convolution_layout(case.device, trains=True))  # type: ignore[call-overload]
         self.images = case.images()
         if way == "ours-bf16-weights":
             self.module, self.images = self.module.to(torch.bfloat16), self.images.to(torch.bfloat16)
@@ -175,7 +180,9 @@ class Run:
         if case.train:
             # A learning rate of 0 keeps the weights, so that all steps are alike.
             trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-            self.optimizer = torch.optim.AdamW(trained, lr=0.0)
+            # Ours is fused, as in the library's trainer; everybody else's is what torch takes by default.
+            make = functools.partial(fused_adamw, weight_decay=0.01) if ours else torch.optim.AdamW
+            self.optimizer = make([{"params": trained}], lr=0.0)
 
     def __call__(self) -> Tensor:
         with torch.inference_mode(self.optimizer is None):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hybrid_encoder.compiling import same_size
 from hybrid_encoder.config import DecoderConfig
 from hybrid_encoder.models.base import check_image_size
+from hybrid_encoder.models.layouts import convolution_layout
 
 Size = tuple[int, int]
 
@@ -127,10 +128,7 @@ class DPTDecoder(nn.Module):
         check_image_size(image_size)
         height, width = image_size
         grid = (maps[0].shape[-2], maps[0].shape[-1])
-        # Everything below keeps this memory format. Convolutions of many channels are faster channels last, except for
-        # their backward pass on a CPU, which takes 2.5 times as long.
-        trains = torch.is_grad_enabled() and maps[0].device.type == "cpu"
-        layout = torch.contiguous_format if trains else torch.channels_last
+        layout = convolution_layout(maps[0].device, torch.is_grad_enabled())  # everything below keeps it
         levels = [
             reassemble(resize(project(x.contiguous(memory_format=layout))))
             for x, project, resize, reassemble in zip(maps, self.project, self.resize, self.reassemble, strict=True)

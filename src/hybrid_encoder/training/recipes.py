@@ -21,6 +21,7 @@ from hybrid_encoder.losses.coarse import Sampling
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.loop import train
 from hybrid_encoder.training.loop_config import LoopConfig, resolved_precision
+from hybrid_encoder.training.optimizing import fused_adamw
 from hybrid_encoder.training.parallel import process_state
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.settings import keep_settings, settings_of
@@ -372,7 +373,9 @@ def train_stage(
     defaults = {entry.name: entry.default for entry in fields(recipe) if entry.default is not MISSING}
     defaults |= {"lr_scale": {}, "compile": False}
     defaults["trained_on"] = settings["trained_on"]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    # With float16 a fused step would itself skip what overflows, and the loop would not know.
+    adamw = torch.optim.AdamW if config.precision == "fp16" else fused_adamw
+    optimizer = adamw(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     scheduler = recipe.scheduler(optimizer, num_steps)
     with hold_run(folder):
         keep_settings(folder, settings, bool(resume), defaults)
