@@ -82,8 +82,10 @@ def track_command(
     truth = true_path(chosen)
     paths = {"predicted": poses}
     unit = "m" if tracker.network.config.metric else ""
-    if truth.frames == numbers and len(numbers) > 1:
-        scaled, scale = scaled_to(poses, truth.poses, tracker.network.config.metric)
-        paths, unit = {f"predicted, times {scale:.3g}": scaled, "truth": truth.poses}, "m"
+    if len(truth.frames) > 1 and truth.frames[0] == numbers[0]:
+        known = poses[[numbers.index(frame) for frame in truth.frames]]
+        scale = scaled_to(known, truth.poses, tracker.network.config.metric)[1]
+        poses[:, :3, 3] *= scale
+        paths, unit = {f"predicted, times {scale:.3g}": poses, "truth": truth.poses}, "m"
     write_png(picture, draw_paths(paths, shared.short_name(chosen), unit))
     console.print(f"its picture -> {picture}")
