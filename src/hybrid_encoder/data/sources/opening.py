@@ -215,7 +215,7 @@ KINDS: dict[str, Kind] = {
     "cityscapes": Kind(is_cityscapes, lambda path, cameras: cityscapes_sources(path), "leftImg8bit_sequence/train"),
     "nuscenes": Kind(
         is_nuscenes,
-        lambda path, cameras: nuscenes_sources(path, "all" if cameras and "all" in cameras else cameras or ("CAM_FRONT",)),
+        lambda path, cameras: nuscenes_sources(path, "all" if "all" in (cameras or ()) else cameras or ("CAM_FRONT",)),
         "v1.0-trainval/sample_data.json",
     ),
     "tartanair": Kind(is_tartanair, lambda path, cameras: tartanair_sources(path), "P000/image_left"),
