@@ -43,8 +43,20 @@ from hybrid_encoder.training.parallel import (
 from hybrid_encoder.training.recipes import COARSE
 from hybrid_encoder.training.stage import Stage
 
-KINDS = ("coarse", "fine", "poisoned", "steep", "full", "used")
-STEPS, ITEMS, SECONDS = 3, 4, 480  # ITEMS a step in all: half as many for each of two processes
+STEPS, SECONDS = 3, 480
+PLAIN = (2, 1), (4, 1)
+# Size and number of the batches of a step: of each of two processes, and of one that does the same.
+KINDS = {
+    "coarse": PLAIN,
+    "coarse, several batches": ((1, 2), (4, 1)),
+    "fine": PLAIN,
+    "fine, several batches": ((1, 2), (2, 2)),  # batch norm sees one batch of all processes at a time
+    "sparse": ((1, 2), (4, 1)),
+    "poisoned": PLAIN,
+    "steep": PLAIN,
+    "full": PLAIN,
+    "used": PLAIN,
+}
 
 
 class Lanes(Dataset[OrderedPatches]):
@@ -65,6 +77,18 @@ class Balanced(CoarseStage):
     def compare(self, batch: PatchBatch) -> CoarseLoss:
         parts = super().compare(batch)
         return parts._replace(ranking=parts.ranking / 300)
+
+
+class Sparse(Stage):
+    """Each parameter is used for few of the items, so that most batches leave most of them out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(nn.Parameter(torch.tensor(0.5)) for _ in range(6))
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        terms = [(self.weights[int(x) % 6] * x - 1).square() for x in batch.tolist()]
+        return {"loss": torch.stack(terms).mean()}
 
 
 class Poisoned(Stage):
@@ -89,9 +113,16 @@ class Steep(Poisoned):
 
 def _stage(kind: str) -> tuple[Stage, Dataset[Any], Any]:
     torch.manual_seed(0)
-    if kind == "coarse":
-        return Balanced(coarse_encoder("tiny", COARSE["small"], pretrained=False), True), Lanes(), collate
-    if kind == "fine":
+    if kind.startswith("coarse"):
+        encoder = coarse_encoder("tiny", COARSE["small"], pretrained=False)
+        if "several" in kind:
+            for norm in encoder.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.requires_grad_(False)  # which keeps its statistics: those of a batch are not those of two
+        return Balanced(encoder, True), Lanes(), collate
+    if kind == "sparse":
+        return Sparse(), [torch.tensor(float(i)) for i in range(12)], None  # type: ignore[return-value]
+    if kind.startswith("fine"):
         config = HybridDepthConfig.preset("tiny")
         drives = [list(SyntheticDrive(seed=seed, num_frames=5, height=48, width=96)) for seed in range(4)]
         stage = FineStage(
@@ -106,13 +137,14 @@ def _stage(kind: str) -> tuple[Stage, Dataset[Any], Any]:
     return plain, [torch.tensor(float(i)) for i in range(first, first + 12)], None  # type: ignore[return-value]
 
 
-def _train(kind: str, folder: Path, batch_size: int) -> dict[str, Any]:
+def _train(kind: str, folder: Path, alone: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     stage, items, collate_fn = _stage(kind)
     before = copy.deepcopy(stage.state_dict())
     # Not Adam: it makes steps of rounding errors where a gradient is zero.
     optimizer = torch.optim.SGD(stage.parameters(), 0.05, momentum=0.9)
-    config = LoopConfig(STEPS, batch_size, save_every=100, clip=1.0, seed=1, cpu=True)
+    batch_size, accumulate = KINDS[kind][alone]
+    config = LoopConfig(STEPS, batch_size, save_every=100, clip=1.0, seed=1, cpu=True, accumulate=accumulate)
     done = train(stage, items, optimizer, None, folder, config, collate=collate_fn)
     return {"before": before, "after": stage.state_dict(), "losses": done.losses}
 
@@ -132,7 +164,7 @@ if __name__ == "__main__":
             with pytest.MonkeyPatch.context() as patch:
                 if kind == "full" and rank == "1":  # a disk that one of the processes cannot write to
                     patch.setattr(Path, "write_text", _refuse)
-                result = _train(kind, place / kind, ITEMS // 2)
+                result = _train(kind, place / kind, alone=False)
             assert is_parallel()
         except HybridEncoderError as error:
             result = {"error": f"{type(error).__name__}: {error}"}
@@ -174,9 +206,9 @@ def _results(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["coarse", "fine"])
+@pytest.mark.parametrize("kind", ["coarse", "coarse, several batches", "fine", "fine, several batches", "sparse"])
 def test_two_processes_train_as_one_with_the_whole_batch(kind: str, two_processes: Path, tmp_path: Path) -> None:
-    alone = _train(kind, tmp_path / "alone", ITEMS)
+    alone = _train(kind, tmp_path / "alone", alone=True)
     moved = 0.0
     for result in _results(two_processes, kind):
         assert result["losses"] == pytest.approx(alone["losses"], rel=1e-5)

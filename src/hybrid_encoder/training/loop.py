@@ -1,7 +1,7 @@
 """One training loop for all stages, on Hugging Face accelerate; a stopped run is resumed exactly.
 
-A run is a folder: ``checkpoints/step_<number>`` (complete or absent, the last two are kept), and what it wrote down. The
-launcher (``accelerate launch``) decides how many processes there are.
+A run is a folder: ``checkpoints/step_<number>`` (complete or absent, the last two are kept), and what it wrote down.
+The launcher (``accelerate launch``) decides how many processes there are.
 """
 
 from __future__ import annotations
