@@ -128,13 +128,13 @@ def test_track_writes_poses_and_a_picture(run: Run, weights: Path, odometry: Pat
     assert code == 0, err
     assert f"3 frames, a path of length 1 in no known unit -> {output}" in flat(out)
     poses, _ = read_trajectory(output)
-    np.testing.assert_allclose(poses[:, :3, 3], [[0, 0, 0], [0, 0, 0.5], [0, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(poses[:, :3, 3], np.array([[0, 0, 0], [0, 0, 0.5], [0, 0, 1]]), atol=1e-6)
     assert Image.open(picture).size[1] > 600
     code, _, err = run(*arguments, "--format", "tum", "--fps", 10)
     assert code == 0, err
-    poses, times = read_trajectory(output)
-    np.testing.assert_allclose(times, [0, 0.1, 0.2])
-    np.testing.assert_allclose(poses[2, :3, 3], [0, 0, 1], atol=1e-6)
+    timed = read_trajectory(output)
+    assert timed.times is not None and timed.times.tolist() == pytest.approx([0, 0.1, 0.2])
+    np.testing.assert_allclose(timed.poses[2, :3, 3], [0, 0, 1], atol=1e-6)
 
 
 def test_track_of_a_folder_of_frames(run: Run, weights: Path, odometry: Path, tmp_path: Path) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -24,13 +22,14 @@ from hybrid_encoder import (
     PromptConfig,
 )
 from hybrid_encoder.config import DEPTH_WORDS
+from hybrid_encoder.config.pose import PoseConfig
 from hybrid_encoder.data import Frames, SyntheticDrive, SyntheticSequences
 from hybrid_encoder.geometry.camera import warp
 from hybrid_encoder.geometry.pose import pose_matrix
 from hybrid_encoder.language import DepthPrompts, bin_centers
 from hybrid_encoder.losses import pixel_language_loss
 from hybrid_encoder.models.encoder import HybridFeatures
-from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork
+from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork, load_motion
 from hybrid_encoder.training.fine import fine_model, train_fine
 from hybrid_encoder.training.fine_stage import FineStage, shrink
 from hybrid_encoder.training.recipes import FineRecipe
@@ -373,9 +372,15 @@ def test_a_run_saves_a_model_that_predicts_the_same(tmp_path: Path, pose: str) -
     with torch.no_grad():  # trained with channels last, which rounds otherwise
         torch.testing.assert_close(loaded(images), model(images), atol=1e-5, rtol=0)
         assert torch.equal(loaded(images), model.to(memory_format=torch.contiguous_format)(images))  # type: ignore[call-overload]
-    motion: Any = PoseNetwork(pose, channels=16) if pose == "test_resnet" else ClassTokenPoseHead(96)
-    tensors = load_file(tmp_path / "pose.safetensors")
-    motion.load_state_dict(tensors)
-    assert all(value.isfinite().all() for value in tensors.values())
+    for place in (tmp_path, done):
+        motion = load_motion(place)
+        assert motion.config == PoseConfig(
+            "class_token" if pose == "class_token" else "network",
+            channels=96 if pose == "class_token" else recipe.pose_channels,
+            backbone="resnet18" if pose == "class_token" else pose,
+            size=(48, 96),
+            unit="mean depth" if recipe.refine else "depth",
+        )
+        assert motion.training_history == model.training_history
     card = (done / "README.md").read_text()
     assert "2 steps of view synthesis" in card and "(48, 96)" in card
