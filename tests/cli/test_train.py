@@ -186,7 +186,7 @@ def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], tm
         (["train-coarse", "synthetic", "--seed", 100_000], "--seed is 100000; it must be from 0 to 99999"),
         (["train-coarse", tmp_path, "--seed", -1], "--seed is -1; it must be from 0 to 4294967295"),
         (["train-coarse"], "Missing argument"),
-        (["train-fine", tmp_path / "gone"], "gone holds no drive, <date>/<date>_drive_<number>_sync"),
+        (["train-fine", tmp_path / "gone"], "gone does not exist; give videos, folders of frames, or a data set"),
         (["train-fine", tmp_path, "--split", tmp_path / "gone.txt"], "gone.txt does not exist"),
         (
             ["train-fine", "synthetic", "--drives", 1, "--size", "48x96", "--encoder", "nonsense"],

@@ -43,7 +43,8 @@ Split = Annotated[
 Intrinsics = Annotated[
     str | None,
     shared.of_data(
-        help="fx,fy,cx,cy in pixels of the recordings, a file with a 3x3 matrix, or 'learn'; by default as they say."
+        "--intrinsics",
+        help="fx,fy,cx,cy in pixels of the recordings, a file with a 3x3 matrix, or 'learn'; by default as they say.",
     ),
 ]
 Fov = Annotated[

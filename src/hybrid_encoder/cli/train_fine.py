@@ -71,7 +71,8 @@ Patience = Annotated[
     int, shared.of_run(min=0, help="Validations without a better one after which the run ends; 0 never ends early.")
 ]
 LogWith = Annotated[
-    str | None, shared.of_run(help="Log to a service that accelerate knows and that is installed, such as wandb.")
+    list[str] | None,
+    shared.of_run(help="Log to a service that accelerate knows and that is installed, such as wandb; repeatable."),
 ]
 
 
@@ -209,7 +210,7 @@ def train_fine_command(
         precision=precision,
         compile=compile,
         checkpoint_activations=checkpoint_activations,
-        log_with=log_with,
+        log_with=log_with or (),
         seed=seed,
         cpu=cpu,
     )
