@@ -81,6 +81,34 @@ def test_sigterm_ends_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
     assert first + regress(tmp_path / "parts", 17, resume=True) == regress(tmp_path / "whole", 17)
 
 
+def test_sigterm_that_reaches_the_workers_too(tmp_path: Path) -> None:
+    """As launchers and SLURM send it: to the whole process group."""
+    script = f"""
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from helpers.small_runs import Regression, regress
+        stage = Regression()
+        plain = stage.forward
+        def forward(batch):
+            if len(stage.seen) == 7:
+                os.killpg(0, signal.SIGTERM)
+            return plain(batch)
+        stage.forward = forward
+        print(len(regress(Path({str(tmp_path / "parts")!r}), 17, stage, workers=2)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        timeout=300,
+        check=False,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "8\n"), done.stderr
+    assert regress(tmp_path / "parts", 17, resume=True) == regress(tmp_path / "whole", 17)[8:]
+
+
 def test_a_killed_process_is_resumed_from_its_last_checkpoint(tmp_path: Path) -> None:
     whole = regress(tmp_path / "whole", 17)
     script = f"""
@@ -131,7 +159,7 @@ def test_losses_are_logged_for_tensorboard(tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     losses = regress(tmp_path, 9, log_every=3)
     log = reader.EventAccumulator(str(tmp_path)).Reload()
-    assert log.Tags()["scalars"] == ["loss", "absolute"]
+    assert log.Tags()["scalars"] == ["loss", "absolute", "lr"]
     assert [(entry.step, entry.value) for entry in log.Scalars("loss")] == [
         (step, pytest.approx(losses[step - 1])) for step in (3, 6, 9)
     ]

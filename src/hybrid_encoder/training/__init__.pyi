@@ -6,9 +6,11 @@ from .fine import fine_model, fine_stage, train_fine
 from .fine_stage import FineStage, shrink
 from .loop import Trained, train
 from .loop_config import LoopConfig
+from .pictures import FinePictures
 from .recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe, train_stage
 from .stage import Stage
 from .stepping import NonFiniteLossError
+from .validation import FineValidation
 
 __all__ = [
     "BEV",
@@ -19,8 +21,10 @@ __all__ = [
     "BevStage",
     "CoarseRecipe",
     "CoarseStage",
+    "FinePictures",
     "FineRecipe",
     "FineStage",
+    "FineValidation",
     "LoopConfig",
     "NonFiniteLossError",
     "Stage",

@@ -216,12 +216,13 @@ class _Run:
             batches = iter(self.batches)
             stop = False
             while not (stop or self.over):
+                rate = self.stepper.optimizer.param_groups[0]["lr"]
                 result = self._step(next(batches), sigterm_came)
                 stop = result.stop
                 taken.append(result.loss)
                 waited += self.batches.waited
                 show(progress.step, result.loss)
-                log.write(progress.step, result.losses)
+                log.write(progress.step, {**result.losses, "lr": rate})
                 # Who sends SIGTERM does not wait for long: a validation is made up for by the resumed run.
                 if not stop or progress.step == config.steps:
                     self._validate(log)
@@ -249,10 +250,11 @@ class _Run:
         return result
 
     def _validate(self, log: RunLog) -> None:
-        """Measure the stage, where that is due, and note whether it is the best so far."""
+        """Measure the stage and make pictures of it, where that is due, and note whether it is the best so far."""
         step, best, is_main = self.progress.step, self.best, self.accelerator.is_main_process
-        if not self.config.validates_after(step):
+        if not self.config.validates_after(step) or (self.validate is None and self.pictures is None):
             return
+        best.validated = step
         with self._evaluation():
             if self.pictures is not None and is_main:
                 log.write_pictures(step, self.pictures())
