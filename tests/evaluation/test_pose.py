@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.pose import evaluate_trajectory, segment_errors
 from hybrid_encoder.geometry.trajectory import chain_motions, motions_between, similarity_between
+
+CHECKOUT = os.environ.get("HYBRID_ENCODER_MONODEPTH2", "")
 
 
 def turn(degrees: float) -> np.ndarray:
@@ -139,3 +144,30 @@ def test_similarity_is_found_back() -> None:
 def test_what_cannot_be_compared_is_one_sentence(predicted: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         evaluate_trajectory(predicted, drive(5))
+
+
+@pytest.mark.monodepth2
+@pytest.mark.skipif(
+    not Path(CHECKOUT, "evaluate_pose.py").is_file(), reason="HYBRID_ENCODER_MONODEPTH2 names no Monodepth2 checkout"
+)
+@pytest.mark.parametrize("num_frames", [2, 3, 5, 6, 200])
+def test_the_error_of_five_frames_is_that_of_monodepth2(num_frames: int) -> None:
+    """Of its script, which loads networks and data, the two functions that measure are taken from the checkout."""
+    script = ast.parse(Path(CHECKOUT, "evaluate_pose.py").read_text())
+    taken: list[ast.stmt] = [
+        part for part in script.body if isinstance(part, ast.FunctionDef) and part.name != "evaluate"
+    ]
+    theirs: dict[str, Any] = {"np": np}
+    exec(compile(ast.Module(taken, []), "evaluate_pose.py", "exec"), theirs)
+    rng = np.random.default_rng(num_frames)
+    ahead = np.tile(np.eye(4), (num_frames - 1, 1, 1))
+    ahead[:, :3, 3] = [0, 0, -1] + 0.2 * rng.normal(size=(num_frames - 1, 3))
+    true_motions, motions = (np.stack([turn(rng.normal()) @ motion for motion in ahead]) for _ in range(2))
+    motions[:, :3, 3] = 0.03 * (motions[:, :3, 3] + 0.1 * rng.normal(size=(num_frames - 1, 3)))
+    errors = []
+    for first in range(num_frames - 1):
+        own, true = (np.array(theirs["dump_xyz"](m[first : first + 4])) for m in (motions, true_motions))
+        errors.append(theirs["compute_ate"](true, own))
+    found = evaluate_trajectory(chain_motions(motions), anywhere(chain_motions(true_motions)))
+    assert found.snippet_ate == pytest.approx(np.mean(errors), abs=1e-9)
+    assert found.snippet_std == pytest.approx(np.std(errors), abs=1e-9)
