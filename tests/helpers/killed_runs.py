@@ -2,9 +2,10 @@
 
     python killed_runs.py FOLDER KIND COUNT SEED
 
-KIND is coarse, fine or two (two processes of a coarse run). Everything is imported once; each run is a fork. The last
-line of the output is JSON: how many kills there were, and for each run whether its weights are those of a run that was
-left alone, byte for byte.
+KIND is coarse, fine, all (a fine run with steps of several batches, averaged weights, validation and learned
+intrinsics) or two (two processes of a coarse run). Everything is imported once; each run is a fork. The last line of
+the output is JSON: how many kills there were, and for each run whether its weights, the best ones, and what it learned
+beside them are those of a run that was left alone, byte for byte.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ def run(kind: str, folder: Path, drives: list[list[object]], resume: bool) -> No
     torch.set_num_threads(1)
     options = {"resume": resume, "save_every": SAVE_EVERY, "cpu": True, "seed": 5}
     set_seed(3 + resume)  # weights that a resumed run starts from are replaced by those of its checkpoint
-    if kind == "fine":
+    if kind in ("fine", "all"):
         fine = dataclasses.replace(FINE["small"], size=SIZE, steps=STEPS, batch_size=2, levels=(0, 1), refine=1)
+        if kind == "all":
+            fine = dataclasses.replace(fine, batch_size=1, accumulate=2, ema=0.9, intrinsics="learn")
+            options |= {"validate_every": 1, "validation": SyntheticSequences(drives)}  # type: ignore[arg-type]
         model = fine_model("tiny", fine, pretrained=False)
         train_fine(model, SyntheticSequences(drives, augment=True), folder, fine, 0.01, **options)  # type: ignore[arg-type]
     else:
@@ -96,8 +100,9 @@ def wait(ids: list[int], seconds: float) -> list[int] | None:
 
 def result(folder: Path) -> dict[str, bytes]:
     """Return the weights of a complete run."""
-    found = [*(folder / "final").glob("*.safetensors"), *folder.glob("*.safetensors")]
-    return {path.name: path.read_bytes() for path in found}
+    found = [path for kind in ("*.safetensors", "intrinsics.json") for path in (folder / "final").glob(kind)]
+    found += [*folder.glob("*.safetensors"), *folder.glob("best/*.safetensors"), *folder.glob("best/validation.json")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def campaign(place: Path, kind: str, count: int, seed: int) -> dict[str, object]:
@@ -109,7 +114,7 @@ def campaign(place: Path, kind: str, count: int, seed: int) -> dict[str, object]
         said.read_text()
     )
     takes, whole = time.monotonic() - began, result(place / "whole")
-    assert len(whole) == (2 if kind == "fine" else 1)
+    assert len(whole) == {"fine": 3, "all": 7}.get(kind, 1), list(whole)
     kills, equal = 0, []
     for index in range(count):
         folder = place / f"run{index}"

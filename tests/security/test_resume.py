@@ -432,7 +432,7 @@ def _kill(kind: str, count: int, seed: int, place: Path) -> dict[str, Any]:
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("kind", ["coarse", "fine", "two"])
+@pytest.mark.parametrize("kind", ["coarse", "fine", "all", "two"])
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     """HYBRID_ENCODER_KILLS runs of each kind, 1 by default."""
     count = int(os.environ.get("HYBRID_ENCODER_KILLS", "1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,6 +67,14 @@ def check_finite_item(name: str, **parts: Tensor) -> None:
         # A sum is not finite if a number is not, and is faster to look at.
         if not math.isfinite(value.sum()) and not value.isfinite().all():
             raise InputError(f"{part} of {name or 'an item'} is not finite; check its files.")
+
+
+def outlive_sigterm(worker: int) -> None:
+    """Leave SIGTERM to the training process: launchers and SLURM send it to its workers, too, which it still needs.
+
+    A worker ends with the training process, whatever ends that.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class SeededDataset(Dataset[Any]):
@@ -188,6 +197,7 @@ class SeededBatches:
             drop_last=True,
             generator=torch.Generator(),  # its own: otherwise the loader draws from the model's random numbers
             persistent_workers=workers > 0,
+            worker_init_fn=outlive_sigterm,
             pin_memory=pin_memory,
         )
 

@@ -11,7 +11,7 @@ class Best:
 
     Attributes:
         score, step: of the best validation; None and 0 before there was one.
-        validated: the step of the last validation.
+        validated: the last step after which the run was validated, or pictures of it were made.
         without_gain: validations since the best one.
     """
 
@@ -24,8 +24,7 @@ class Best:
         return not math.isnan(score) and (self.score is None or score < self.score)
 
     def note(self, step: int, score: float, better: bool) -> None:
-        """Note a validation."""
-        self.validated = step
+        """Note the score of a validation."""
         self.without_gain = 0 if better else self.without_gain + 1
         if better:
             self.score, self.step = score, step

@@ -101,6 +101,20 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
             synchronize_batch_norm(child, device)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient.contiguous())
+
+
 class SyncedBatchNorm(nn.BatchNorm2d):
     """Batch norm over all processes on a CPU, followed by the activation that timm's batch norm may carry."""
 
@@ -120,12 +134,10 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     def _normalise(self, x: Tensor) -> Tensor:
         if not (self.training and is_parallel()) or self.running_mean is None or self.running_var is None:
             return super().forward(x)
-        import torch.distributed.nn.functional as collective  # warns where there is no distributed build
-
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = torch.full((1,), x.numel() / x.shape[1], dtype=wide.dtype)
         sums = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), count])
-        sums = collective.all_reduce(sums)
+        sums = _Sum.apply(sums)  # type: ignore[no-untyped-call]
         total, squares = (sums[:-1] / sums[-1]).chunk(2)
         mean, variance, count = total, squares - total.square(), sums[-1].detach()
         with torch.no_grad():

@@ -22,7 +22,7 @@ from hybrid_encoder.evaluation.metrics import METRICS
 from hybrid_encoder.evaluation.predictors import Prediction
 from hybrid_encoder.evaluation.protocols import Protocol
 from hybrid_encoder.evaluation.samples import Sample
-from hybrid_encoder.training.batches import Collate, Failure, SeededDataset
+from hybrid_encoder.training.batches import Collate, Failure, SeededDataset, outlive_sigterm
 from hybrid_encoder.training.loop_config import resolved_workers
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class FineValidation:
             num_workers=self.workers,
             collate_fn=Collate(self.collate),
             generator=torch.Generator(),  # its own: otherwise the loader draws from the model's random numbers
+            worker_init_fn=outlive_sigterm,
         )
         for number, batch in zip(own, loader, strict=True):
             if isinstance(batch, Failure):
