@@ -3,6 +3,7 @@ from .decoder import DPTDecoder
 from .depth import DepthModel, HybridDepthModel
 from .encoder import HybridDepthEncoder, HybridFeatures
 from .fusion import Fusion
+from .intrinsics import LearnedIntrinsics
 from .matching import HybridMatchingEncoder, HybridMatchingModel, MatchingFeatures
 from .neck import PyramidNeck
 from .pose_network import ClassTokenPoseHead, MotionNetwork, PoseNetwork, load_motion
@@ -22,6 +23,7 @@ __all__ = [
     "HybridMatchingEncoder",
     "HybridMatchingModel",
     "HybridModel",
+    "LearnedIntrinsics",
     "MatchingFeatures",
     "MotionNetwork",
     "PoseNetwork",
