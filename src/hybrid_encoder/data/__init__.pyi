@@ -1,5 +1,6 @@
 from .frames import Frames, make_frames
 from .kitti import KittiDrive
+from .nuscenes_tables import NuScenesTables, SensorTrack
 from .ordered import (
     OrderedDepth,
     OrderedPatches,
@@ -33,11 +34,13 @@ __all__ = [
     "KittiDrive",
     "KittiSequences",
     "KittiSource",
+    "NuScenesTables",
     "OrderedDepth",
     "OrderedPatches",
     "PatchBatch",
     "PointCloud",
     "RenderedSource",
+    "SensorTrack",
     "SourceSequences",
     "SurroundFrame",
     "SyntheticBatch",
