@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import chain, islice
@@ -105,7 +105,9 @@ class VideoFrames:
             self._convert = Conversion(first, stream.sample_aspect_ratio)
             check_frame_size(self.path, *self._convert.size, self.max_pixels)
             self.size = self._convert.upright_size
-            self._frames = chain([first], decoded)
+            # Let go of when the file is closed: a forked process that inherits a decoder waits for its threads for ever.
+            stack.callback(decoded.close)
+            self._frames: Iterator[VideoFrame] = chain([first], decoded)
             rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
             self.rate = (rate if 0 < rate <= MAX_RATE else DEFAULT_RATE) / self.every
             self.num_frames = -(-stream.frames // self.every) if stream.frames > 0 else None
@@ -115,6 +117,8 @@ class VideoFrames:
     def __exit__(self, *error: object) -> None:
         """Close the file."""
         self._stack.close()
+        self._frames = iter(())
+        del self._convert
 
     def __iter__(self) -> Iterator[Pixels]:
         """Give the frames, uint8, (H, W, 3).
@@ -126,7 +130,7 @@ class VideoFrames:
             self.time = frame.time
             yield self._convert(frame)
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Generator[VideoFrame, None, None]:
         from av.error import FFmpegError
 
         num_frames = 0

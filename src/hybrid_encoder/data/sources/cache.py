@@ -134,6 +134,12 @@ class CachedSource(FrameSource):
     def world_T_cam(self, frame: int) -> Array | None:
         return self.source.world_T_cam(frame)
 
+    def recorded(self, frame: int) -> tuple[str, int, str] | None:
+        return self.source.recorded(frame)
+
+    def file(self, frame: int) -> Path | None:
+        return self.source.file(frame)
+
     def frame_name(self, frame: int) -> str:
         return self.source.frame_name(frame)
 
