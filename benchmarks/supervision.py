@@ -30,7 +30,7 @@ NUM_FRAMES = 5  # of a drive
 BASELINE = 0.5  # metres
 HELD_OUT = range(1_000_000, 1_000_012)
 TEACHER_SEED = 100
-STEREO = ("video alone", "video and right view", "right view alone")
+STEREO = ("right view alone", "video and right view", "video alone")
 TAUGHT = ("no teacher", "teacher, weight 0.1", "teacher, weight 1")
 
 
