@@ -59,7 +59,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=8, help="of each drive")
     parser.add_argument("--turning", type=float, default=3.0, help="degrees per frame, at most; 0 drives straight on")
     parser.add_argument("--size", default="64x208", help="of the frames, HEIGHTxWIDTH")
-    parser.add_argument("--rate", type=float, default=10.0, help="factor on the learning rate of the intrinsics")
+    parser.add_argument(
+        "--rate", type=float, help="factor on the learning rate of the intrinsics; by default that of the recipe"
+    )
     parser.add_argument("--start", default="trained", choices=("trained", "random"), help="weights to start from")
     parser.add_argument(
         "--ways",

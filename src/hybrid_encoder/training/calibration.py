@@ -87,6 +87,12 @@ def learned_intrinsics(items: Dataset[Frames], num_batches: int) -> LearnedIntri
     return LearnedIntrinsics([start.name for start in camera_starts(items)], wait=round(WAIT * num_batches))
 
 
+def rate_to_double(num_steps: int, lr: float) -> float:
+    """Return the factor on a learning rate with which a focal length can double or halve within the steps of a run."""
+    # Adam moves by about the rate in a step; most of a schedule is below its highest rate, and the start is waited for.
+    return min(2 / num_steps, 0.05) / lr
+
+
 def camera_starts(items: Dataset[Frames]) -> list[CameraStart]:
     """Return the cameras of a data set in the order of ``Frames.camera``.
 
@@ -210,8 +216,8 @@ def _judged(stage: FineStage, items: Dataset[Frames], turns: list[tuple[float, f
     if not tolerance <= TOLERANCE:
         amount = f"{100 * tolerance:.0f} %" if math.isfinite(tolerance) else "any amount"
         return False, (
-            f"{turned} at most, so that a focal length wrong by {amount} shows the same, and {100 * TOLERANCE:.0f} % is "
-            f"the limit: {advice}."
+            f"{turned} at most, so that a focal length wrong by {amount} shows the same, where {100 * TOLERANCE:.0f} % "
+            f"is the limit: {advice}."
         )
     errors = torch.cat([
         _errors(stage, _batch(stage, items, [index for *_, index in turns[first : first + BATCH]]))

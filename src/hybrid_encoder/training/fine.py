@@ -22,7 +22,7 @@ from hybrid_encoder.models.intrinsics import LearnedIntrinsics
 from hybrid_encoder.models.layouts import convolution_layout
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.batches import check_finite_item
-from hybrid_encoder.training.calibration import calibrations, learned_intrinsics, save_calibrations
+from hybrid_encoder.training.calibration import calibrations, learned_intrinsics, rate_to_double, save_calibrations
 from hybrid_encoder.training.fine_results import KeepBest, save_fine, save_motion
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import hold_run
@@ -174,16 +174,17 @@ def train_fine(
     """
     folder = Path(folder)
     processes = process_state(options.get("cpu", False)).num_processes
-    intrinsics = None
+    intrinsics, intrinsics_lr = None, 1.0
     if recipe.intrinsics == "learn":
-        num_batches = recipe.num_steps(len(items), processes) * recipe.accumulate  # type: ignore[arg-type]
-        intrinsics = learned_intrinsics(items, num_batches)
+        planned = recipe.num_steps(len(items), processes)  # type: ignore[arg-type]
+        intrinsics = learned_intrinsics(items, planned * recipe.accumulate)
+        intrinsics_lr = recipe.intrinsics_lr or rate_to_double(planned, recipe.lr)
     stage = fine_stage(model, recipe, language_loss, intrinsics, teacher)
     identity = None if teacher is None else teacher.identity
     options["described"] = {**(options.get("described") or {}), "teacher_sha256": identity}
     if teacher is not None:
         model.training_history = taught_by(model.training_history, teacher.model.training_history)
-    groups = stage.parameter_groups(recipe.lr, recipe.pose_lr, recipe.intrinsics_lr, lr_scale=recipe.lr_scale)
+    groups = stage.parameter_groups(recipe.lr, recipe.pose_lr, intrinsics_lr, lr_scale=recipe.lr_scale)
     with hold_run(folder):
         check_moves(items)
         collate = partial(collate_frames, stereo=stage.stereo)

@@ -165,7 +165,8 @@ class FineRecipe(StageRecipe):
         stereo: compare with the right view too, ``"add"``, or with it alone, ``"only"``, which needs no motion; either
             gives depth in metres.
         intrinsics: as the recordings say, ``"given"``, or learned, ``"learn"``, one camera for each recording.
-        intrinsics_lr: factor on the learning rate of learned intrinsics.
+        intrinsics_lr: factor on the learning rate of learned intrinsics; None lets a focal length double or halve
+            within the run, whatever its steps and ``lr``.
         teacher_weight: of the loss that follows a teacher, where there is one.
         jitter, resample: of :class:`hybrid_encoder.data.sequences.SourceSequences`.
     """
@@ -187,7 +188,7 @@ class FineRecipe(StageRecipe):
     raw_input: bool = False
     stereo: Literal["no", "add", "only"] = "no"
     intrinsics: Literal["given", "learn"] = "given"
-    intrinsics_lr: float = 1.0
+    intrinsics_lr: float | None = None
     teacher_weight: float = 1.0
     jitter: Jitter = "per_item"
     resample: Resample = "bilinear"
@@ -206,7 +207,8 @@ class FineRecipe(StageRecipe):
         check_value(Literal["random", "words"], self.prompts_init, "prompts_init")
         check_value(Literal["no", "add", "only"], self.stereo, "stereo")
         check_value(Literal["given", "learn"], self.intrinsics, "intrinsics")
-        check_number("intrinsics_lr", self.intrinsics_lr, above=0, high=1 / self.lr)
+        if self.intrinsics_lr is not None:
+            check_number("intrinsics_lr", self.intrinsics_lr, above=0, high=1 / self.lr)
         check_number("teacher_weight", self.teacher_weight, 0)
         check_value(Jitter, self.jitter, "jitter")
         check_value(Resample, self.resample, "resample")
