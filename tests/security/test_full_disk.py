@@ -92,6 +92,7 @@ def check_refused(name: str, folder: Path) -> str:
 
 
 @every_command("predict", "convert", "train-coarse", "train-fine")
+@pytest.mark.filterwarnings("ignore:no sheet of pictures", "ignore:the log for TensorBoard ends")
 def test_a_file_that_may_not_grow(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()

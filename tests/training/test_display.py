@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hybrid_encoder.data import Frames, SyntheticDrive, SyntheticSequences
 from hybrid_encoder.data.images import to_pixels
 from hybrid_encoder.training.display import RunLog, validation_line
 from hybrid_encoder.training.fine_stage import FineStage
-from hybrid_encoder.training.logs import EventLog, LineLog
+from hybrid_encoder.training.logs import EventLog, LineLog, lines_until
 from hybrid_encoder.training.pictures import FinePictures, Sheets, best_view, doubling
 
 from helpers.small_runs import regress
@@ -179,6 +180,22 @@ def test_a_full_disk_ends_a_log_and_not_the_run(tmp_path: Path, kind: type, monk
         monkeypatch.setattr("hybrid_encoder.training.pictures.write_png", _no_space)
         with pytest.warns(UserWarning, match=r"no sheet of pictures at step 3 \(No space left on device\)"):
             log.write_pictures(3, {"frame": PIXELS})
+
+
+def test_a_line_that_finds_room_for_a_part_of_it_ends_the_log(tmp_path: Path) -> None:
+    line = b'{"step": 1, "loss": 1.0}\n'
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = LineLog(tmp_path)
+    log.write(1, {"loss": 1.0})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(line) + 5, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log.write(2, {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.close()
+    assert (tmp_path / "log.jsonl").read_bytes() == line + b'{"ste'
+    assert lines_until(tmp_path / "log.jsonl", 9) == [line]
 
 
 def _no_space(path: Path, pixels: NDArray[Any]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hybrid_encoder.training.logs import (
     EventLog,
+    FileLog,
     LineLog,
     Log,
     TrackerLog,
@@ -129,6 +130,8 @@ class RunLog:
             when = "before its end" if step is None else f"at step {step}"
             warnings.warn(f"{log.name} ends {when} ({getattr(error, 'strerror', None) or error}).", stacklevel=4)
             self.logs.remove(log)
+            if isinstance(log, FileLog):
+                log.close()
 
 
 def validation_line(step: int, numbers: Mapping[str, float], best_step: int, best_score: float) -> str:

@@ -50,11 +50,27 @@ class Log:
         """Finish: nothing is written after that."""
 
 
-class LineLog(Log):
+class FileLog(Log):
+    """A log in a file that grows."""
+
+    file: IO[bytes] | None = None
+
+    def append(self, content: bytes) -> None:
+        """Write all of the content now: where a disk is nearly full, a part of it would be written without an error."""
+        assert self.file is not None  # opened before, without a buffer
+        left = memoryview(content)
+        while left:
+            left = left[self.file.write(left) :]
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+class LineLog(FileLog):
     """``log.jsonl``: a line of JSON for every entry, with its step first; numbers that are not finite are null."""
 
     name = "log.jsonl"
-    file: IO[bytes] | None = None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if self.file is None:
@@ -62,11 +78,7 @@ class LineLog(Log):
             write_whole(path, b"".join(lines_until(path, self.start)))
             self.file = path.open("ab", buffering=0)
         numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self.file.write(json.dumps({"step": step, **numbers}).encode() + b"\n")
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
+        self.append(json.dumps({"step": step, **numbers}).encode() + b"\n")
 
 
 def lines_until(path: Path, step: int) -> list[bytes]:
@@ -85,7 +97,7 @@ def lines_until(path: Path, step: int) -> list[bytes]:
     return kept
 
 
-class EventLog(Log):
+class EventLog(FileLog):
     """TensorBoard's event files.
 
     They are written here, record by record: TensorBoard's own writer has a thread, which ends with a traceback where
@@ -93,7 +105,6 @@ class EventLog(Log):
     """
 
     name = "the log for TensorBoard"
-    file: IO[bytes] | None = None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
@@ -113,10 +124,6 @@ class EventLog(Log):
                 values.append(Summary.Value(tag=f"{name}/{index}", image=image))
         self._add(step, values)
 
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-
     def _add(self, step: int, values: Sequence[Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -133,7 +140,9 @@ class EventLog(Log):
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-        RecordWriter(self.file).write(Event(wall_time=time.time(), **parts).SerializeToString())
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **parts).SerializeToString())
+        self.append(record.getvalue())
 
 
 class TrackerLog(Log):
