@@ -68,7 +68,7 @@ class LearnedIntrinsics(nn.Module):
         fx, fy = (focal * self.log_focal[camera].exp()).unbind(-1)
         cx, cy = (K[:, :2, 2] + SHIFT_UNIT * self.shift[camera] * sides * focal).unbind(-1)
         zero, one = torch.zeros_like(fx), torch.ones_like(fx)
-        learned = torch.stack([fx, K[:, 0, 1], cx, zero, fy, cy, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
+        learned: Tensor = torch.stack([fx, K[:, 0, 1], cx, zero, fy, cy, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
         if self.training:
             self.calls += 1
             if self.calls <= self.wait:

@@ -178,7 +178,8 @@ def _four(K: Tensor) -> tuple[float, float, float, float]:
 def _batch(stage: FineStage, items: Dataset[Frames], indices: Sequence[int]) -> Frames:
     batch: Any = default_collate([items[index] for index in indices])
     device = next(stage.parameters()).device
-    return type(batch)(*(value.to(device) if isinstance(value, Tensor) else value for value in batch))
+    moved: Frames = type(batch)(*(value.to(device) if isinstance(value, Tensor) else value for value in batch))
+    return moved
 
 
 def _turns(stage: FineStage, items: Dataset[Frames]) -> dict[int, list[tuple[float, float, int]]]:
