@@ -260,6 +260,19 @@ def test_one_process_joins_no_group_and_each_run_gets_its_own_settings() -> None
     assert not dist.is_initialized()
 
 
+def test_options_of_the_launcher_change_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"GRADIENT_ACCUMULATION_STEPS": "4", "DYNAMO_BACKEND": "INDUCTOR", "MIXED_PRECISION": "bf16"}
+    for name, value in chosen.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    accelerator = make_accelerator(LoopConfig(1, 1, cpu=True))
+    assert accelerator.mixed_precision == "no"
+    weight = nn.Linear(1, 1, bias=False)
+    prepared = accelerator.prepare(weight)
+    assert prepared is weight and accelerator.state.dynamo_plugin.backend.value == "NO"
+    accelerator.backward(weight(torch.ones(1)).sum())
+    assert weight.weight.grad is not None and weight.weight.grad.item() == 1
+
+
 def test_batches_have_shares_by_their_number_of_terms() -> None:
     assert not is_parallel()
     for counts, shares in (((0,), [1.0]), ((3,), [1.0]), ((3, 1), [1.5, 0.5]), ((0, 0), [1.0, 1.0])):

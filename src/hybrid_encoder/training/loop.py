@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
 from rich.console import Console
 from torch.utils.data import Dataset
 
@@ -148,6 +148,9 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
         mixed_precision=resolved_precision(config.precision, device),
         cpu=config.cpu,
         step_scheduler_with_optimizer=False,
+        # What the launcher's own options would change behind the settings of the run.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
         # A batch need not use every parameter of its stage.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
