@@ -89,8 +89,8 @@ def learned_intrinsics(items: Dataset[Frames], num_batches: int) -> LearnedIntri
 
 def rate_to_double(num_steps: int, lr: float) -> float:
     """Return the factor on a learning rate with which a focal length can double or halve within the steps of a run."""
-    # Adam moves by about the rate in a step; most of a schedule is below its highest rate, and the start is waited for.
-    return min(2 / num_steps, 0.05) / lr
+    # Adam moves by less than the rate where gradients vary, most of a schedule is below its peak, and the start waits.
+    return min(4 / num_steps, 0.05) / lr
 
 
 def camera_starts(items: Dataset[Frames]) -> list[CameraStart]:
