@@ -34,7 +34,7 @@ from hybrid_encoder.config import (
 VERSION_0 = Path(__file__).with_name("version_0.json")  # as the first release wrote it, without a version
 
 
-@pytest.mark.parametrize("name", ["paper", "tiny"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_go_to_json_and_back(name: str) -> None:
     config = HybridDepthConfig.preset(name)
     assert HybridDepthConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -75,7 +75,7 @@ def test_any_config_goes_to_json_and_back(towers, method, count, words, size, bl
     [
         (
             lambda: HybridEncoderConfig.preset("huge"),
-            "unknown preset 'huge'; the presets are 'paper', 'tiny'",
+            "unknown preset 'huge'; the presets are 'paper', 'small', 'large', 'tiny'",
         ),
         (lambda: HybridEncoderConfig(towers="none"), "towers is 'none'"),  # type: ignore[arg-type]
         (lambda: FusionConfig(method="sum"), "fusion.method is 'sum'"),  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ class BevModel(EncoderHolder):
     grid, and read by a small network.
 
     Args:
-        config: a preset name (``"paper"``, ``"tiny"``) or a configuration.
+        config: a preset name (``"paper"``, ``"small"``, ``"large"``, ``"tiny"``) or a configuration.
         pretrained: start the encoder from the public CLIP and DINO weights; everything else starts from random ones.
         encoder: use this depth model, itself and not a copy. The configuration's part for it is not read then.
 

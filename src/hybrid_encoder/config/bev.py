@@ -63,6 +63,6 @@ class BevConfig(Serializable):
 
     @classmethod
     def preset(cls, name: str) -> BevConfig:
-        """Return a bird's-eye view on the depth model of a preset, ``"paper"`` or ``"tiny"``."""
+        """Return a bird's-eye view on the depth model of a preset; on ``"tiny"`` it is small too."""
         encoder = HybridDepthConfig.preset(name)
-        return cls(encoder) if name == "paper" else cls(encoder, stride=8, channels=32, head_channels=32)
+        return cls(encoder, stride=8, channels=32, head_channels=32) if name == "tiny" else cls(encoder)

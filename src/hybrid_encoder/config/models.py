@@ -62,7 +62,7 @@ class HybridEncoderConfig(Serializable):
 
     @classmethod
     def preset(cls, name: str) -> HybridEncoderConfig:
-        """Return the encoder of a preset, ``"paper"`` or ``"tiny"``."""
+        """Return the encoder of a preset, as :meth:`HybridDepthConfig.preset`."""
         return HybridDepthConfig.preset(name).encoder
 
     def for_matching(self) -> HybridEncoderConfig:
@@ -133,7 +133,12 @@ class HybridDepthConfig(DepthScale):
 
     @classmethod
     def preset(cls, name: str) -> HybridDepthConfig:
-        """Return ``"paper"``, DINOv2 ViT-B/14 and CLIP RN50 with 256 prompts, or ``"tiny"``, both towers built small.
+        """Return a preset.
+
+        Args:
+            name: ``"paper"``, DINOv2 ViT-B/14 and CLIP RN50 with 256 prompts; ``"small"``, DINOv2 ViT-S/14 and the same
+                CLIP with 64 prompts and a decoder of 64 features; ``"large"``, DINOv2 ViT-L/14 and CLIP RN50x4; or
+                ``"tiny"``, both towers built small.
 
         Raises:
             ConfigError: another name.
@@ -187,7 +192,7 @@ class HybridMatchingConfig(Serializable):
 
     @classmethod
     def preset(cls, name: str) -> HybridMatchingConfig:
-        """Return the multi-frame encoder of a preset, ``"paper"`` or ``"tiny"``."""
+        """Return the multi-frame encoder of a preset, as :meth:`HybridDepthConfig.preset`."""
         return cls(encoder=cls.preset_encoder(name))
 
     @staticmethod
@@ -209,13 +214,16 @@ class HybridMatchingDepthConfig(DepthScale):
 
     @classmethod
     def preset(cls, name: str) -> HybridMatchingDepthConfig:
-        """Return the multi-frame model of a preset, ``"paper"`` or ``"tiny"``."""
+        """Return the multi-frame model of a preset, as :meth:`HybridDepthConfig.preset`."""
         return cls(encoder=HybridMatchingConfig.preset(name), decoder=HybridDepthConfig.preset(name).decoder)
 
 
 _TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
 _TINY_VISION = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
 
+# Fusion takes CLIP's maps to as many channels as its first one has, which then passes as it is; in the small one, to as
+# many as the decoder works with. The decoder's widths are those of Depth Anything's models on the same three DINOv2.
+# large has a residual CLIP as well: several frames are matched in a first map at stride 4, which no transformer has.
 PRESETS: dict[str, HybridDepthConfig] = {
     "paper": HybridDepthConfig(encoder=HybridEncoderConfig(spatial=SpatialConfig(blocks=(2, 5, 8, 11)))),
     "small": HybridDepthConfig(

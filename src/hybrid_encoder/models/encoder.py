@@ -50,7 +50,7 @@ class HybridDepthEncoder(HybridModel):
     Monocular Depth Estimation, ICCV 2025.
 
     Args:
-        config: a preset name (``"paper"``, ``"tiny"``) or a configuration.
+        config: a preset name (``"paper"``, ``"small"``, ``"large"``, ``"tiny"``) or a configuration.
         pretrained: start from the public CLIP and DINO weights that the configuration names; False starts
             from random ones. Trained weights come through ``from_pretrained``.
 

@@ -254,7 +254,7 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
     """The multi-frame encoder with a decoder, DPT's or ManyDepth's.
 
     Args:
-        config: a preset name (``"paper"``, ``"tiny"``) or a configuration.
+        config: a preset name (``"paper"``, ``"small"``, ``"large"``, ``"tiny"``) or a configuration.
         pretrained: start the encoder from the public CLIP and DINO weights; the rest starts from random ones.
         encoder: use this one, itself and not a copy, with an untrained decoder. The configuration's part for the
             encoder is not read then.
