@@ -62,6 +62,7 @@ def test_a_snippet_is_a_recording_without_the_car(root: Path) -> None:
     K = np.array([[2262.52, 0, 1096.98], [0, 2265.3017905988554, 513.137], [0, 0, 1]], np.float32)
     assert source.K is not None and np.array_equal(source.K, K)
     np.testing.assert_allclose(source.image(19), np.full((3, 768, 2048), 19 / 255), atol=1e-7)
+    assert source.file(19) == root.joinpath("leftImg8bit_sequence/train/aachen/aachen_000003_000019_leftImg8bit.png")
     np.testing.assert_allclose(source.right(20), np.full((3, 768, 2048), 120 / 255), atol=1e-7)
     assert source.baseline == 0.209313 and source.world_T_cam(19) is None
     assert source.frame_name(19) == "aachen aachen_000003_000019", "a line of ManyDepth's lists"

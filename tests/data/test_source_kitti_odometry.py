@@ -62,6 +62,7 @@ def test_sequences_are_read_by_either_camera(root: Path) -> None:
     assert left.size == (376, 1241) and list(left.frames) == [0, 1, 2]
     assert left.K is not None and left.K.dtype == np.float32 and (left.K == K).all()
     np.testing.assert_allclose(left.image(1), np.full((3, 376, 1241), 103 / 255), atol=1e-7)
+    assert left.file(1) == root / "sequences" / "00" / "image_2" / "000001.png" and left.file(9) is None
     np.testing.assert_allclose(left.right(1), right.image(1), atol=0)
     forward = 0.003779761 - 0.004915215  # of camera 2 against camera 3
     assert left.baseline == pytest.approx((45.38225 + 337.2877 - 607.1928 * forward) / 718.856), "0.53 m to the right"

@@ -138,6 +138,7 @@ def test_a_scene_is_a_recording_by_one_camera(root: Path) -> None:
     assert list(first.frames) == [0, 1, 2, 3] and first.size == (900, 1600) and first.baseline is None
     assert np.array_equal(np.asarray(first.K), np.array(K, np.float32)) and first.camera == second.camera
     for frame in first.frames:
+        assert first.file(frame) == next(root.glob(f"*/CAM_FRONT/*scene-0061__CAM_FRONT__{TIME + 83_000 * frame}.jpg"))
         np.testing.assert_allclose(first.image(frame).mean(), (100 + frame) / 255, atol=1e-3)
     items = SourceSequences([first], (180, 320))
     assert [item.frame for item in items.items] == [1, 2] and items[0].name == "scene-0061_CAM_FRONT 1"

@@ -57,6 +57,8 @@ def test_flights_of_both_versions_are_read(root: Path) -> None:
         expected = np.array([[320, 0, 320], [0, 320, size[0] / 2], [0, 0, 1]])
         assert np.array_equal(np.asarray(source.K), expected)
         np.testing.assert_allclose(source.image(1), np.full((3, *size), 1 / 255), atol=1e-7)
+        file = source.file(1)
+        assert file is not None and file.is_file() and file.name.startswith("000001_l")
         np.testing.assert_allclose(source.right(2), np.full((3, *size), 52 / 255), atol=1e-7)
         depth = source.depth(1)
         assert depth is not None and depth.shape == (1, *size) and depth.dtype == np.float32

@@ -90,8 +90,11 @@ class CityscapesSource(FrameSource):
     def frames(self) -> Sequence[int]:
         return self._frames
 
+    def file(self, frame: int) -> Path:
+        return self._file(LEFT, frame)
+
     def image(self, frame: int) -> Array:
-        return self._upper(read_frame(self._file(LEFT, frame), SIZE, "Cityscapes"))
+        return self._upper(read_frame(self.file(frame), SIZE, "Cityscapes"))
 
     def right(self, frame: int) -> Array:
         return self._upper(read_frame(self._file(RIGHT, frame), SIZE, "Cityscapes"))

@@ -67,6 +67,9 @@ class KittiOdometrySource(FrameSource):
     def frames(self) -> Sequence[int]:
         return list(self._images)
 
+    def file(self, frame: int) -> Path | None:
+        return self._images.get(frame)
+
     def image(self, frame: int) -> Array:
         return self._read(self._images, self.number, frame)
 

@@ -61,8 +61,11 @@ class NuScenesSource(FrameSource):
     def frames(self) -> Sequence[int]:
         return self._frames
 
+    def file(self, frame: int) -> Path:
+        return self.root / self.track.files[frame]
+
     def image(self, frame: int) -> Array:
-        return read_frame(self.root / self.track.files[frame], self.size, "nuScenes")
+        return read_frame(self.file(frame), self.size, "nuScenes")
 
     def depth(self, frame: int) -> Array | None:
         """Return lidar depth, as :meth:`FrameSource.depth`, of a key frame; None for the frames between."""

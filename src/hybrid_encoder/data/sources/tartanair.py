@@ -90,11 +90,14 @@ class TartanAirSource(FrameSource):
     def frames(self) -> Sequence[int]:
         return list(self._images)
 
+    def file(self, frame: int) -> Path:
+        return self._file(self._layout.side, frame)
+
     def image(self, frame: int) -> Array:
-        return self._read(self._layout.side, frame)
+        return read_frame(self.file(frame), self.size, "TartanAir")
 
     def right(self, frame: int) -> Array:
-        return self._read(self._layout.right, frame)
+        return read_frame(self._file(self._layout.right, frame), self.size, "TartanAir")
 
     def depth(self, frame: int) -> Array | None:
         """Return exact depth, as :meth:`FrameSource.depth`; 0 in the sky, None where a frame has no depth file."""
@@ -128,8 +131,8 @@ class TartanAirSource(FrameSource):
         side = self._layout.side
         return numbered_files(self.folder / f"image_{side}", ending=f"_{side}")
 
-    def _read(self, side: str, frame: int) -> Array:
-        return read_frame(self.folder / f"image_{side}" / f"{frame:06d}_{side}.png", self.size, "TartanAir")
+    def _file(self, side: str, frame: int) -> Path:
+        return self.folder / f"image_{side}" / f"{frame:06d}_{side}.png"
 
     @property
     def _pose_file(self) -> Path:
