@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import ColorJitter
+from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.errors import InputError
@@ -19,7 +20,7 @@ Resample = Literal["bilinear", "lanczos"]
 Jitter = Literal["per_item", "per_frame"]
 
 PATCH = 14  # pixels; sizes that keep the aspect are multiples of it, as DINOv2's grid needs
-# Draws once for all images of a call.
+# Says what is drawn, once for all images of a call.
 COLOUR_JITTER = ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
 
 
@@ -74,10 +75,46 @@ def jitter_colours(images: Tensor, jitter: Jitter = "per_item") -> Tensor:
         images: the frames of one item.
         jitter: ``"per_item"`` changes all of them alike; ``"per_frame"`` draws anew for each.
     """
-    if jitter == "per_frame":
-        return torch.stack([COLOUR_JITTER(image) for image in images])
-    changed: Tensor = COLOUR_JITTER(images)
-    return changed
+    parts = images.split(1) if jitter == "per_frame" else (images,)
+    return torch.cat([_jittered(part) for part in parts])
+
+
+def _jittered(images: Tensor) -> Tensor:
+    drawn = COLOUR_JITTER.make_params([])
+    changes = (
+        (adjust_brightness, drawn["brightness_factor"]),
+        (adjust_contrast, drawn["contrast_factor"]),
+        (adjust_saturation, drawn["saturation_factor"]),
+        (turn_hue, drawn["hue_factor"]),
+    )
+    for number in drawn["fn_idx"].tolist():  # in an order that is drawn, too
+        change, amount = changes[number]
+        images = change(images, amount)
+    return images
+
+
+def turn_hue(images: Tensor, turn: float) -> Tensor:
+    """Turn the hue of RGB in [0, 1], (..., 3, H, W), and keep value and saturation, as torchvision's ``adjust_hue``.
+
+    It needs half of the time: value and chroma stay, so that a channel follows from the hue alone.
+
+    Args:
+        images: RGB in [0, 1].
+        turn: in circles.
+    """
+    red, green, blue = images.unbind(-3)
+    value = images.amax(-3)
+    chroma = value - images.amin(-3)
+    other, third = value != red, (value != red) & (value != green)  # which channel is the largest
+    away = torch.where(third, red - green, torch.where(other, blue - red, green - blue))
+    # In sixths of the circle; a grey pixel has no hue, and no chroma to show it.
+    hue = away.div_(chroma.clamp(min=1e-12)).add_(other, alpha=2).add_(third, alpha=2).add_(6 * turn)
+    turned = torch.empty_like(images)
+    for channel, shift in zip(turned.unbind(-3), (5, 3, 1), strict=True):
+        # It lacks all of the chroma where its own hue is 1 to 3 sixths ahead, and none of it beyond 4.
+        lacks = (hue + shift).remainder_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+        torch.sub(value, lacks.mul_(chroma), out=channel)
+    return turned
 
 
 def check_size(size: Size, shorter: bool = False) -> None:
