@@ -17,13 +17,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, default_collate
 
-from hybrid_encoder import HybridDepthConfig, HybridDepthModel, InputError
-from hybrid_encoder.data import Frames, SyntheticDrive, SyntheticSequences
+from hybrid_encoder import CheckpointError, HybridDepthConfig, HybridDepthModel, InputError
+from hybrid_encoder.data import Frames, RenderedSource, SourceSequences, SyntheticDrive, SyntheticSequences
+from hybrid_encoder.data.sequences import Item
 from hybrid_encoder.evaluation.metrics import METRICS, depth_metrics
 from hybrid_encoder.losses.photometric import photometric_error
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
 from hybrid_encoder.models.pose_network import PoseNetwork
+from hybrid_encoder.training.calibration import read_calibrations
 from hybrid_encoder.training.fine import fine_model, train_fine
+from hybrid_encoder.training.fine_results import KeepBest
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.parallel import is_parallel, process_state
 from hybrid_encoder.training.recipes import FineRecipe
@@ -172,13 +175,26 @@ def test_a_frame_that_cannot_be_read_is_named(stage: FineStage) -> None:
 
 # -- while a stage trains ----------------------------------------------------------------------------------
 
-RECIPE = FineRecipe(3e-3, 0.01, 2, steps=6, pose="test_resnet", pose_channels=16, scales=(1,), size=SIZE)
+RECIPE = FineRecipe(
+    3e-3,
+    0.01,
+    1,
+    steps=6,
+    accumulate=2,
+    ema=0.5,
+    intrinsics="learn",
+    pose="test_resnet",
+    pose_channels=16,
+    scales=(1,),
+    size=SIZE,
+)
+HELD_OUT = Subset(ITEMS, [1, 5])  # of the first recording and of the last
 
 
 def train(folder: Path, validation: Dataset[Frames] | None, **options: Any) -> Path:
     torch.manual_seed(0)
     model = fine_model("tiny", RECIPE, pretrained=False)
-    training = SyntheticSequences(DRIVES[:2], augment=True)
+    training = Subset(SyntheticSequences(DRIVES, augment=True), [0, 2, 3, 4])
     options = {"validate_every": 2, "save_every": 3, "log_every": 1, "cpu": True, "workers": 0, **options}
     final = train_fine(model, training, folder, RECIPE, validation=validation, **options)
     assert final == folder / "final"
@@ -194,7 +210,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was validated after steps 2, 4 and 6, and has checkpoints of steps 3 and 6."""
     folder = tmp_path_factory.mktemp("run")
-    train(folder, SyntheticSequences(DRIVES[2:]))
+    train(folder, HELD_OUT)
     return folder
 
 
@@ -212,7 +228,12 @@ def test_the_best_weights_are_those_that_were_measured(run: Path) -> None:
     assert model.config.size == SIZE and not model.config.metric
     assert model.training_history is not None and len(model.training_history) == 1, "not once for every validation"
     stage = FineStage(model, PoseNetwork.from_pretrained(run / "best")).eval()
-    found = FineValidation(stage, SyntheticSequences(DRIVES[2:]))()
+    learned = [RenderedSource(DRIVES[number], f"drive {number}") for number in (0, 2)]
+    first, _, last = read_calibrations(run / "best")
+    for source, camera in zip(learned, (first, last), strict=True):
+        source.K = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
+        assert not np.allclose(source.K, DRIVES[0][0].K, rtol=1e-5)
+    found = FineValidation(stage, SourceSequences(learned, SIZE, items=[Item(s, 2, (1, 3)) for s in (0, 1)]))()
     assert found == {name: pytest.approx(value, rel=1e-5) for name, value in noted.items() if name != "step"}
     sheets = {path.name for path in (run / "pictures").iterdir()}
     assert sheets == {"best.png", "step_00000002.png", "step_00000004.png", "step_00000006.png"}
@@ -241,16 +262,31 @@ def test_a_killed_run_is_resumed_with_its_validations(
 
     monkeypatch.setattr(FineValidation, "__call__", killed)
     with pytest.raises(Killed):
-        train(tmp_path, SyntheticSequences(DRIVES[2:]))
-    train(tmp_path, SyntheticSequences(DRIVES[2:]), resume=True)
+        train(tmp_path, HELD_OUT)
+    train(tmp_path, HELD_OUT, resume=True)
     assert (tmp_path / "log.jsonl").read_bytes() == (run / "log.jsonl").read_bytes()
     for folder in ("best", "final"):
         resumed = weights(tmp_path / folder)
         for name, value in weights(run / folder).items():
             assert torch.equal(value, resumed[name]), (folder, name)
-    assert (tmp_path / "best/validation.json").read_bytes() == (run / "best/validation.json").read_bytes()
+    for name in ("best/validation.json", "best/intrinsics.json", "final/intrinsics.json"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
     for sheet in (run / "pictures").iterdir():
         assert sheet.read_bytes() == (tmp_path / "pictures" / sheet.name).read_bytes(), sheet.name
+
+
+def test_a_disk_without_room_for_the_best_weights_is_named(
+    stage: FineStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(HybridDepthModel, "save_pretrained", full)
+    before = stage.model.config, stage.model.training_history
+    keep = KeepBest(stage, ITEMS, RECIPE, tmp_path)
+    with pytest.raises(CheckpointError, match=r"best cannot be saved \(No space left on device\)"):
+        keep(2, {"score": 0.5})
+    assert (stage.model.config, stage.model.training_history) == before
 
 
 def test_frames_of_other_cameras_cannot_measure_learned_intrinsics(stage: FineStage) -> None:

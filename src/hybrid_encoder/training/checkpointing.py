@@ -134,7 +134,7 @@ def save_checkpoint(state: RunState, folder: Path, step: int, processes: int) ->
         sync_folder(final.parent)
 
     for act, everywhere in ((begin, False), (partial(state.write, hidden), True), (publish, False)):
-        failure = _failure_of(act) if everywhere or is_main_process() else None
+        failure = failure_of(act) if everywhere or is_main_process() else None
         if any_process(failure is not None):
             if is_main_process():
                 shutil.rmtree(hidden, ignore_errors=True)
@@ -145,7 +145,7 @@ def save_checkpoint(state: RunState, folder: Path, step: int, processes: int) ->
     if is_main_process():
         for old in list_checkpoints(folder)[:-NUM_KEPT]:
             away = old.with_name(f".{old.name}.partial")  # a checkpoint goes as it came, whole or not at all
-            if _failure_of(partial(os.replace, old, away)) is None:
+            if failure_of(partial(os.replace, old, away)) is None:
                 shutil.rmtree(away, ignore_errors=True)
 
 
@@ -160,7 +160,7 @@ def _manifest_of(path: Path) -> Manifest:
     return manifest
 
 
-def _failure_of(act: Callable[[], object]) -> str | None:
+def failure_of(act: Callable[[], object]) -> str | None:
     """Do something with files, and return why it failed; None where it did not."""
     try:
         act()

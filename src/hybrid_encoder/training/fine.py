@@ -22,7 +22,7 @@ from hybrid_encoder.models.intrinsics import LearnedIntrinsics
 from hybrid_encoder.models.layouts import convolution_layout
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.batches import check_finite_item
-from hybrid_encoder.training.calibration import calibrations, learned_intrinsics, rate_to_double, save_calibrations
+from hybrid_encoder.training.calibration import learned_intrinsics, rate_to_double
 from hybrid_encoder.training.fine_results import KeepBest, save_fine, save_motion
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import hold_run
@@ -202,8 +202,6 @@ def train_fine(
         if is_main_process():
             save_fine(stage, items, recipe, folder / "final", f"{num_steps} steps")
             save_motion(stage, recipe, folder)
-            if stage.intrinsics is not None:
-                save_calibrations(calibrations(stage, items), folder / "final")
     return folder / "final"
 
 

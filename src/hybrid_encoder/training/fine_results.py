@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
 
+from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.models.pose_network import MotionNetwork
+from hybrid_encoder.training.calibration import calibrations, save_calibrations
+from hybrid_encoder.training.checkpointing import failure_of
 from hybrid_encoder.training.fine_stage import FineStage
-from hybrid_encoder.training.parallel import is_main_process
+from hybrid_encoder.training.parallel import any_process, is_main_process
 from hybrid_encoder.training.pictures import Sheets
 from hybrid_encoder.training.recipes import FineRecipe
 from hybrid_encoder.training.trained_on import save_trained
@@ -24,7 +28,8 @@ BEST = "best"  # the folder of the weights of the best validation, in the folder
 
 
 def save_fine(stage: FineStage, items: Dataset[Frames], recipe: FineRecipe, folder: Path, about: str) -> None:
-    """Save the model with the record of its training, and what predicts the camera's motion beside it.
+    """Save the model with the record of its training, and beside it what predicts the camera's motion, and intrinsics
+    where they were learned.
 
     Args:
         stage: as it was trained; its model is described as the recipe has trained it.
@@ -39,6 +44,8 @@ def save_fine(stage: FineStage, items: Dataset[Frames], recipe: FineRecipe, fold
     notes = f"The fine stage of Hybrid-depth: {about} of view synthesis, no depth label, {recipe.size}."
     save_trained(model, type(stage).__name__, items, folder, notes)
     save_motion(stage, recipe, folder)
+    if stage.intrinsics is not None:
+        save_calibrations(calibrations(stage, items), folder)
 
 
 def save_motion(stage: FineStage, recipe: FineRecipe, folder: Path) -> None:
@@ -71,8 +78,18 @@ class KeepBest:
         self.stage, self.items, self.recipe, self.folder = stage, items, recipe, folder
 
     def __call__(self, step: int, numbers: Mapping[str, float]) -> None:
-        if not is_main_process():
-            return
+        """Save them, in the main process; all processes have to call.
+
+        Raises:
+            CheckpointError: they cannot be written; in all processes.
+        """
+        failure = failure_of(partial(self._save, step, numbers)) if is_main_process() else None
+        if any_process(failure is not None):
+            raise CheckpointError(
+                f"{self.folder / BEST} cannot be saved ({failure or 'another process failed'}); mend this and resume."
+            )
+
+    def _save(self, step: int, numbers: Mapping[str, float]) -> None:
         model, best = self.stage.model, self.folder / BEST
         config, history = model.config, model.training_history
         try:
