@@ -13,6 +13,7 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -81,9 +82,18 @@ def train(
     set_seed(seed)
     model = fine_model("tiny", recipe, pretrained=False)
     items = SyntheticSequences(training, recipe.neighbours, augment="flip", stereo=recipe.stereo != "no")
-    options = {"seed": seed, "cpu": True, "save_every": 10**9, "workers": 0, "console": Console(quiet=True)}
+    options: dict[str, Any] = {
+        "seed": seed,
+        "cpu": True,
+        "save_every": 10**9,
+        "workers": 0,
+        "console": Console(quiet=True),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        if train_fine(model, items, Path(folder), recipe, teacher=teacher, **options) is None:
+        if (
+            train_fine(model, items, Path(folder), recipe, teacher=teacher, console=Console(quiet=True), **options)
+            is None
+        ):
             raise SystemExit("stopped")
     return model
 

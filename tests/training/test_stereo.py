@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def batch_of(items: SyntheticSequences, mirrored: bool) -> tuple[Frames, Tensor]
     return batch, torch.stack(depths)
 
 
-def error(batch: Frames, depth: Tensor, factor: float = 1.0, **changes: Tensor) -> float:
+def error(batch: Frames, depth: Tensor, factor: float = 1.0, **changes: Any) -> float:
     stage = FineStage(Truth(depth, factor), None, (), automask=False, stereo=True)  # type: ignore[arg-type]
     return float(stage(batch._replace(**changes))["reprojection"])
 
@@ -80,7 +81,7 @@ def test_true_depth_in_metres_explains_the_right_view_and_nothing_else_does(mirr
     assert found < 0.6 * float(stage(batch)["identity"])
     for factor in (0.5, 0.8, 1.25, 2.0):
         assert error(batch, depth, factor) > 1.2 * found, f"depth is in metres: {factor} times as far is wrong"
-    assert error(batch, depth, baseline=-batch.baseline) > 2 * found  # type: ignore[operator]
+    assert error(batch, depth, baseline=-batch.baseline) > 2 * found
     # Twice the baseline and twice the depth are the same view.
     assert error(batch, depth, 2.0, baseline=2 * batch.baseline) == pytest.approx(found, rel=1e-3)
 
@@ -113,7 +114,8 @@ def test_depth_keeps_its_metres_where_motion_is_aligned() -> None:
     batch = collate_frames([items[0], items[1]], stereo=True)
     recipe = dataclasses.replace(RECIPE, refine=2, levels=(0, 1), size=SIZE)
     depths = {}
-    for stereo in ("no", "add"):
+    ways: tuple[Literal["no", "add"], ...] = ("no", "add")
+    for stereo in ways:
         torch.manual_seed(0)
         chosen = dataclasses.replace(recipe, stereo=stereo)
         stage = fine_stage(fine_model("tiny", chosen, pretrained=False), chosen).eval()
@@ -130,7 +132,7 @@ def test_depth_keeps_its_metres_where_motion_is_aligned() -> None:
 
 
 @pytest.mark.parametrize("stereo", ["add", "only"])
-def test_a_run_with_the_right_view_gives_metres(tmp_path: Path, stereo: str) -> None:
+def test_a_run_with_the_right_view_gives_metres(tmp_path: Path, stereo: Literal["add", "only"]) -> None:
     drives = [list(SyntheticDrive(seed, 4, 48, 96, baseline=BASELINE)) for seed in (0, 1)]
     recipe = dataclasses.replace(RECIPE, stereo=stereo)
     items = SyntheticSequences(drives, recipe.neighbours, augment=True, stereo=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,25 @@ def test_a_run_says_who_taught_it_and_a_resumed_one_has_the_same_teacher(tmp_pat
         with pytest.raises(ConfigError, match=r"teacher_sha256 is .*, and the run in .* began with"):
             train_fine(model_of(0), ITEMS, tmp_path / folder, RECIPE, teacher=wrong, resume=True, **options)  # type: ignore[arg-type]
     train_fine(model_of(0), ITEMS, tmp_path / "taught", RECIPE, teacher=teacher, resume=True, **options)  # type: ignore[arg-type]
+
+
+def test_a_run_with_a_teacher_and_a_right_view_is_resumed_to_the_last_bit(tmp_path: Path) -> None:
+    drives = [list(SyntheticDrive(seed, 4, 48, 96, baseline=0.5)) for seed in (0, 1)]
+    items = SyntheticSequences(drives, augment=True, stereo=True)
+    recipe = dataclasses.replace(RECIPE, steps=3).with_stereo("add")
+    options = {"teacher": Teacher(model_of(1)), "cpu": True, "save_every": 1}
+    weights = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        if number:
+            shutil.copytree(tmp_path / "0", folder)
+            shutil.rmtree(folder / "final")
+            options["resume"] = "step_00000002"
+        # What a resumed run starts from is replaced by its checkpoint.
+        done = train_fine(model_of(number), items, folder, recipe, **options)  # type: ignore[arg-type]
+        assert done is not None
+        weights.append([(done / "model.safetensors").read_bytes(), (folder / "pose.safetensors").read_bytes()])
+    assert weights[0] == weights[1]
 
 
 def test_what_a_teacher_has_seen_its_student_has_seen() -> None:

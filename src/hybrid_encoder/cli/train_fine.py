@@ -143,8 +143,9 @@ def train_fine_command(
     shared.check_seed(seed, shared.SYNTHETIC if shared.SYNTHETIC in data else "")
     console = shared.console_of_run(cpu)
     learn = camera_matrix == _recordings.LEARN
+    usual = FINE[recipe or shared.fitting_recipe(encoder)]
     chosen = shared.change_recipe(
-        FINE[recipe or shared.fitting_recipe(encoder)],
+        usual if stereo is None or stereo == "no" else usual.with_stereo(stereo),
         context,
         epochs=epochs,
         steps=steps,

@@ -183,7 +183,7 @@ class SyntheticDrive:
 
 
 def _moved_right(pose: Array, baseline: float) -> Array:
-    moved = pose.copy()
+    moved: Array = pose.copy()
     moved[:3, 3] += baseline * pose[:3, 0]
     return moved
 
