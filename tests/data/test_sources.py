@@ -212,7 +212,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_text("no video")
     says(tmp_path / "broken.mp4", "cannot be read as a video")
     write_drive(tmp_path / "kitti", {2: [np.zeros((3, *SIZE))] * 3}, K)
-    says(tmp_path / "kitti", "camera left is no number; KITTI's cameras are 2", cameras=["left"])
+    says(tmp_path / "kitti", "camera left is no number; KITTI's colour cameras are 2", cameras=["left"])
     says(tmp_path / "kitti", "has no frame of kitti_raw; <date>/<drive>_sync", cameras=["3"])
 
 

@@ -13,7 +13,17 @@ from .ordered import (
 from .point_clouds import PointCloud, unprojected, write_cloud
 from .poses import Trajectory, read_trajectory, write_trajectory
 from .sequences import Item, KittiSequences, SourceSequences, SyntheticSequences
-from .sources import FrameSource, KittiSource, RenderedSource
+from .sources import (
+    CachedSource,
+    FolderSource,
+    FrameSource,
+    KittiSource,
+    RenderedSource,
+    VideoSource,
+    cached,
+    choose_items,
+    open_sources,
+)
 from .synthetic import (
     SurroundFrame,
     SyntheticBatch,
@@ -28,6 +38,8 @@ from .tusimple import SyntheticLanes, TuSimpleLanes
 from .video import VideoFrames, VideoWriter
 
 __all__ = [
+    "CachedSource",
+    "FolderSource",
     "FrameSource",
     "Frames",
     "Item",
@@ -52,11 +64,15 @@ __all__ = [
     "Trajectory",
     "TuSimpleLanes",
     "VideoFrames",
+    "VideoSource",
     "VideoWriter",
+    "cached",
+    "choose_items",
     "collate",
     "depth_files",
     "lidar_frames",
     "make_frames",
+    "open_sources",
     "ordered_points_from_depth",
     "read_trajectory",
     "render_drives",

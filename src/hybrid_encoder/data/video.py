@@ -105,7 +105,7 @@ class VideoFrames:
             self._convert = Conversion(first, stream.sample_aspect_ratio)
             check_frame_size(self.path, *self._convert.size, self.max_pixels)
             self.size = self._convert.upright_size
-            # Let go of when the file is closed: a forked process that inherits a decoder waits for its threads for ever.
+            # Let go of when the file is closed: a forked process that inherits a decoder would wait for its threads.
             stack.callback(decoded.close)
             self._frames: Iterator[VideoFrame] = chain([first], decoded)
             rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE

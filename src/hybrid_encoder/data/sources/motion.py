@@ -14,9 +14,9 @@ from hybrid_encoder.data.sources.base import FrameSource
 from hybrid_encoder.data.sources.cache import CachedSource, Progress
 from hybrid_encoder.errors import InputError
 
-# In pixels of images 128 wide, half of the textured image moving at least as far. KITTI's frames, 1.4 m apart, are at
-# 1.0 to 1.2; a standing camera is below 0.06 with noise of up to 10 grey levels, below 0.07 where its exposure changes
-# by a third, and below 0.01 after compression; a synthetic drive is above 0.17 at 0.1 m for each frame.
+# In pixels of images 128 wide: half of what has texture has moved at least so far. KITTI's frames, 1.4 m apart, are at
+# 1.0 to 1.2, and synthetic drives at 0.12 or more with 0.1 m from frame to frame. A standing camera is below 0.06 with
+# noise of up to 10 grey levels, below 0.07 where its exposure changes by a third, and below 0.01 after compression.
 STILL = 0.1
 MOVED = 0.5  # 2.5 pixels of 640: enough to see depth by, and much less than what a network's motion can follow
 MAX_STEP = 10

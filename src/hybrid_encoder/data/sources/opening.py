@@ -194,14 +194,16 @@ def _is_kitti_raw(path: Path) -> bool:
 
 
 def _kitti_raw_sources(path: Path, cameras: Sequence[str] | None) -> list[FrameSource]:
-    numbers = (2, 3) if cameras is None else _numbers(cameras)
-    drives = [KittiDrive(folder, camera) for folder in find_drives(path) for camera in numbers]
+    drives = [KittiDrive(folder, camera) for folder in find_drives(path) for camera in _numbers(cameras) or (2, 3)]
     return [KittiSource(drive) for drive in drives if drive.frames]
 
 
-def _numbers(cameras: Sequence[str]) -> list[int]:
+def _numbers(cameras: Sequence[str] | None) -> list[int] | None:
+    """Return KITTI's numbers of cameras; None where all are meant."""
+    if cameras is None or "all" in cameras:
+        return None
     if wrong := [camera for camera in cameras if not str(camera).isdigit()]:
-        raise InputError(f"camera {wrong[0]} is no number; KITTI's cameras are 2 (left) and 3 (right).")
+        raise InputError(f"camera {wrong[0]} is no number; KITTI's colour cameras are 2 (left) and 3 (right).")
     return [int(camera) for camera in cameras]
 
 
@@ -209,7 +211,7 @@ KINDS: dict[str, Kind] = {
     "kitti_raw": Kind(_is_kitti_raw, _kitti_raw_sources, "<date>/<drive>_sync/image_02/data"),
     "kitti_odometry": Kind(
         is_kitti_odometry,
-        lambda path, cameras: kitti_odometry_sources(path, None, None if cameras is None else _numbers(cameras)),
+        lambda path, cameras: kitti_odometry_sources(path, cameras=_numbers(cameras)),
         "sequences/00/image_2",
     ),
     "cityscapes": Kind(is_cityscapes, lambda path, cameras: cityscapes_sources(path), "leftImg8bit_sequence/train"),
