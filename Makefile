@@ -16,7 +16,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest test-newest lint types bench clean
+.PHONY: help demo test test-lowest test-newest lint types bench gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ types: $(DEV) ## mypy alone
 
 bench: $(DEV) ## measure speed
 	$(BIN)/python -m benchmarks
+
+gpu: $(DEV) ## on a machine with a GPU: its tests, speed, training steps; into gpu-results
+	$(BIN)/python -m benchmarks gpu
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

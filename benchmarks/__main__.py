@@ -1,17 +1,27 @@
-"""``python -m benchmarks``: every measurement as a table."""
+"""``python -m benchmarks``: the small measurements as tables; ``data`` and ``gpu`` are those that take long."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 from rich.console import Console
 
-from benchmarks import bev, cost_volume, kept_values
+from benchmarks import bev, cost_volume, data_waiting, gpu, kept_values
+
+LONG = {"data": data_waiting.main, "gpu": gpu.main}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure on this machine's CPU.")
+    if len(sys.argv) > 1 and sys.argv[1] in LONG:
+        LONG[sys.argv[1]](sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure on this machine's CPU.",
+        epilog="`data` as the first word measures how long a training waits for data, `gpu` everything on a GPU.",
+    )
     parser.add_argument("--rounds", type=int, default=7, help="how often each way is timed, in turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()

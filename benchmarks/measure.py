@@ -32,7 +32,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import others
 from hybrid_encoder import HybridDepthModel
-from hybrid_encoder.models.layouts import convolution_layout
 from hybrid_encoder.training.optimizing import fused_adamw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,8 +165,6 @@ class Run:
     def __init__(self, way: str, case: Case) -> None:
         self.module = module(way, case).to(case.device).train(case.train)
         ours = way.startswith("ours")
-        if ours and case.train:  # as the fine stage does
-            self.module.to(memory_format=convolution_layout(case.device, trains=True))  # type: ignore[call-overload]
         self.images = case.images()
         if way == "ours-bf16-weights":
             self.module, self.images = self.module.to(torch.bfloat16), self.images.to(torch.bfloat16)
