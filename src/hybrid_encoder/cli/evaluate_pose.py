@@ -222,7 +222,7 @@ def _show(found: Mapping[str, Results], means: Mapping[str, Mapping[str, float |
         cells = [(numbers[column], digits) for column, (_, _, digits) in COLUMNS.items()]
         table.add_row(label, *("-" if value is None else f"{value:.{digits}f}" for value, digits in cells))
 
-    if len(found) <= MOST_SHOWN:
+    if 1 < len(found) <= MOST_SHOWN:
         for key, results in found.items():
             add(key, results[NETWORK].as_dict())
     for name, numbers in means.items():
