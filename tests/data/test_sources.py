@@ -263,3 +263,19 @@ def test_items_of_a_folder_are_its_frames_in_order(tmp_path: Path) -> None:
     reds = [[round(float(image[0, 0, 0]) * 25.5) for image in item.images] for item in iter(data)]
     assert reds == [[1, 0, 2], [2, 1, 3], [3, 2, 4], [6, 5, 7], [7, 6, 8]], "none across the gap"
     assert all(one.name != other.name for one, other in pairwise(iter(data)))
+
+
+def test_a_cut_video_says_so_and_a_camera_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    noise = list(np.random.default_rng(0).integers(0, 256, (40, 64, 96, 3), np.uint8))
+    whole = write_video(tmp_path / "whole.avi", noise, "mpeg4")
+    content = whole.read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    sources = open_sources([whole, tmp_path / "cut.avi"], (32, 48), fov=60, cache_folder=tmp_path / "cache")
+    lines = describe(sources)
+    given = len(sources[1].frames)
+    assert 10 < given < 35
+    assert "fewer than the file says" not in lines[0] and f"{40 - given} fewer than the file says" in lines[1]
+    # What is told is the recording as it was made; what is read from the cache has the size of the training.
+    assert "40 frames of 64 x 96, fx 83.1" in lines[0] and sources[0].size == (32, 48)
+    with pytest.raises(InputError, match="is a video, which has no camera 2 to choose; leave cameras out"):
+        open_sources([whole], (32, 48), fov=60, cameras=["2"], cache_folder=tmp_path / "cache")

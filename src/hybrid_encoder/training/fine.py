@@ -194,7 +194,7 @@ def train_fine(
             watched["validate"] = FineValidation(
                 stage, validation, recipe.batch_size, options.get("workers"), not recipe.metric, collate
             )
-            watched["on_best"] = KeepBest(stage, items, recipe, folder)
+            watched["on_best"] = KeepBest(stage, items, recipe, folder, validation)
         num_steps = train_stage(stage, items, groups, recipe, folder, collate=collate, **watched, **options)
         if num_steps is None:
             return None

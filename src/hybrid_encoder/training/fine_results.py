@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.models.pose_network import MotionNetwork
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 BEST = "best"  # the folder of the weights of the best validation, in the folder of a run
 
 
-def save_fine(stage: FineStage, items: Dataset[Frames], recipe: FineRecipe, folder: Path, about: str) -> None:
+def save_fine(
+    stage: FineStage,
+    items: Dataset[Frames],
+    recipe: FineRecipe,
+    folder: Path,
+    about: str,
+    chosen_on: Dataset[Frames] | None = None,
+) -> None:
     """Save the model with the record of its training, and beside it what predicts the camera's motion, and intrinsics
     where they were learned.
 
@@ -37,12 +44,14 @@ def save_fine(stage: FineStage, items: Dataset[Frames], recipe: FineRecipe, fold
         recipe: what it was trained by.
         folder: for the weights.
         about: for their card, such as ``"400 steps"``.
+        chosen_on: frames by which these weights were chosen among others: they are no test for them any more.
     """
     model = stage.model
     # Video alone has no unit: a scale that the weights had before has been trained away.
     model.config = model.config.replace(size=recipe.size, metric=recipe.metric)
     notes = f"The fine stage of Hybrid-depth: {about} of view synthesis, no depth label, {recipe.size}."
-    save_trained(model, type(stage).__name__, items, folder, notes)
+    seen = items if chosen_on is None else ConcatDataset([items, chosen_on])
+    save_trained(model, type(stage).__name__, seen, folder, notes)
     save_motion(stage, recipe, folder)
     if stage.intrinsics is not None:
         save_calibrations(calibrations(stage, items), folder)
@@ -72,10 +81,19 @@ class KeepBest:
     Args:
         stage, items, recipe: of :func:`save_fine`.
         folder: of the run.
+        validation: the frames that are validated on.
     """
 
-    def __init__(self, stage: FineStage, items: Dataset[Frames], recipe: FineRecipe, folder: Path) -> None:
+    def __init__(
+        self,
+        stage: FineStage,
+        items: Dataset[Frames],
+        recipe: FineRecipe,
+        folder: Path,
+        validation: Dataset[Frames] | None = None,
+    ) -> None:
         self.stage, self.items, self.recipe, self.folder = stage, items, recipe, folder
+        self.validation = validation
 
     def __call__(self, step: int, numbers: Mapping[str, float]) -> None:
         """Save them, in the main process; all processes have to call.
@@ -93,7 +111,8 @@ class KeepBest:
         model, best = self.stage.model, self.folder / BEST
         config, history = model.config, model.training_history
         try:
-            save_fine(self.stage, self.items, self.recipe, best, f"the best validation, after {step} steps")
+            about = f"the best validation, after {step} steps"
+            save_fine(self.stage, self.items, self.recipe, best, about, self.validation)
         finally:
             model.config, model.training_history = config, history
         write_whole(best / "validation.json", json.dumps({"step": step, **numbers}, indent=1).encode())

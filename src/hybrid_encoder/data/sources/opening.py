@@ -12,7 +12,7 @@ from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.kitti_splits import find_drives
 from hybrid_encoder.data.opening import SUFFIXES, expanded, is_file, is_folder, is_there
 from hybrid_encoder.data.sources.base import Array, FrameSource
-from hybrid_encoder.data.sources.cache import Progress, cached
+from hybrid_encoder.data.sources.cache import CachedSource, Progress, cached
 from hybrid_encoder.data.sources.calibration import as_intrinsics, check_centre
 from hybrid_encoder.data.sources.cityscapes import cityscapes_sources, is_cityscapes
 from hybrid_encoder.data.sources.folder import folder_sources
@@ -27,6 +27,7 @@ from hybrid_encoder.errors import InputError
 from hybrid_encoder.geometry.camera import intrinsics_from_fov
 
 VIDEO, FOLDER = "video", "folder"
+WITH_CAMERAS = ("kitti_raw", "kitti_odometry", "nuscenes")
 
 
 class Kind(NamedTuple):
@@ -94,6 +95,8 @@ def open_sources(
 
     found: list[FrameSource] = []
     for kind, path in (pair for text in paths for pair in recognise(str(text))):
+        if cameras and "all" not in cameras and kind not in WITH_CAMERAS:
+            raise InputError(f"{path} is a {kind}, which has no camera {cameras[0]} to choose; leave cameras out.")
         if kind == VIDEO:
             K = chosen(None, video_size(path), str(path))
             found.append(VideoSource(path, K=K, every=every, **kept))  # type: ignore[arg-type]
@@ -122,8 +125,11 @@ def describe(sources: Sequence[FrameSource], most: int = 8) -> list[str]:
 
 
 def _described(source: FrameSource) -> str:
-    frames, K = source.frames, source.K
-    facts = [f"{len(frames):,} frames of {source.size[0]} x {source.size[1]}"]
+    recorded = source.source if isinstance(source, CachedSource) else source  # at its own size
+    frames, K = source.frames, recorded.K
+    facts = [f"{len(frames):,} frames of {recorded.size[0]} x {recorded.size[1]}"]
+    if isinstance(source, VideoSource) and source.missing:
+        facts.append(f"{source.missing:,} fewer than the file says: it is damaged or was cut")
     if K is None:
         facts.append("intrinsics unknown")
     else:

@@ -29,6 +29,10 @@ class VideoSource(CachedSource):
         every: keep the first of so many frames.
         resample, folder, progress: of :func:`~hybrid_encoder.data.sources.cache.cached`.
 
+    Attributes:
+        missing: how many frames fewer could be read than the file says that it has; 0 where it says none, or about as
+            many.
+
     Raises:
         InputError: no file, no video of a format that is read here, one that is damaged, or less space than is needed.
     """
@@ -64,6 +68,8 @@ class VideoSource(CachedSource):
         reading = Reading(str(path), [*file_identity(file), every], moments, numbers, num_frames)
         frames = cached_frames(reading, size, resample, folder, progress)
         super().__init__(_Video(str(path), own_size, K, every), frames, size)
+        missing = (num_frames or 0) - len(self.frames)
+        self.missing = missing if missing > max(2, len(self.frames) // 50) else 0  # headers may be a few frames off
 
 
 class _Video(FrameSource):
