@@ -11,6 +11,7 @@ from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.models.base import HybridModel
 from hybrid_encoder.models.decoder import DPTDecoder
 from hybrid_encoder.towers.base import Tower
+from hybrid_encoder.towers.dino import SpatialTower
 
 
 class Stage(nn.Module):
@@ -39,8 +40,17 @@ class Stage(nn.Module):
         return None
 
     def parts_to_compile(self) -> Sequence[nn.Module]:
-        """Return the parts that ``torch.compile`` is worth its time for, each of which is called as a whole."""
-        return [module for module in self.modules() if isinstance(module, Tower | DPTDecoder)]
+        """Return the parts that ``torch.compile`` is worth its time for, each of which is called as a whole.
+
+        They are the decoders and the towers; of a tower with blocks these, which are alike and compiled once for all.
+        """
+        parts: list[nn.Module] = []
+        for module in self.modules():
+            if isinstance(module, SpatialTower):
+                parts += module.blocks
+            elif isinstance(module, Tower | DPTDecoder):
+                parts.append(module)
+        return parts
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: compute the towers' activations again in the backward pass.
