@@ -43,6 +43,7 @@ KITTI = (375, 1242)
 FILES = 12
 NOISE = 4.0  # of 255: the files are then as large as KITTI's
 WARM_UP = 2  # steps that are not counted
+AHEAD = 2  # batches that each worker has ready before training begins: they say nothing about how fast it loads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +107,9 @@ def measure(setting: Setting) -> dict[str, Any]:
         how many times as long a step takes as on a batch in memory.
     """
     recipe = dataclasses.replace(FINE["published"], size=setting.size, pose=setting.pose, pose_pretrained=False)
-    counted = WARM_UP + setting.steps
+    skipped = WARM_UP + AHEAD * setting.workers
     with tempfile.TemporaryDirectory() as folder:
-        recording = write_recording(Path(folder), setting.frame_size, counted * setting.batch + 2)
+        recording = write_recording(Path(folder), setting.frame_size, (skipped + setting.steps) * setting.batch + 2)
         items = SourceSequences(
             [recording], setting.size, recipe.offsets, augment=True, jitter=recipe.jitter, resample=recipe.resample
         )
@@ -120,11 +121,11 @@ def measure(setting: Setting) -> dict[str, Any]:
             return SeededBatches(items, setting.batch, 0, workers=workers, pin_memory=pinned)
 
         (batch,) = next(iter(batches(0)))
-        cached = [seconds(lambda: step(batch), setting.device) for _ in range(counted)][WARM_UP:]
+        cached = [seconds(lambda: step(batch), setting.device) for _ in range(WARM_UP + setting.steps)][WARM_UP:]
         loader = batches(setting.workers)
         loaded, waited = [], []
         began = time.perf_counter()
-        for (batch,) in itertools.islice(loader, counted):
+        for (batch,) in itertools.islice(loader, skipped + setting.steps):
             step(batch)
             if pinned:
                 torch.cuda.synchronize()
@@ -134,7 +135,7 @@ def measure(setting: Setting) -> dict[str, Any]:
             began = now
         loader.loader = None  # its workers end
         gc.collect()
-    loaded, waited = loaded[WARM_UP:], waited[WARM_UP:]
+    loaded, waited = loaded[skipped:], waited[skipped:]
     share, slower = sum(waited) / sum(loaded), median(loaded) / median(cached)
     return {"item": item, "cached": cached, "loaded": loaded, "waited": waited, "share": share, "slower": slower}
 

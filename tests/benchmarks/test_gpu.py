@@ -69,7 +69,7 @@ def test_everything_for_a_gpu_runs_on_a_cpu_at_toy_size(
         row = {"part": "training", "case": case, "name": "reference", "beside": "ours", "ratios": [4.0, 5.0, 3.0]}
         Path(words[words.index("--json") + 1]).write_text(json.dumps({"results": [row]}))
 
-    monkeypatch.setattr(gpu.speed, "main", speed)
+    monkeypatch.setattr("benchmarks.speed.main", speed)
     results = gpu.run(tmp_path / "results", TOY, quick=True)
     assert "--quick" in asked[0] and asked[0][:2] == ["--device", "cpu"]
     assert results == json.loads((tmp_path / "results" / "gpu.json").read_text(), object_hook=_with_sizes)

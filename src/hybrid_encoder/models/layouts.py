@@ -11,8 +11,8 @@ AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 def convolution_layout(device: str | torch.device, trains: bool) -> torch.memory_format:
     """Return the memory format in which convolutions of many channels take the least time.
 
-    That is channels last, except for training on a CPU without AVX-512: there the backward pass takes 2.1 times as
-    long in it. With AVX-512 it is the faster one there, too, and resizing backwards takes a quarter.
+    That is channels last, except for training on a CPU without AVX-512, where the backward pass takes 2.5 times as long
+    in it. With AVX-512 that pass takes less time, too, and the one of a resize a quarter or less.
 
     Args:
         device: or its type.
