@@ -222,7 +222,7 @@ _TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4
 _TINY_VISION = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
 
 # Fusion takes CLIP's maps to as many channels as its first one has, which then passes as it is; in the small one, to as
-# many as the decoder works with. The decoder's widths are those of Depth Anything's models on the same three DINOv2.
+# many as the decoder works with. The small decoder has the widths of Depth Anything's on the same DINOv2.
 # large has a residual CLIP as well: several frames are matched in a first map at stride 4, which no transformer has.
 PRESETS: dict[str, HybridDepthConfig] = {
     "paper": HybridDepthConfig(encoder=HybridEncoderConfig(spatial=SpatialConfig(blocks=(2, 5, 8, 11)))),
