@@ -191,8 +191,8 @@ def train_fine_command(
     taught_by = None if teacher is None else TaughtBy.from_pretrained(teacher)
     items, held_out = _recordings.open_items(recordings, chosen, console)
     described = {**recordings.described(), "encoder": encoder, "language_loss": language_loss}
-    if teacher is not None:
-        described["teacher"] = teacher
+    asked = {"teacher": teacher, "validate_every": validate_every, "patience": patience}
+    described |= {name: value for name, value in asked.items() if value}
     weights = train_fine(
         model,
         items,

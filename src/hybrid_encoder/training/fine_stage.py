@@ -95,7 +95,7 @@ class FineStage(Stage):
         intrinsics: LearnedIntrinsics | None = None,
         stereo: bool = False,
         teacher: Teacher | None = None,
-        teacher_weight: float = 1.0,
+        teacher_weight: float = 0.1,
     ) -> None:
         super().__init__()
         check_number("teacher_weight", teacher_weight, 0)

@@ -189,7 +189,7 @@ class FineRecipe(StageRecipe):
     stereo: Literal["no", "add", "only"] = "no"
     intrinsics: Literal["given", "learn"] = "given"
     intrinsics_lr: float | None = None
-    teacher_weight: float = 1.0
+    teacher_weight: float = 0.1
     jitter: Jitter = "per_item"
     resample: Resample = "bilinear"
 
