@@ -28,9 +28,10 @@ def pixels(image: Any) -> Any:
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video that stands still in the middle, and a folder of pictures with its intrinsics."""
     root = tmp_path_factory.mktemp("recordings")
-    drive = SyntheticDrive(7, num_frames=14, height=SIZE[0], width=SIZE[1], turning=2.0)
+    height, width = 2 * SIZE[0], 2 * SIZE[1]  # twice that of the training
+    drive = SyntheticDrive(7, num_frames=14, height=height, width=width, turning=2.0)
     frames = [pixels(frame.image) for frame in drive]
-    with VideoWriter(root / "drive.mp4", SIZE, 10) as video:
+    with VideoWriter(root / "drive.mp4", (height, width), 10) as video:
         for frame in [*frames[:6], *[frames[6]] * 5, *frames[7:]]:
             video.write(frame)
     (root / "frames").mkdir()
@@ -51,14 +52,17 @@ def test_a_video_and_a_folder_with_learned_intrinsics(run: Run, recordings: Path
     code, out, err = run("train-fine", *sources, *TINY, *options, "--cache", tmp_path / "cache", "--output", output)
     said = " ".join(out.split())
     assert code == 0, err
-    assert "18 frames of 48 x 96" in said and "14 frames of 48 x 96" in said
+    assert "18 frames of 96 x 192" in said and "14 frames of 96 x 192" in said
     assert "stand still" in said, "the stretch in which nothing moves is told"
     for name in ("final", "best"):
         assert HybridDepthModel.from_pretrained(output / name).config.size == SIZE
         assert (output / name / "pose.safetensors").is_file()
     found = json.loads((output / "final" / "intrinsics.json").read_text())
-    text = json.dumps(found)
-    assert "drive.mp4" in text and "frames" in text, "one camera for each recording"
+    # One camera for each recording, in pixels of the recordings as they were made.
+    assert [Path(camera["name"]).name for camera in found] == ["drive.mp4", "frames"]
+    assert all(camera["size"] == [2 * side for side in SIZE] for camera in found)
+    assert [round(camera["start"][0]) for camera in found] == [166, 111], "60 degrees, and what the folder says"
+    assert all(f"fx {camera['fx']:.1f}" in said and camera["why"] in said for camera in found)
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     assert any("validation/score" in line or "score" in line for line in lines)
     assert list((output / "pictures").glob("*.png"))
@@ -81,15 +85,15 @@ def test_intrinsics_come_from_the_folder_the_command_or_the_field_of_view(
     said = {}
     for name, options in (
         ("own", ()),
-        ("given", ("--intrinsics", "50,51,47,23")),
+        ("given", ("--intrinsics", "100,102,95,46")),
         ("fov", ("--fov", 90)),
     ):
         code, out, err = run("train-fine", frames, *TINY, *once, *options, "--output", tmp_path / name)
         assert code == 0, err
         said[name] = " ".join(out.split())
         assert not (tmp_path / name / "best").exists()
-    assert "fx 55.7" in said["own"] and "fx 50.0, fy 51.0, cx 47.0, cy 23.0" in said["given"]
-    assert "fx 48.0, fy 48.0, cx 47.5, cy 23.5" in said["fov"]
+    assert "fx 111.4" in said["own"] and "fx 100.0, fy 102.0, cx 95.0, cy 46.0" in said["given"]
+    assert "fx 96.0, fy 96.0, cx 95.5, cy 47.5" in said["fov"]
 
 
 def test_steps_by_number_and_by_motion(run: Run, recordings: Path, tmp_path: Path) -> None:

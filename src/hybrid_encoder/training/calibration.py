@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
 from hybrid_encoder.data.sequences import SourceSequences
+from hybrid_encoder.data.sources.cache import as_recorded
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses.photometric import reprojection_loss
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
@@ -109,8 +110,8 @@ def camera_starts(items: Dataset[Frames]) -> list[CameraStart]:
         )
     found: dict[str, CameraStart] = {}
     for source in whole.sources:
-        name = source.camera or source.name
-        found.setdefault(name, CameraStart(name, source.size, torch.as_tensor(source.K).float()))
+        name, recorded = source.camera or source.name, as_recorded(source)
+        found.setdefault(name, CameraStart(name, recorded.size, torch.as_tensor(recorded.K).float()))
     return [found[name] for name in whole.cameras]
 
 

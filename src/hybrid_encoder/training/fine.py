@@ -200,8 +200,11 @@ def train_fine(
             return None
         model.eval()
         if is_main_process():
-            save_fine(stage, items, recipe, folder / "final", f"{num_steps} steps")
+            learned = save_fine(stage, items, recipe, folder / "final", f"{num_steps} steps")
             save_motion(stage, recipe, folder)
+            if (console := options.get("console")) is not None:
+                for camera in learned:
+                    console.print(str(camera), highlight=False, markup=False)
     return folder / "final"
 
 

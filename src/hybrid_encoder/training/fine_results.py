@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.models.pose_network import MotionNetwork
-from hybrid_encoder.training.calibration import calibrations, save_calibrations
+from hybrid_encoder.training.calibration import Calibration, calibrations, save_calibrations
 from hybrid_encoder.training.checkpointing import failure_of
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.parallel import any_process, is_main_process
@@ -34,7 +34,7 @@ def save_fine(
     folder: Path,
     about: str,
     chosen_on: Dataset[Frames] | None = None,
-) -> None:
+) -> list[Calibration]:
     """Save the model with the record of its training, and beside it what predicts the camera's motion, and intrinsics
     where they were learned.
 
@@ -45,6 +45,9 @@ def save_fine(
         folder: for the weights.
         about: for their card, such as ``"400 steps"``.
         chosen_on: frames by which these weights were chosen among others: they are no test for them any more.
+
+    Returns:
+        The learned intrinsics of every camera; none where they were given.
     """
     model = stage.model
     # Video alone has no unit: a scale that the weights had before has been trained away.
@@ -53,8 +56,10 @@ def save_fine(
     seen = items if chosen_on is None else ConcatDataset([items, chosen_on])
     save_trained(model, type(stage).__name__, seen, folder, notes)
     save_motion(stage, recipe, folder)
-    if stage.intrinsics is not None:
-        save_calibrations(calibrations(stage, items), folder)
+    found = [] if stage.intrinsics is None else calibrations(stage, items)
+    if found:
+        save_calibrations(found, folder)
+    return found
 
 
 def save_motion(stage: FineStage, recipe: FineRecipe, folder: Path) -> None:

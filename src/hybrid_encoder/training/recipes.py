@@ -219,7 +219,6 @@ class FineRecipe(StageRecipe):
         if not self.offsets or 0 in self.offsets:
             raise ConfigError(f"offsets is {self.offsets}; it must name neighbours, such as (-1, 1), and not 0.")
 
-
     @property
     def neighbours(self) -> tuple[int, ...]:
         """The offsets of the frames in time that are compared: none where the right view is compared alone."""

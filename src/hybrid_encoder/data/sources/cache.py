@@ -144,6 +144,11 @@ class CachedSource(FrameSource):
         return self.source.frame_name(frame)
 
 
+def as_recorded(source: FrameSource) -> FrameSource:
+    """Return a recording at its own size, whether its images come from a cache or not."""
+    return source.source if isinstance(source, CachedSource) else source
+
+
 def cached(
     source: FrameSource,
     size: tuple[int, int],

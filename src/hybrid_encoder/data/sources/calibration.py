@@ -78,7 +78,9 @@ def as_intrinsics(value: Any, name: str) -> Array:
 
 
 def check_centre(K: Array, size: tuple[int, int], name: str) -> None:
-    """Raise InputError where the principal point lies outside of the images, so that K is of others.
+    """Raise InputError where the principal point is not in the middle half of the images, so that K is of others.
+
+    Intrinsics of images of twice or half of the size are found so, and what cuts a quarter off, such as a bonnet, is not.
 
     Args:
         K: (3, 3).
@@ -86,8 +88,8 @@ def check_centre(K: Array, size: tuple[int, int], name: str) -> None:
         name: of the recording.
     """
     x, y = float(K[0, 2]), float(K[1, 2])
-    if not (0 <= x <= size[1] - 1 and 0 <= y <= size[0] - 1):
+    if not (size[1] / 4 < x + 0.5 < size[1] * 3 / 4 and size[0] / 4 < y + 0.5 < size[0] * 3 / 4):
         raise InputError(
-            f"the intrinsics of {name} have their centre at ({x:g}, {y:g}), outside of its images of {size[0]} x "
-            f"{size[1]}; give them in pixels of these images."
+            f"the intrinsics of {name} have their centre at ({x:g}, {y:g}), far from the middle of its images of "
+            f"{size[0]} x {size[1]}; give them in pixels of these images."
         )

@@ -31,8 +31,8 @@ class FolderSource(FrameSource):
         folder: of the frames; folders inside it are not looked into.
 
     Raises:
-        InputError: the folder does not exist or holds no picture, two pictures have one name, one cannot be read or has
-            another size than the first, or the intrinsics are malformed.
+        InputError: the folder does not exist or holds no picture, two pictures have one name or one number, one cannot
+            be read or has another size than the first, or the intrinsics are malformed.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -132,12 +132,25 @@ def numbers_in_time(times: Sequence[float]) -> list[int]:
     return [0, *np.cumsum(np.maximum(steps, 1)).astype(int).tolist()]
 
 
+def _check_one_camera(parts: list[list[str]], stems: list[str], folder: Path) -> None:
+    """Raise InputError where names differ in a word alone, as those of a left and a right camera do."""
+    seen: dict[tuple[str, ...], str] = {}
+    for row, stem in zip(parts, stems, strict=True):
+        numbers = tuple(row[1::2])
+        if numbers and (other := seen.setdefault(numbers, stem)) != stem:
+            raise InputError(
+                f"{folder} holds {other} and {stem}, frames of one number: they are of several cameras or recordings; "
+                "keep each in a folder of its own."
+            )
+
+
 def _numbered(stems: list[str], folder: Path) -> list[int]:
     """Number frames by what their names say, see :class:`FolderSource`."""
     for one, other in pairwise(stems):
         if one == other:
             raise InputError(f"{folder} holds two pictures called {one}; keep one of them.")
     parts = [DIGITS.split(stem) for stem in stems]
+    _check_one_camera(parts, stems, folder)
     columns = list(zip(*parts, strict=True)) if len({len(row) for row in parts}) == 1 else []
     varying = [column for column in columns if len(set(column)) > 1]
     if len(varying) != 1 or not varying[0][0].isdigit():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.kitti_splits import find_drives
 from hybrid_encoder.data.opening import SUFFIXES, expanded, is_file, is_folder, is_there
 from hybrid_encoder.data.sources.base import Array, FrameSource
-from hybrid_encoder.data.sources.cache import CachedSource, Progress, cached
+from hybrid_encoder.data.sources.cache import Progress, as_recorded, cached
 from hybrid_encoder.data.sources.calibration import as_intrinsics, check_centre
 from hybrid_encoder.data.sources.cityscapes import cityscapes_sources, is_cityscapes
 from hybrid_encoder.data.sources.folder import folder_sources
@@ -78,8 +79,8 @@ def open_sources(
         progress: told about frames that are decoded into the cache.
 
     Raises:
-        InputError: a path that holds no recording, with what was found there, or intrinsics that cannot be those of its
-            images.
+        InputError: a path that holds no recording, with what was found there, intrinsics that cannot be those of its
+            images, or a recording that comes twice.
     """
     if intrinsics is not None and fov is not None:
         raise InputError(f"intrinsics and fov {fov:g} exclude each other; give one of them.")
@@ -107,7 +108,15 @@ def open_sources(
         for source in sources:
             source.K = chosen(source.K, source.size, source.name)
             found.append(cached(source, **kept) if cache_images else source)  # type: ignore[arg-type]
+    _check_distinct(found)
     return found
+
+
+def _check_distinct(sources: Sequence[FrameSource]) -> None:
+    """Raise InputError where a recording comes twice, which would count twice and be two cameras."""
+    for name, count in Counter(os.path.realpath(source.name) for source in sources).items():
+        if count > 1:
+            raise InputError(f"{name} comes {count} times among the sources; name every recording once.")
 
 
 def describe(sources: Sequence[FrameSource], most: int = 8) -> list[str]:
@@ -125,7 +134,7 @@ def describe(sources: Sequence[FrameSource], most: int = 8) -> list[str]:
 
 
 def _described(source: FrameSource) -> str:
-    recorded = source.source if isinstance(source, CachedSource) else source  # at its own size
+    recorded = as_recorded(source)
     frames, K = source.frames, recorded.K
     facts = [f"{len(frames):,} frames of {recorded.size[0]} x {recorded.size[1]}"]
     if isinstance(source, VideoSource) and source.missing:
