@@ -51,7 +51,7 @@ def textured(tmp_path: Path) -> FrameSource:
     (tmp_path / "noise").mkdir()
     for number in range(4):
         Image.fromarray(rng.integers(0, 256, (75, 130, 3), np.uint8)).save(tmp_path / "noise" / f"{number}.png")
-    np.save(tmp_path / "noise" / "intrinsics.npy", K)
+    np.save(tmp_path / "noise" / "intrinsics.npy", K + np.array([[0, 0, 30], [0, 0, 20], [0, 0, 0]]))
     return FolderSource(tmp_path / "noise")
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from hybrid_encoder import InputError
 from hybrid_encoder.data import Item, SourceSequences
 from hybrid_encoder.data.sources import FolderSource, FrameSource, describe, open_sources
-from hybrid_encoder.data.sources.calibration import as_intrinsics
+from hybrid_encoder.data.sources.calibration import as_intrinsics, check_centre
 from hybrid_encoder.data.sources.folder import folder_sources, numbers_in_time
 from hybrid_encoder.geometry.camera import intrinsics_from_fov
 
@@ -100,8 +100,42 @@ def test_intrinsics_lie_beside_the_frames(tmp_path: Path) -> None:
     (folder / "intrinsics.json").unlink()
     assert np.array_equal(FolderSource(folder).K, K)
     np.save(folder / "intrinsics.npy", K * [[10], [1], [1]])
-    with pytest.raises(InputError, match=r"centre at \(310, 20\), outside of its images of 40 x 64; give them in pix"):
+    with pytest.raises(
+        InputError, match=r"centre at \(310, 20\), far from the middle of its images of 40 x 64; give th"
+    ):
         FolderSource(folder)
+
+
+@pytest.mark.parametrize(("x", "y", "fits"), [(31.5, 19.5, True), (15.5, 19.5, False), (63.5, 19.5, False)])
+def test_a_centre_tells_images_of_half_and_of_twice_the_size(x: float, y: float, fits: bool) -> None:
+    own = np.array([[50, 0, x], [0, 50, y], [0, 0, 1]], np.float32)
+    if fits:
+        check_centre(own, (40, 64), "drive")
+        check_centre(own, (30, 64), "without its bonnet")  # a quarter was cut off below
+        return
+    with pytest.raises(InputError, match=r"intrinsics of drive have their centre at .*, far from the middle"):
+        check_centre(own, (40, 64), "drive")
+
+
+def test_frames_of_several_cameras_in_one_folder_are_refused(tmp_path: Path) -> None:
+    mixed = [f"{number:06d}_{side}.png" for number in range(3) for side in ("left", "right")]
+    with pytest.raises(InputError, match=r"holds 000000_left and 000000_right, frames of one number: they are of sev"):
+        FolderSource(write_frames(tmp_path / "mixed", mixed))
+    halves = [f"{side}{number}.png" for side in ("left", "right") for number in range(3)]
+    with pytest.raises(InputError, match=r"holds left0 and right0, frames of one number"):
+        FolderSource(write_frames(tmp_path / "halves", halves))
+    # One number in each, and words that differ: a person's own names, one after the other.
+    source = FolderSource(write_frames(tmp_path / "words", ["a1.png", "b2.png", "c3.png"]))
+    assert list(source.frames) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("again", ["x", "x/../x", "above", "above/x"])
+def test_a_recording_that_comes_twice_is_refused(tmp_path: Path, again: str) -> None:
+    folder = write_frames(tmp_path / "above" / "x", ["1.png", "2.png"])
+    (tmp_path / "x").symlink_to(folder)
+    with pytest.raises(InputError, match=r"above/x comes 2 times among the sources; name every recording once"):
+        open_sources([folder, tmp_path / again], (32, 48), fov=60)
+    assert len(open_sources([folder, write_frames(tmp_path / "y", ["1.png"])], (32, 48), fov=60)) == 2
 
 
 @pytest.mark.parametrize(
@@ -181,7 +215,7 @@ def test_intrinsics_are_those_of_the_recordings_own_images(tmp_path: Path) -> No
     video = open_sources(paths[1:], (32, 48), **where, fov=90)[0]  # type: ignore[arg-type]
     assert np.allclose(video.K, intrinsics_from_fov(90, (32, 48)))
     with pytest.raises(
-        InputError, match=r"intrinsics of .*x have their centre at \(70, 20\), outside of its images of"
+        InputError, match=r"intrinsics of .*x have their centre at \(70, 20\), far from the middle of its images of"
     ):
         focal(intrinsics=[[40, 0, 70], [0, 40, 20], [0, 0, 1]])
     with pytest.raises(InputError, match="intrinsics and fov 90 exclude each other"):

@@ -80,7 +80,7 @@ def as_intrinsics(value: Any, name: str) -> Array:
 def check_centre(K: Array, size: tuple[int, int], name: str) -> None:
     """Raise InputError where the principal point is not in the middle half of the images, so that K is of others.
 
-    Intrinsics of images of twice or half of the size are found so, and what cuts a quarter off, such as a bonnet, is not.
+    Intrinsics of images of twice or half of the size are found so; cutting a quarter off, such as a bonnet, is allowed.
 
     Args:
         K: (3, 3).
