@@ -148,9 +148,39 @@ def test_track_of_a_folder_of_frames(run: Run, weights: Path, odometry: Path, tm
     assert "3 frames" in out and len(read_trajectory(tmp_path / "p.txt").poses) == 3
 
 
+def test_missing_frames_are_told(run: Run, weights: Path, odometry: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for frame in (0, 1, 2, 3, 6, 7, 8):
+        source = odometry / "sequences" / "09" / "image_2" / f"{frame:06d}.png"
+        (folder / source.name).write_bytes(source.read_bytes())
+    options = ("--weights", weights, "--output", tmp_path / "p.txt", "--format", "tum", "--device", "cpu")
+    code, out, err = run("track", folder, *options)
+    assert code == 0, err
+    assert "frames: 2 frames are missing in 1 place, the first after" in flat(out)
+    timed = read_trajectory(tmp_path / "p.txt")
+    assert timed.times is not None and timed.times.tolist() == [0, 1, 2, 3, 6, 7, 8]
+
+
+def test_frames_without_a_pose_are_looked_at_on_the_way(
+    run: Run, weights: Path, odometry: Path, tmp_path: Path
+) -> None:
+    from hybrid_encoder.cli._tracking import make_tracker, track
+    from hybrid_encoder.data.sources import KittiOdometrySource
+
+    tracker = make_tracker(str(weights), device="cpu")
+    source = KittiOdometrySource(odometry / "sequences" / "09")
+    poses = track(tracker, source, [2, 3, 6])  # half a unit from frame to frame
+    np.testing.assert_allclose(poses[:, 2, 3], [0, 0.5, 2], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (("track", "{odometry}", "--weights", "{weights}", "--turning", "3"), "--turning would change nothing: they"),
+        (("track", "synthetic", "--weights", "{weights}", "--fov", "50"), "--fov would change nothing: 'synthetic'"),
+        (("evaluate-pose", "synthetic", "--weights", "{weights}", "--camera", "4"), "--camera would change nothing"),
+        (("evaluate-pose", "{odometry}", "--weights", "{weights}", "--drives", "4"), "--drives would change nothing"),
         (("track", "{odometry}", "--weights", "{weights}"), "holds 3 recordings (04, camera 2, 09, camera 2"),
         (("track", "{odometry}", "--weights", "{weights}", "--recording", "x"), "no recording has x in its name"),
         (("track", "{odometry}", "--weights", "tiny"), "tiny holds weights of depth alone"),

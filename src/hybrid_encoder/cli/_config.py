@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="StageRecipe")
 LARGEST = 1 << 24  # bytes: a run.json names the frames of a large training
-OF_THE_RUN = {"processes", "trained_on", "teacher_sha256"}  # in a run.json: what it was, not what was asked for
+# In a run.json: what it was, not what was asked for.
+OF_THE_RUN = {"processes", "trained_on", "teacher_sha256", "items_sha256"}
 ELSEWHERE = {"config_file", "resume", "resume_from", "output"}  # what a file does not decide
 SETTINGS = "settings"
 

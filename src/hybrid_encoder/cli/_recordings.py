@@ -150,23 +150,39 @@ class Recordings:
         return fraction
 
 
-def look(chosen: Recordings, recipe: FineRecipe) -> None:
+def look(chosen: Recordings, recipe: FineRecipe) -> dict[str, str]:
     """Look at what the paths hold, before anything that takes long.
+
+    Returns:
+        Why options would change nothing, by the names of their parameters.
 
     Raises:
         ConfigError, InputError: options or paths that cannot be used.
     """
-    from hybrid_encoder.data.sources.opening import recognise
+    from hybrid_encoder.data.sources.opening import VIDEO, WITH_CAMERAS, recognise
 
     chosen.check()
     if chosen.split is not None:
         _split_items(
             chosen, recipe, () if recipe.stereo == "only" else recipe.offsets, {"stereo": recipe.stereo != "no"}
         )
-        return
-    for path in chosen.data:
-        if path != shared.SYNTHETIC:
-            recognise(path)
+        why = "--split reads the frames of KITTI raw as they are"
+        return dict.fromkeys(("every", "keep_still", "cache", "drives"), why)
+    kinds = {kind for path in chosen.data if path != shared.SYNTHETIC for kind, _ in recognise(path)}
+    unused: dict[str, str] = {}
+    if not recipe.neighbours:
+        moving = ("step", "keep_still", "pose", "pose_pretrained")
+        unused |= dict.fromkeys(moving, "--stereo only compares no frames in time")
+    if shared.SYNTHETIC not in chosen.data:
+        unused["drives"] = "they are rendered for 'synthetic' alone"
+    if VIDEO not in kinds:
+        unused["every"] = "there is no video among the sources"
+    if kinds.isdisjoint(WITH_CAMERAS):
+        unused["camera"] = "no source has several cameras"
+    if not kinds:
+        given = ("fov", "keep_still", "cache", *(["camera_matrix"] if recipe.intrinsics != LEARN else []))
+        unused |= dict.fromkeys(given, "'synthetic' is rendered, with a camera of its own")
+    return unused
 
 
 def open_items(
@@ -196,7 +212,7 @@ def open_items(
     if shared.SYNTHETIC in chosen.data:
         sources += _render(chosen, recipe, console)
     for line in describe(sources[:real], MOST_LINES):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     step: Any = chosen.step if chosen.step == "motion" else int(chosen.step)
     with progress_of(console, "looking for motion") as progress:
         drop = not chosen.keep_still and real > 0
@@ -255,8 +271,19 @@ def _split_items(
 
     training, fraction = items(chosen.split or Path()), chosen.held_out_fraction()
     if chosen.validation is not None and fraction is None:
-        return training, items(Path(chosen.validation), augment=False)
+        held_out = items(Path(chosen.validation), augment=False)
+        trained = set(_targets(training))
+        if both := [name for name in _targets(held_out) if name in trained]:
+            raise InputError(
+                f"{chosen.validation} names {len(both):,} frames that {chosen.split} trains on, such as {both[0]}; "
+                "validate on others."
+            )
+        return training, held_out
     return training.split(fraction) if fraction else (training, None)
+
+
+def _targets(items: SourceSequences) -> list[str]:
+    return [items.sources[item.source].frame_name(item.frame) for item in items.items]
 
 
 def _hold_out(

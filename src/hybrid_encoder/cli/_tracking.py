@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hybrid_encoder.cli import options
 from hybrid_encoder.cli.options import check_finite, console, parse_size, pick_device
 from hybrid_encoder.errors import InputError
 
@@ -105,15 +107,15 @@ def open_recordings(
     from hybrid_encoder.cli import _recordings
 
     check_finite("--fov", fov)
-    options = _recordings.Recordings(
+    asked = _recordings.Recordings(
         [source for source in sources if source != SYNTHETIC],
         camera_matrix=camera_matrix,
         fov=fov,
         camera=camera,
         cache=cache,
     )
-    options.check()
-    found = _recordings.open_recordings(options, tracker.size, console, tracker.network.config.resample)
+    asked.check()
+    found = _recordings.open_recordings(asked, tracker.size, console, tracker.network.config.resample)
     if not recording:
         return found
     chosen = [source for source in found if any(text in short_name(source) for text in recording)]
@@ -135,17 +137,53 @@ def render_drives(tracker: Tracker, count: int, num_frames: int, seed: int, turn
     ]
 
 
+def refuse_unused(context: typer.Context, sources: Sequence[str]) -> None:
+    """Raise ConfigError for options of rendered drives where none is rendered, and of recordings where none is read."""
+    unused: dict[str, str] = {}
+    if SYNTHETIC not in sources:
+        unused |= dict.fromkeys(("drives", "frames", "turning", "seed"), "they are of the drives of 'synthetic'")
+    if set(sources) == {SYNTHETIC}:
+        ours = ("recording", "camera", "camera_matrix", "fov", "cache")
+        unused |= dict.fromkeys(ours, "'synthetic' is rendered, with a camera of its own")
+    options.refuse_unused(context, unused)
+
+
 def short_name(source: FrameSource) -> str:
     """Return the last part of a recording's name, without the folders that it stands in."""
     return re.split(r"[/\\]", source.name)[-1]
 
 
 def track(tracker: Tracker, source: FrameSource, frames: Sequence[int] | None = None) -> Array:
-    """Track the camera through a recording, and show how far it is."""
+    """Track the camera through a recording, and show how far it is.
+
+    Args:
+        tracker, source: what predicts, and what it looks at.
+        frames: of which poses are wanted, in order of time; all by default. Those between them are looked at, too.
+
+    Returns:
+        World_T_cam of these frames, (N, 4, 4); the first one's camera is the world.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    count = len(source.frames if frames is None else frames)
+    wanted = list(source.frames if frames is None else frames)
+    there = [frame for frame in source.frames if wanted and wanted[0] <= frame <= wanted[-1]]
+    _tell_gaps(source, there)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(f"tracking {short_name(source)}", total=max(0, count - 1))
-        return tracker.track(source, frames, lambda done: bars.advance(task, done))
+        task = bars.add_task(f"tracking {short_name(source)}", total=max(0, len(there) - 1))
+        poses = tracker.track(source, there, lambda done: bars.advance(task, done))
+    number = {frame: index for index, frame in enumerate(there)}
+    return poses[[number[frame] for frame in wanted]]
+
+
+def _tell_gaps(source: FrameSource, frames: Sequence[int]) -> None:
+    """Say where frames are missing: a motion over several frames is not what a network has learned."""
+    gaps = [(one, other) for one, other in pairwise(frames) if other != one + 1]
+    if gaps:
+        (one, other), count = gaps[0], sum(other - one - 1 for one, other in gaps)
+        text = (
+            f"{short_name(source)}: {count:,} frame{'s are' if count > 1 else ' is'} missing in {len(gaps):,} "
+            f"place{'s' if len(gaps) > 1 else ''}, the first after {source.frame_name(one)}; the motion from there to "
+            f"{source.frame_name(other)} is longer than what the network has learned, and its path likely too short."
+        )
+        console.print(text, highlight=False, markup=False)

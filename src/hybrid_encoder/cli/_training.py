@@ -158,6 +158,11 @@ def change_recipe(
     return dataclasses.replace(from_file(context, recipe), **given)
 
 
+def described_start(pretrained: bool) -> dict[str, Any]:
+    """Return what ``run.json`` says of ``--no-pretrained``; nothing where a preset starts from public weights."""
+    return {} if pretrained else {"pretrained": False}
+
+
 def parse_factors(texts: Sequence[str]) -> dict[str, float]:
     """Return factors by part, from texts such as ``spatial=0.1``.
 

@@ -37,6 +37,7 @@ COLUMNS = {
 
 
 def evaluate_pose_command(
+    context: typer.Context,
     source: Annotated[
         list[str],
         typer.Argument(
@@ -82,6 +83,7 @@ def evaluate_pose_command(
     from hybrid_encoder.evaluation.pose import mean_results
     from hybrid_encoder.writing import write_whole
 
+    shared.refuse_unused(context, source)
     for file, example in ((json, "numbers.json"), (csv, "numbers.csv")):
         if file is not None:
             check_file(file, example)

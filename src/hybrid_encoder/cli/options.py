@@ -7,6 +7,7 @@ import math
 import re
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 
 from hybrid_encoder.cli.terminal import PlainConsole
 from hybrid_encoder.config import MIN_SIZE
-from hybrid_encoder.errors import InputError, shortened
+from hybrid_encoder.errors import ConfigError, InputError, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -182,3 +183,17 @@ def _check_writable(folder: Path, other: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"{folder} cannot be written to ({error.strerror}); give another {other}.") from None
+
+
+def refuse_unused(context: typer.Context, unused: Mapping[str, str]) -> None:
+    """Raise ConfigError where an option was given that changes nothing.
+
+    Args:
+        context: of the command.
+        unused: why options would change nothing, by the names of their parameters.
+    """
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in unused and source is not None and source.name != "DEFAULT" and context.params[name] is not None:
+            raise ConfigError(f"{parameter.opts[0]} would change nothing: {unused[name]}; leave it out.")

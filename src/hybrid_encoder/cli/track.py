@@ -13,6 +13,7 @@ from hybrid_encoder.errors import InputError
 
 
 def track_command(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="A video, a folder of frames, a recording of a data set, or 'synthetic'.")
     ],
@@ -54,6 +55,7 @@ def track_command(
     from hybrid_encoder.evaluation.pose_pictures import draw_paths
     from hybrid_encoder.evaluation.tracking import scaled_to, true_path
 
+    shared.refuse_unused(context, [source])
     check_finite("--fps", fps)
     if fps is not None and fps <= 0:
         raise InputError(f"--fps is {fps:g}; give a number above 0.")

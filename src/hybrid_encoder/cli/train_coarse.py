@@ -91,6 +91,7 @@ def train_coarse_command(
         "depths": depths,
         "encoder": encoder,
         "drives": drives if data == shared.SYNTHETIC else None,
+        **shared.described_start(pretrained),
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     loop |= {"compile": compile, "checkpoint_activations": checkpoint_activations}

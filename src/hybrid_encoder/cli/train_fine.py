@@ -11,7 +11,7 @@ import typer
 from hybrid_encoder.cli import _recordings
 from hybrid_encoder.cli import _training as shared
 from hybrid_encoder.cli._config import ConfigOption
-from hybrid_encoder.cli.options import OnCpu, check_finite, make_folder
+from hybrid_encoder.cli.options import OnCpu, check_finite, make_folder, refuse_unused
 from hybrid_encoder.errors import ConfigError
 
 Encoder = Annotated[
@@ -37,6 +37,11 @@ Prompts = Annotated[
         min=2,
         help="Replace the prompts by this many learned ones, instead of as the recipe says.",
     ),
+]
+ReplacePrompts = Annotated[
+    bool,
+    # As run.json says it: a recipe's number of prompts alone only follows words.
+    shared.of_recipe("--replace-prompts", hidden=True, help="Replace the prompts by the recipe's number of them."),
 ]
 KeepWords = Annotated[
     bool,
@@ -109,6 +114,7 @@ def train_fine_command(
     pose_pretrained: PosePretrained = None,
     automask: Automask = None,
     prompts: Prompts = None,
+    replace_prompts: ReplacePrompts = False,
     keep_words: KeepWords = False,
     prompts_init: PromptsInit = None,
     jitter: Jitter = None,
@@ -168,6 +174,8 @@ def train_fine_command(
         raise ConfigError(f"--keep-words and --prompts {prompts} exclude each other; give one of them.")
     if keep_words or prompts is not None:
         chosen = dataclasses.replace(chosen, prompts=prompts)
+    elif replace_prompts:
+        prompts = chosen.prompts
     check_finite("--language-loss", language_loss)
     recordings = _recordings.Recordings(
         data,
@@ -184,13 +192,17 @@ def train_fine_command(
         seed,
     )
     # What is quick comes first: paths are looked at before weights are read, and videos are decoded after that.
-    _recordings.look(recordings, chosen)
+    unused = _recordings.look(recordings, chosen)
+    refuse_unused(context, unused if teacher else {**unused, "teacher_weight": "there is no --teacher"})
     make_folder(output)
     set_seed(seed)
     model = fine_model(encoder, chosen, pretrained, prompts)
     taught_by = None if teacher is None else TaughtBy.from_pretrained(teacher)
     items, held_out = _recordings.open_items(recordings, chosen, console)
     described = {**recordings.described(), "encoder": encoder, "language_loss": language_loss}
+    described |= shared.described_start(pretrained)
+    if prompts is not None:
+        described["replace_prompts"] = True
     asked = {"teacher": teacher, "validate_every": validate_every, "patience": patience}
     described |= {name: value for name, value in asked.items() if value}
     weights = train_fine(

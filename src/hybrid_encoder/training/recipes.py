@@ -24,9 +24,9 @@ from hybrid_encoder.training.loop_config import LoopConfig, resolved_precision
 from hybrid_encoder.training.optimizing import fused_adamw
 from hybrid_encoder.training.parallel import process_state
 from hybrid_encoder.training.ranges import check_number
-from hybrid_encoder.training.settings import keep_settings, settings_of
+from hybrid_encoder.training.settings import DIGEST, keep_settings, settings_of
 from hybrid_encoder.training.stage import Stage
-from hybrid_encoder.training.trained_on import training_record
+from hybrid_encoder.training.trained_on import items_digest, training_record
 
 MOST_STEPS = 10**12  # far more than anybody waits for
 STEREO_START = 10.0  # metres
@@ -369,11 +369,12 @@ def train_stage(
         "compile": config.compile,
         "processes": state.num_processes,
         "trained_on": training_record(type(stage).__name__, items),
+        DIGEST: items_digest(items),
     }
     # A setting that an earlier release did not know has the default that does what it did.
     defaults = {entry.name: entry.default for entry in fields(recipe) if entry.default is not MISSING}
     defaults |= {"lr_scale": {}, "compile": False}
-    defaults["trained_on"] = settings["trained_on"]
+    defaults |= {name: settings.get(name) for name in ("trained_on", DIGEST, "pretrained", "replace_prompts")}
     # With float16 a fused step would itself skip what overflows, and the loop would not know.
     adamw = torch.optim.AdamW if config.precision == "fp16" else fused_adamw
     optimizer = adamw(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)

@@ -13,6 +13,7 @@ from hybrid_encoder.training.checkpointing import newest_checkpoint
 from hybrid_encoder.training.parallel import is_main_process
 from hybrid_encoder.writing import write_whole
 
+DIGEST = "items_sha256"  # what it is trained on, see hybrid_encoder.training.trained_on.items_digest
 LARGEST_SETTINGS = 1 << 24  # bytes of a run.json: the frames of a large training take many
 
 
@@ -33,7 +34,13 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], resume: bool, defau
     if resume and os.path.lexists(file):
         before = _read_settings(file)
         for name, value in settings.items():
-            if (began := before.get(name, defaults.get(name))) != value:
+            began = before.get(name, defaults.get(name))
+            if name == DIGEST and began != value:
+                raise ConfigError(
+                    f"the recordings, or the frames chosen of them, are others than when the run in {folder} began; "
+                    "give what they were, or start a new run in another folder."
+                )
+            if began != value:
                 now, then = (shortened(str(value), 200) for value in (value, began))
                 raise ConfigError(f"{name} is {now}, and the run in {folder} began with {then}; keep it.")
     elif is_main_process() and (resume or newest_checkpoint(folder) is None):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -73,6 +76,26 @@ def taught_by(history: History | None, teachers: History | None) -> History | No
         return None
     known = list([UNKNOWN] if history is None else history)
     return known + [training for training in ([UNKNOWN] if teachers is None else teachers) if training not in known]
+
+
+def items_digest(items: Dataset[Any]) -> str | None:
+    """Return a SHA-256 that changes with the frames that are chosen, with a recording's intrinsics, or with its files.
+
+    Files are told apart by their length, of a recording's first, middle and last frame: times change where data is
+    copied to another machine. None for data of another kind than recordings.
+    """
+    if not isinstance(items, SourceSequences):
+        return None
+    digest = hashlib.sha256(json.dumps([items.offsets, items.items], default=int).encode())
+    for source in items.sources:
+        frames = source.frames
+        files = [source.file(frames[place]) for place in (0, len(frames) // 2, -1)] if len(frames) else []
+        lengths = [os.path.getsize(file) for file in (*files, source.name) if file and os.path.isfile(file)]
+        numbers = None if source.K is None else [f"{value:.5g}" for value in source.K.flatten().tolist()]
+        baseline = f"{source.baseline or 0:.5g}"
+        known = [Path(source.name).name, source.size, list(frames), numbers, baseline, lengths]
+        digest.update(json.dumps(known, default=int).encode())
+    return digest.hexdigest()
 
 
 def _parts(items: Dataset[Any]) -> list[Dataset[Any]]:
