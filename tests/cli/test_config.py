@@ -80,6 +80,9 @@ def test_settings_from_a_file_of_ones_own(run: Run, tmp_path: Path, suffix: str)
         ("lr: fast\ndata: synthetic\n", "lr is 'fast'; it must be a number"),
         ("levels: 3\ndata: synthetic\n", "levels is 3; it must be a list"),
         ("lr_scale: {sky: 1}\ndata: synthetic\nencoder: tiny\npretrained: false\ndrives: 1\n", "lr_scale names 'sky'"),
+        # The option's name says numbers, too; here they are of no use.
+        ("intrinsics: 90,90,47,23\n", "--intrinsics would change nothing: 'synthetic' is rendered"),
+        ("intrinsics: [90, 90, 47, 23]\n", "--intrinsics would change nothing: 'synthetic' is rendered"),
         ("- 1\n- 2\n", "holds no settings by name"),
         ("lr: [1\n", "holds no settings ("),
         ("lr: &a 0.1\nclip: *a\n", "references"),

@@ -15,8 +15,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hybrid_encoder import InputError
-from hybrid_encoder.data import Frames, KittiDrive, KittiSequences, SyntheticDrive, SyntheticFrame, SyntheticSequences
+from hybrid_encoder.data import (
+    Frames,
+    KittiDrive,
+    KittiSequences,
+    SourceSequences,
+    SyntheticDrive,
+    SyntheticFrame,
+    SyntheticSequences,
+)
 from hybrid_encoder.data.frames import Augment
+from hybrid_encoder.data.sources import KittiSource
 from hybrid_encoder.geometry.camera import resized_intrinsics, warp
 from hybrid_encoder.losses.photometric import photometric_error
 
@@ -362,3 +371,16 @@ def read(image: Tensor, points: np.ndarray) -> Tensor:
     size = torch.tensor([image.shape[-1] - 1, image.shape[-2] - 1])
     grid = torch.from_numpy(points[:2] / points[2]).float().T / size * 2 - 1
     return F.grid_sample(image[None], grid[None, None], padding_mode="border", align_corners=True)[0, :, 0]
+
+
+def test_two_cameras_of_a_drive_are_cut_at_one_moment(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((12, 3, 32, 64), np.float32)
+    own = np.array([[50, 0, 31], [0, 50, 15], [0, 0, 1]], np.float32)
+    drive = write_drive(tmp_path, {2: list(images), 3: list(images[:8])}, own)  # camera 3 has lost the last four
+    training, held_out = KittiSequences(drive, (32, 64), stereo=False).split(0.25)
+    assert {item.frame for item in training.items} == {1, 2, 3}
+    assert {(item.source, item.frame) for item in held_out.items} == {(1, 6), *((0, frame) for frame in range(6, 11))}
+    other = write_drive(tmp_path / "other", {2: list(images[:6])}, own, number=2)
+    sources = [*training.sources, KittiSource(KittiDrive(other))]
+    training, held_out = SourceSequences(sources, (32, 64)).split(0.5)
+    assert {(item.source, item.frame) for item in training.items if item.source == 2} == {(2, 1)}

@@ -28,6 +28,9 @@ def _take_config(context: typer.Context, file: Path | None) -> Path | None:
     if file is None or context.resilient_parsing:
         return file
     settings = {name: value for name, value in read_settings(file).items() if name not in OF_THE_RUN}
+    if isinstance(numbers := settings.get("intrinsics"), list) or "," in str(numbers):  # the option's name for them
+        del settings["intrinsics"]
+        settings["camera_matrix"] = ",".join(map(str, numbers)) if isinstance(numbers, list) else numbers
     context.meta[SETTINGS] = (file, settings)
     in_recipes, defaults = _fields_of_recipes(), {}
     for parameter in context.command.params:

@@ -107,7 +107,7 @@ class SourceSequences(Dataset[Frames]):
         return self.sources[item.source].depth(item.frame)
 
     def split(self, fraction: float) -> tuple[SourceSequences, SourceSequences]:
-        """Hold out the end of every recording.
+        """Hold out the end of every recording; those that show the same moments, as two cameras do, are cut at one.
 
         No frame is in both parts, neighbours included: what has frames on both sides of the cut is in neither. The end
         of a recording is at least as long as one item; where nothing would be left before it, all of it is trained on.
@@ -127,18 +127,40 @@ class SourceSequences(Dataset[Frames]):
         for item in self.items:
             by_source.setdefault(item.source, []).append(item)
         training, held_out = set[Item](), set[Item]()
-        for number, own in by_source.items():
-            frames = self.sources[number].frames
-            first = {item: min(item.frame, *item.neighbours, item.frame) for item in own}
-            cut = min(frames[-max(1, round(fraction * len(frames)))], max(first.values()))
-            before = {item for item in own if max(item.frame, *item.neighbours, item.frame) < cut}
-            training.update(before or own)
-            held_out.update(item for item in own if before and first[item] >= cut)
+        for together in self._of_one_time(list(by_source)):
+            spans: dict[Item, tuple[int, int]] = {}  # the first and the last moment of an item
+            cuts = []
+            for number in together:
+                frames = self.sources[number].frames
+                for item in by_source[number]:
+                    used = (item.frame, *item.neighbours)
+                    spans[item] = self._moment(number, min(used))[1], self._moment(number, max(used))[1]
+                end = self._moment(number, frames[-max(1, round(fraction * len(frames)))])[1]
+                cuts.append(min(end, max(spans[item][0] for item in by_source[number])))
+            before = {item for item, (_, last) in spans.items() if last < min(cuts)}
+            training.update(before or spans)
+            held_out.update(item for item, (first, _) in spans.items() if before and first >= min(cuts))
         if not held_out:
             raise InputError(
                 f"no recording is long enough to hold out {fraction:g} of it; give longer ones, or validate on others."
             )
         return self._with(training, self.augment), self._with(held_out, False)
+
+    def _moment(self, number: int, frame: int) -> tuple[str, int]:
+        """Return what a frame of a source has in common with the frames of others that show the same moment."""
+        recorded = self.sources[number].recorded(frame)
+        return recorded[:2] if recorded else (str(number), frame)
+
+    def _of_one_time(self, numbers: Sequence[int]) -> list[list[int]]:
+        """Group sources by the moments that they show."""
+        group_of, first_of = {number: [number] for number in numbers}, dict[tuple[str, int], int]()
+        for number in numbers:
+            for frame in self.sources[number].frames:
+                group = group_of[first_of.setdefault(self._moment(number, frame), number)]
+                if (own := group_of[number]) is not group:
+                    group += own
+                    group_of |= dict.fromkeys(own, group)
+        return list({id(group): group for group in group_of.values()}.values())
 
     def _with(self, chosen: set[Item], augment: Augment) -> SourceSequences:
         part = copy.copy(self)
