@@ -129,6 +129,17 @@ def test_frames_of_several_cameras_in_one_folder_are_refused(tmp_path: Path) -> 
     assert list(source.frames) == [0, 1, 2]
 
 
+def test_a_folder_of_pictures_and_videos_is_refused(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "phone", ["1.png", "2.png"])
+    write_video(folder / "drive.mp4", scenes(3))
+    with pytest.raises(
+        InputError, match=r"phone holds pictures and videos, such as 1\.png and drive\.mp4; give the vid"
+    ):
+        open_sources([folder], (32, 48), fov=60)
+    found = open_sources([f"folder:{folder}", folder / "drive.mp4"], (32, 48), fov=60, cache_folder=tmp_path / "cache")
+    assert [len(source.frames) for source in found] == [2, 3]
+
+
 @pytest.mark.parametrize("again", ["x", "x/../x", "above", "above/x"])
 def test_a_recording_that_comes_twice_is_refused(tmp_path: Path, again: str) -> None:
     folder = write_frames(tmp_path / "above" / "x", ["1.png", "2.png"])

@@ -172,15 +172,21 @@ def recognise(text: str) -> list[tuple[str, Path]]:
     if is_file(path) and is_video(path):
         return [(VIDEO, path)]
     if not is_folder(path):
-        picture = path.suffix.lower() in SUFFIXES
-        what = "a single picture; give the folder of all frames" if picture else "no video; give one, or a folder"
+        is_picture = path.suffix.lower() in SUFFIXES
+        what = "a single picture; give the folder of all frames" if is_picture else "no video; give one, or a folder"
         raise InputError(f"{path} is {what}.")
     for kind, (holds, *_) in KINDS.items():
         if holds(path):
             return [(kind, path)]
-    if next(files_below(path, SUFFIXES), None) is not None:
+    picture, videos = next(files_below(path, SUFFIXES), None), list(files_below(path, VIDEO_SUFFIXES))
+    if picture is not None and videos:
+        raise InputError(
+            f"{path} holds pictures and videos, such as {picture.name} and {videos[0].name}; give the videos by their "
+            f"names, and folder:{path} for the pictures."
+        )
+    if picture is not None:
         return [(FOLDER, path)]
-    if videos := list(files_below(path, VIDEO_SUFFIXES)):
+    if videos:
         return [(VIDEO, video) for video in videos]
     raise InputError(
         f"{path} {_contents(path)}, but no picture and no video; give a video, a folder of frames, or the folder of a "
