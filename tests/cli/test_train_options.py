@@ -68,6 +68,7 @@ def test_options_that_would_change_nothing_are_refused(
         (["synthetic", "--keep-still"], f"--keep-still would change nothing: {alone}"),
         (["synthetic", "--stereo", "only", "--step", 3], "--step would change nothing: --stereo only compares no"),
         (["synthetic", "--stereo", "only", "--pose", "resnet18"], "--pose would change nothing: --stereo only"),
+        (["synthetic", "--stereo", "only", "--lr-scale", "pose=2"], "lr_scale names 'pose'"),
         ([kitti, *split, "--every", 2], "--every would change nothing: --split reads the frames of KITTI raw"),
         ([kitti, *split, "--validation", kitti / "val.txt"], "val.txt names 1 frames that"),
         ([frames, frames, "--fov", 60], "frames comes 2 times among the sources; name every recording once"),

@@ -161,7 +161,8 @@ class FineStage(Stage):
             ConfigError: a factor for a part that does not exist.
         """
         scale = dict(lr_scale or {})
-        pose_lr = scale.pop("pose", pose_lr)
+        if self.motion_network is not None:
+            pose_lr = scale.pop("pose", pose_lr)
         if self.intrinsics is not None:
             intrinsics_lr = scale.pop("intrinsics", intrinsics_lr)
         groups = self.model.parameter_groups(lr, lr_scale=scale)
