@@ -104,6 +104,7 @@ def test_a_run_describes_itself(tmp_path: Path) -> None:
         "data": "numbers",
         "depths": None,
         "precision": "no",
+        "compile": False,
         "processes": 1,
         "trained_on": {"stage": "Line", "drives": {}, "offsets": [], "known": False},  # a list of numbers says nothing
     }

@@ -369,8 +369,9 @@ def train_stage(
         "compile": config.compile,
         "processes": state.num_processes,
         "trained_on": training_record(type(stage).__name__, items),
-        DIGEST: items_digest(items),
     }
+    if (digest := items_digest(items)) is not None:
+        settings[DIGEST] = digest
     # A setting that an earlier release did not know has the default that does what it did.
     defaults = {entry.name: entry.default for entry in fields(recipe) if entry.default is not MISSING}
     defaults |= {"lr_scale": {}, "compile": False}
