@@ -96,8 +96,8 @@ def choose_items(
         reports.append(Chosen(source.name, len(source.frames), len(chosen), counts["still"], counts["alone"]))
     if not items:
         raise InputError(
-            f"no frame can be trained on ({' '.join(map(str, reports[:3]))}); give recordings in which the camera "
-            "moves, longer ones, or keep still frames."
+            f"no frame can be trained on: {' '.join(map(str, reports[:3]))} Give recordings in which the camera moves, "
+            "longer ones, or keep still frames."
         )
     return Choice(items, reports)
 

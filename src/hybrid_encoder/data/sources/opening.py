@@ -136,7 +136,7 @@ def describe(sources: Sequence[FrameSource], most: int = 8) -> list[str]:
 def _described(source: FrameSource) -> str:
     recorded = as_recorded(source)
     frames, K = source.frames, recorded.K
-    facts = [f"{len(frames):,} frames of {recorded.size[0]} x {recorded.size[1]}"]
+    facts = [f"{len(frames):,} frame{'s' * (len(frames) != 1)} of {recorded.size[0]} x {recorded.size[1]}"]
     if isinstance(source, VideoSource) and source.missing:
         facts.append(f"{source.missing:,} fewer than the file says: it is damaged or was cut")
     if K is None:
