@@ -104,6 +104,16 @@ def test_steps_by_number_and_by_motion(run: Run, recordings: Path, tmp_path: Pat
         assert settings(tmp_path / step)["step"] == step
 
 
+def test_rendered_drives_are_held_out_whole(run: Run, tmp_path: Path, refused: Callable[..., None]) -> None:
+    options = ("--steps", 1, "--validation", 0.3)
+    code, out, err = run("train-fine", "synthetic", *TINY, *options, "--drives", 2, "--output", tmp_path / "run")
+    assert code == 0, err
+    assert "(abs_rel)" in " ".join(out.split()), "rendered frames have depth"
+    assert (tmp_path / "run" / "best" / "config.json").is_file()
+    says = "0.3 of 1 recordings leaves none to train on"
+    refused(says, "train-fine", "synthetic", *TINY, *options, "--drives", 1, "--output", tmp_path / "one")
+
+
 def test_the_right_view_gives_metres(run: Run, tmp_path: Path) -> None:
     for stereo in ("add", "only"):
         output = tmp_path / stereo

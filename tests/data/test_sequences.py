@@ -384,3 +384,13 @@ def test_two_cameras_of_a_drive_are_cut_at_one_moment(tmp_path: Path) -> None:
     sources = [*training.sources, KittiSource(KittiDrive(other))]
     training, held_out = SourceSequences(sources, (32, 64)).split(0.5)
     assert {(item.source, item.frame) for item in training.items if item.source == 2} == {(2, 1)}
+
+
+def test_whole_recordings_are_held_out() -> None:
+    drives = [SyntheticDrive(seed, num_frames=5, height=48, width=64) for seed in range(4)]
+    items = SyntheticSequences(drives, augment=True)
+    training, held_out = items.split(0.5, whole=True)
+    assert {item.source for item in training.items} == {0, 1} and {item.source for item in held_out.items} == {2, 3}
+    assert len(training) == len(held_out) == 6 and training.augment is True and held_out.augment is False
+    with pytest.raises(InputError, match=r"0\.9 of 1 recordings leaves none to train on"):
+        SyntheticSequences(drives[:1]).split(0.9, whole=True)

@@ -293,7 +293,8 @@ def _hold_out(
     if fraction == 0 or (fraction is None and chosen.data == [shared.SYNTHETIC]):
         return items, None
     try:
-        return items.split(HELD_OUT if fraction is None else fraction)
+        # Rendered drives are too short to be cut.
+        return items.split(HELD_OUT if fraction is None else fraction, whole=chosen.data == [shared.SYNTHETIC])
     except InputError:
         if fraction is not None:
             raise

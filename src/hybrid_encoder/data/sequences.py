@@ -106,7 +106,7 @@ class SourceSequences(Dataset[Frames]):
         item = self.items[index]
         return self.sources[item.source].depth(item.frame)
 
-    def split(self, fraction: float) -> tuple[SourceSequences, SourceSequences]:
+    def split(self, fraction: float, whole: bool = False) -> tuple[SourceSequences, SourceSequences]:
         """Hold out the end of every recording; those that show the same moments, as two cameras do, are cut at one.
 
         No frame is in both parts, neighbours included: what has frames on both sides of the cut is in neither. The end
@@ -114,6 +114,7 @@ class SourceSequences(Dataset[Frames]):
 
         Args:
             fraction: of the frames of every recording that is held out, between 0 and 1.
+            whole: hold out whole recordings instead, the last ones: that fraction of them, but one at least.
 
         Returns:
             What is trained on, and what is held out, which is not augmented.
@@ -127,7 +128,19 @@ class SourceSequences(Dataset[Frames]):
         for item in self.items:
             by_source.setdefault(item.source, []).append(item)
         training, held_out = set[Item](), set[Item]()
-        for together in self._of_one_time(list(by_source)):
+        groups = self._of_one_time(list(by_source))
+        if whole:
+            kept = max(0, len(groups) - max(1, round(fraction * len(groups))))
+            for position, together in enumerate(groups):
+                part = training if position < kept else held_out
+                part.update(item for number in together for item in by_source[number])
+            if not training:
+                raise InputError(
+                    f"{fraction:g} of {len(groups)} recordings leaves none to train on; give more of them, or validate "
+                    "on others."
+                )
+            return self._with(training, self.augment), self._with(held_out, False)
+        for together in groups:
             spans: dict[Item, tuple[int, int]] = {}  # the first and the last moment of an item
             cuts = []
             for number in together:
