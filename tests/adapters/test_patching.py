@@ -191,7 +191,7 @@ def test_a_missing_requirement_of_the_repository_is_said_as_it_is(repo: Repo) ->
 def test_arguments_that_do_not_exist_are_refused(repo: Repo) -> None:
     with pytest.raises(ConfigError, match="'dpt' or 'repository'"):
         monodepth2.patch("tiny", decoder="cnn")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"'huge'.*'paper', 'tiny'"):
+    with pytest.raises(ConfigError, match=r"'huge'.*'paper', 'small', 'large', 'tiny'"):
         monodepth2.patch("huge")
     with pytest.raises(HybridEncoderError, match="encoder is a Conv2d"):
         monodepth2.patch(torch.nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]
