@@ -6,6 +6,7 @@ Written from the paper, from random weights, to be trained beside the hybrid enc
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,7 +88,8 @@ class UNet(nn.Module):
         outputs: dict[int, Tensor] = self.decoder(self.encoder.forward_features(images).maps, size)
         return F.interpolate(outputs[min(outputs)], size, mode="bilinear", align_corners=False)
 
-    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr: float, *, lr_scale: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+        assert not lr_scale  # it has one part
         return [{"params": list(self.parameters()), "lr": lr}]
 
     def to_depth(self, disparity: Tensor) -> Tensor:

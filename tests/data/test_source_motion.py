@@ -110,7 +110,7 @@ def test_still_stretches_are_dropped_and_counted() -> None:
     assert str(choice.reports[0]) == "pictures: 5 of 10 frames are used; 3 stand still and 2 lack a neighbour."
     assert len(choose_items([Pictures(pictures)], drop_still=False).items) == 8
     with pytest.raises(
-        InputError, match=r"no frame can be trained on \(pictures: 0 of 4 frames are used; 2 stand still"
+        InputError, match=r"no frame can be trained on: pictures: 0 of 4 frames are used; 2 stand still"
     ):
         choose_items([Pictures(pictures[2:6])])
 

@@ -248,8 +248,8 @@ def _sample(table: Tensor, start: Tensor, x: Tensor, y: Tensor, width: int) -> T
     first = (top * width + left).int().add_(start[..., None].int()).clamp_(0, len(table) - width - 2)
     rows, weights = first.new_empty(*first.shape, 4), x.new_empty(*x.shape, 4)
     for corner, step in enumerate((0, 1, width, width + 1)):
-        torch.add(first, step, out=rows[..., corner])
-        torch.mul(right if corner % 2 else 1 - right, down if corner // 2 else 1 - down, out=weights[..., corner])
+        rows[..., corner] = first + step
+        weights[..., corner] = (right if corner % 2 else 1 - right) * (down if corner // 2 else 1 - down)
     # A weighted bag of four rows reads all channels of a pixel at once, where grid_sample reads channel by channel.
     samples = F.embedding_bag(rows.view(-1, 4), table, per_sample_weights=weights.view(-1, 4), mode="sum")
     return samples.view(*x.shape, table.shape[1])
