@@ -142,6 +142,7 @@ def train_fine_command(
     """
     from accelerate.utils import set_seed
 
+    from hybrid_encoder.models.pose_network import check_backbone
     from hybrid_encoder.training.fine import fine_model, train_fine
     from hybrid_encoder.training.recipes import FINE
     from hybrid_encoder.training.teaching import Teacher as TaughtBy
@@ -192,6 +193,8 @@ def train_fine_command(
         seed,
     )
     # What is quick comes first: paths are looked at before weights are read, and videos are decoded after that.
+    if chosen.pose != "class_token":
+        check_backbone(chosen.pose)
     unused = _recordings.look(recordings, chosen)
     refuse_unused(context, unused if teacher else {**unused, "teacher_weight": "there is no --teacher"})
     make_folder(output)

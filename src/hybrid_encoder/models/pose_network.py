@@ -12,6 +12,8 @@ from typing_extensions import Self
 from hybrid_encoder.checkpoints.filling import fill, no_initialisation
 from hybrid_encoder.checkpoints.history import History
 from hybrid_encoder.config import IMAGENET_MEAN, IMAGENET_STD
+from hybrid_encoder.config.architectures import ModelName
+from hybrid_encoder.config.checking import fits, shown
 from hybrid_encoder.config.pose import PoseConfig
 from hybrid_encoder.downloading.weights import downloads, timm_weights
 from hybrid_encoder.errors import CheckpointError, ConfigError
@@ -68,6 +70,14 @@ class MotionNetwork(nn.Module):
         return found
 
 
+def check_backbone(name: str) -> None:
+    """Raise ConfigError unless timm knows a backbone of this name."""
+    import timm
+
+    if not fits(ModelName, name) or not timm.is_model(name):
+        raise ConfigError(f"pose is {shown(name)}, which timm does not know; give 'resnet18', say, or 'class_token'.")
+
+
 class PoseNetwork(MotionNetwork):
     """A timm backbone on two frames stacked along their channels, and three convolutions over its last map.
 
@@ -93,11 +103,8 @@ class PoseNetwork(MotionNetwork):
         super().__init__()
         import timm
 
+        check_backbone(backbone)
         self.config = PoseConfig(backbone=backbone, channels=channels, options=options)
-        if not timm.is_model(backbone):
-            raise ConfigError(
-                f"pose is {backbone!r}, which timm does not know; give 'resnet18', say, or 'class_token'."
-            )
         weights = f"the pose network's weights {backbone}"
         start = timm_weights(backbone, pretrained, weights, NO_POSE_WEIGHTS)
         with downloads(weights, NO_POSE_WEIGHTS):
