@@ -95,7 +95,19 @@ def test_a_recording_that_has_changed_is_not_trained_on_instead(
     run: Run, frames: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     video, output = tmp_path / "drive.mp4", tmp_path / "run"
-    arguments = ("train-fine", video, *TINY, "--fov", 60, "--steps", 2, "--save-every", 1, "--validation", 0)
+    arguments: tuple[object, ...] = (
+        "train-fine",
+        video,
+        *TINY,
+        "--fov",
+        60,
+        "--steps",
+        2,
+        "--save-every",
+        1,
+        "--validation",
+        0,
+    )
     arguments = (*arguments, "--keep-still", "--cache", tmp_path / "cache", "--output", output)
     shutil.copy(frames.parent / "long.mp4", video)
     code, _, err = run(*arguments)

@@ -44,7 +44,8 @@ def driven(step: float, count: int = 6, seed: int = 1) -> list[np.ndarray[Any, A
 
 
 def noisy(image: np.ndarray[Any, Any], levels: float, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    return np.clip(image + rng.normal(0, levels / 255, image.shape), 0, 1).astype(np.float32)
+    noised: np.ndarray[Any, Any] = np.clip(image + rng.normal(0, levels / 255, image.shape), 0, 1).astype(np.float32)
+    return noised
 
 
 def motions(pictures: Sequence[np.ndarray[Any, Any]]) -> list[float]:
@@ -163,7 +164,7 @@ def test_a_cached_recording_is_judged_as_it_was_before(tmp_path: Path) -> None:
     kept = cached(plain, (48, 160), folder=tmp_path)
     assert np.array_equal(kept.thumbnail(3), thumbnail(plain.image(3)))
     for step in (1, "motion"):
-        assert choose_items([kept], step=step) == choose_items([plain], step=step)  # type: ignore[arg-type]
+        assert choose_items([kept], step=step) == choose_items([plain], step=step)
     told: list[tuple[str, int, int | None]] = []
     chosen = choose_items([kept], step="motion", progress=lambda *what: told.append(what))
     assert told == [("synthetic drive", done, 8) for done in range(1, 9)]

@@ -22,7 +22,6 @@ from hybrid_encoder import InputError
 from hybrid_encoder.data import SourceSequences, VideoFrames, VideoWriter
 from hybrid_encoder.data.kitti import KittiDrive
 from hybrid_encoder.data.sources import FolderSource, FrameSource, KittiSource, VideoSource, cached
-from hybrid_encoder.data.sources import cache as cache_module
 from hybrid_encoder.data.sources.cache import CachedSource, cache_folder
 from hybrid_encoder.geometry.camera import resized_intrinsics
 from hybrid_encoder.training.trained_on import training_record
@@ -78,7 +77,7 @@ def test_a_video_is_a_recording(tmp_path: Path, video: Path) -> None:
     for frame in (6, 0, 3):  # in any order
         shrunk = torch.nn.functional.interpolate(expected[frame][None], SIZE, mode="bilinear", antialias=True)[0]
         assert np.abs(source.image(frame) - shrunk.numpy()).max() <= 0.5 / 255 + 1e-6
-    assert np.allclose(source.K, resized_intrinsics(torch.from_numpy(K), (64, 96), SIZE))
+    np.testing.assert_allclose(np.asarray(source.K), resized_intrinsics(torch.from_numpy(K), (64, 96), SIZE), rtol=1e-6)
     items = SourceSequences([source], SIZE)
     assert len(items) == 5 and items[0].name == f"{video}, frame 1"
     third = VideoSource(video, SIZE, K, every=3, folder=tmp_path / "cache")
@@ -149,7 +148,8 @@ def test_a_source_without_files_is_known_by_its_frames(tmp_path: Path) -> None:
             return range(5)
 
         def image(self, frame: int) -> np.ndarray[Any, Any]:
-            return self.pictures[frame]
+            image: np.ndarray[Any, Any] = self.pictures[frame]
+            return image
 
     told, progress = watched()
     for shift, count in ((0, 5), (0, 5), (1, 10)):
@@ -215,13 +215,13 @@ def test_a_full_disk_is_said_before_anything_is_decoded(
     needed = 7 * (32 * 48 * 3 + 2 * 48 * 128)
     usage = shutil.disk_usage(tmp_path)
     told, progress = watched()
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     with pytest.raises(
         InputError, match=rf"has {needed - 1:,} bytes left, but the frames of .*drive\.mp4 need {needed:,}"
     ):
         VideoSource(video, SIZE, folder=tmp_path / "cache", progress=progress)
     assert not told
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     assert len(VideoSource(video, SIZE, folder=tmp_path / "cache").frames) == 7
 
 

@@ -93,12 +93,12 @@ def test_intrinsics_lie_beside_the_frames(tmp_path: Path) -> None:
     ):
         folder = write_frames(tmp_path / str(len(text)), ["1.png"])
         (folder / name).write_text(text)
-        assert np.array_equal(FolderSource(folder).K, K)
+        np.testing.assert_array_equal(FolderSource(folder).K, K)
     np.save(folder / "intrinsics.npy", K)
     with pytest.raises(InputError, match=r"holds intrinsics\.json and intrinsics\.npy; leave one of them\."):
         FolderSource(folder)
     (folder / "intrinsics.json").unlink()
-    assert np.array_equal(FolderSource(folder).K, K)
+    np.testing.assert_array_equal(FolderSource(folder).K, K)
     np.save(folder / "intrinsics.npy", K * [[10], [1], [1]])
     with pytest.raises(
         InputError, match=r"centre at \(310, 20\), far from the middle of its images of 40 x 64; give th"
@@ -224,7 +224,7 @@ def test_intrinsics_are_those_of_the_recordings_own_images(tmp_path: Path) -> No
     assert focal(fov=90) == pytest.approx([32, 24])
     assert focal(start_fov=90) == pytest.approx([50, 24])
     video = open_sources(paths[1:], (32, 48), **where, fov=90)[0]  # type: ignore[arg-type]
-    assert np.allclose(video.K, intrinsics_from_fov(90, (32, 48)))
+    np.testing.assert_allclose(np.asarray(video.K), intrinsics_from_fov(90, (32, 48)))
     with pytest.raises(
         InputError, match=r"intrinsics of .*x have their centre at \(70, 20\), far from the middle of its images of"
     ):

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # accelerate would take more in each of several processes
 
@@ -39,7 +40,7 @@ STEPS, SAVE_EVERY, SIZE = 8, 2, (48, 96)
 def run(kind: str, folder: Path, drives: list[list[object]], resume: bool) -> None:
     """Train, up to the weights in ``final``."""
     torch.set_num_threads(1)
-    options = {"resume": resume, "save_every": SAVE_EVERY, "cpu": True, "seed": 5}
+    options: dict[str, Any] = {"resume": resume, "save_every": SAVE_EVERY, "cpu": True, "seed": 5}
     set_seed(3 + resume)  # weights that a resumed run starts from are replaced by those of its checkpoint
     if kind in ("fine", "all"):
         fine = dataclasses.replace(FINE["small"], size=SIZE, steps=STEPS, batch_size=2, levels=(0, 1), refine=1)

@@ -379,6 +379,7 @@ def test_a_folder_that_cannot_hold_a_run_is_refused_at_once(tmp_path: Path) -> N
 # -- disks -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:log.jsonl ends at step:UserWarning")  # the log is on the same disk
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_full_disk_costs_no_checkpoint(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float]

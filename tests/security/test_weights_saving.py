@@ -62,7 +62,11 @@ class _Fails:
 
 FULL = OSError(28, "No space left on device")
 FAILURES = {
-    "writing the weights": ("safetensors.torch.save_file", 1, SafetensorError("I/O error: No space (os error 28)")),
+    "writing the weights": (
+        "hybrid_encoder.checkpoints.tensor_files.save_file",
+        1,
+        SafetensorError("I/O error: No space (os error 28)"),
+    ),
     "writing the configuration": ("pathlib.Path.write_text", 1, FULL),
     "writing the card": ("pathlib.Path.write_text", 2, FULL),
     "waiting for the disk": ("os.fsync", 1, FULL),

@@ -93,7 +93,7 @@ def test_what_tensorboard_reads(tmp_path: Path) -> None:
     assert [(entry.step, entry.value) for entry in found.Scalars("loss")] == [(1, 0.25), (2, 8.0)]
 
 
-class Noted(GeneralTracker):
+class Noted(GeneralTracker):  # type: ignore[misc]
     """A tracker as accelerate has them; it notes what it is told, and fails where it is asked to."""
 
     name = "noted"

@@ -157,7 +157,7 @@ def test_the_control_knows_other_recordings_and_not_the_image() -> None:
 
 
 def test_depth_is_found_through_subsets() -> None:
-    joined = ConcatDataset([Subset(ITEMS, [4]), WithoutDepth(), ITEMS])
+    joined: ConcatDataset[Any] = ConcatDataset([Subset(ITEMS, [4]), WithoutDepth(), ITEMS])
     np.testing.assert_array_equal(depth_of(joined, 0), ITEMS.depth(4))
     np.testing.assert_array_equal(depth_of(Subset(joined, [5]), 0), ITEMS.depth(1))
     assert depth_of(joined, 2) is None
