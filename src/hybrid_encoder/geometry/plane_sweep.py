@@ -95,7 +95,7 @@ def sweep(
     (batch, frames, channels, height, width), device = lookup.shape, lookup.device
     size = height * width
     table = rearrange(lookup, "b n c h w -> (b n h w) c").float().contiguous()
-    here = current.flatten(2).transpose(1, 2).float()
+    here = current.flatten(2).transpose(1, 2)
     bins = depth_bins.to(device, torch.float32).expand(batch, -1)
     projection = _product(K[:, None], poses)
     unprojection = inv_K[:, :3, :3].float()
@@ -110,18 +110,16 @@ def sweep(
     for index in inner.split(max(1, block)):
         item, pixel = index // size, index % size
         direction = (unprojection[item] * pixels[pixel][:, None]).sum(-1)
-        # A pixel's points at all depths lie on a line, in a lookup camera too: the slope times depth, plus its start.
-        slope, start = (projection[item, :, :3, :3] * direction[:, None, None]).sum(-1), projection[item, :, :3, 3:]
-        across, along, ahead = torch.addcmul(start, slope[..., None], bins[item][:, None, None]).unbind(2)
-        x, y = _rounded(across / ahead, width), _rounded(along / ahead, height)
-        seen = (ahead > 0) & (x >= BORDER) & (x <= width - BORDER) & (y >= BORDER) & (y <= height - BORDER)
-        maps = item[:, None] * frames + torch.arange(frames, device=device)
-        warped = _sample(table, maps * size, x, y, width).flatten(1, 2)
-        apart = torch.cdist(warped, here[item, pixel][:, None], p=1).view_as(x)
-        total = apart.masked_fill_(~seen, 0).sum(1)
+        x, y, z = _project(projection[item], direction[..., None] * bins[item][:, None])
+        x, y = _rounded(x / z, width), _rounded(y / z, height)
+        seen = (z > 0) & (x >= BORDER) & (x <= width - BORDER) & (y >= BORDER) & (y <= height - BORDER)
+        x, y = (torch.where(seen, value, BORDER) for value in (x, y))
+        warped = _sample(table, (item[:, None] * frames + torch.arange(frames, device=device)) * size, x, y, width)
+        warped -= here[item, pixel][:, None, None]
+        total = warped.abs_().mean(-1).where(seen, 0).sum(1)
         count = seen.sum(1)
         unseen = count == 0
-        mean = total / (count.clamp(min=1) * channels)
+        mean = total / count.clamp(min=1)
         cost[index] = torch.where(unseen, mean.amax(1, keepdim=True), mean)
         missing[index] = unseen
 
@@ -226,14 +224,23 @@ def check_geometry(
         )
 
 
+def _project(projection: Tensor, points: Tensor) -> list[Tensor]:
+    """Multiply points (Q, 3, D) by N matrices each, (Q, N, 4, 4); return x z, y z and z, each (Q, N, D)."""
+    right, down, ahead = points[:, None].unbind(2)
+    return [
+        row[..., :1] * right + row[..., 1:2] * down + row[..., 2:3] * ahead + row[..., 3:]
+        for row in projection[:, :, :3].unbind(2)
+    ]
+
+
 def _rounded(x: Tensor, size: int) -> Tensor:
-    """Take pixels to [-1/2, 1/2] and back, which rounds as grid_sample does: its rounding decides between bins that
-    are almost equal, and without it another bin than the published one may be the cheapest."""
-    return x.div_(size - 1).sub_(0.5).add_(0.5).mul_(size - 1)
+    """Take pixels to [-1, 1] and back, as grid_sample does: its rounding decides between bins that are almost
+    equal, and without it another bin than the published one may be the cheapest."""
+    return ((x / (size - 1) - 0.5) * 2 + 1) / 2 * (size - 1)
 
 
 def _sample(table: Tensor, start: Tensor, x: Tensor, y: Tensor, width: int) -> Tensor:
-    """Sample maps whose pixels are rows of a table, bilinearly, inside their borders; anywhere else, read anything.
+    """Sample maps whose pixels are rows of a table, bilinearly, inside their borders.
 
     Args:
         table: (rows, C).
@@ -245,11 +252,9 @@ def _sample(table: Tensor, start: Tensor, x: Tensor, y: Tensor, width: int) -> T
     """
     left, top = x.floor(), y.floor()
     right, down = x - left, y - top
-    first = (top * width + left).int().add_(start[..., None].int()).clamp_(0, len(table) - width - 2)
-    rows, weights = first.new_empty(*first.shape, 4), x.new_empty(*x.shape, 4)
-    for corner, step in enumerate((0, 1, width, width + 1)):
-        rows[..., corner] = first + step
-        weights[..., corner] = (right if corner % 2 else 1 - right) * (down if corner // 2 else 1 - down)
+    row = start[..., None] + (top * width + left).long()
+    rows = torch.stack([row, row + 1, row + width, row + width + 1], dim=-1)
+    weights = torch.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], dim=-1)
     # A weighted bag of four rows reads all channels of a pixel at once, where grid_sample reads channel by channel.
     samples = F.embedding_bag(rows.view(-1, 4), table, per_sample_weights=weights.view(-1, 4), mode="sum")
     return samples.view(*x.shape, table.shape[1])

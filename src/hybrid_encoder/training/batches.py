@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
 import random
 import re
 import signal
@@ -75,6 +77,18 @@ def outlive_sigterm(worker: int) -> None:
     A worker ends with the training process, whatever ends that.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def end_workers_at_exit() -> None:
+    """Kill workers that are still there when Python ends: it would send SIGTERM, and wait for those that outlive it."""
+    atexit.unregister(_kill_children)
+    atexit.register(_kill_children)
+
+
+def _kill_children() -> None:
+    for process in multiprocessing.active_children():
+        if process.daemon:  # Python ends these, and these alone
+            process.kill()
 
 
 class SeededDataset(Dataset[Any]):
@@ -188,6 +202,8 @@ class SeededBatches:
         self.progress = Progress()
         self.waited = 0.0
         self.sampler = SeededSampler(len(self.dataset), self.steps_per_epoch * self.items_per_step, seed)
+        if workers:
+            end_workers_at_exit()
         self.loader: Any = DataLoader(
             self.dataset,
             batch_size,

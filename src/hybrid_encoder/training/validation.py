@@ -22,7 +22,7 @@ from hybrid_encoder.evaluation.metrics import METRICS
 from hybrid_encoder.evaluation.predictors import Prediction
 from hybrid_encoder.evaluation.protocols import Protocol
 from hybrid_encoder.evaluation.samples import Sample
-from hybrid_encoder.training.batches import Collate, Failure, SeededDataset, outlive_sigterm
+from hybrid_encoder.training.batches import Collate, Failure, SeededDataset, end_workers_at_exit, outlive_sigterm
 from hybrid_encoder.training.loop_config import resolved_workers
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class FineValidation:
         batches = [range(self.count)[start : start + size] for start in range(0, self.count, size)]
         own = range(state.process_index, len(batches), state.num_processes)
         device = next(self.stage.parameters()).device
+        if self.workers:
+            end_workers_at_exit()
         loader = DataLoader(
             SeededDataset(_WithDepth(self.items), 0),
             batch_sampler=[[(0, index) for index in batches[number]] for number in own],
