@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hybrid_encoder.training.loop import Trained, train
+from hybrid_encoder.training.loop import Trained, make_accelerator, train
 from hybrid_encoder.training.loop_config import LoopConfig
 from hybrid_encoder.training.stage import Stage
 
@@ -83,3 +83,22 @@ def regress(
     loop |= {name: options.pop(name) for name in LOOP if name in options}
     config = LoopConfig(steps, batch_size, workers, seed=3, cpu=True, **loop)
     return train(stage, Numbers(), optimizer, scheduler, folder, config, **options).losses
+
+
+class Scaler:
+    """Half precision's scaler, as far as the loop knows it."""
+
+    def state_dict(self) -> dict[str, float]:
+        return {"scale": 1.0}
+
+
+class ScaledAccelerator:
+    """An accelerator as it is in half precision, on any device."""
+
+    scaler = Scaler()
+
+    def __init__(self, config: LoopConfig) -> None:
+        self.accelerator = make_accelerator(config)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.accelerator, name)

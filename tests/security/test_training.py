@@ -30,14 +30,14 @@ from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.demonstration import run_demo
 from hybrid_encoder.training.fine import fine_model, fine_stage, train_fine
 from hybrid_encoder.training.fine_stage import FineStage
-from hybrid_encoder.training.loop import make_accelerator, train
+from hybrid_encoder.training.loop import train
 from hybrid_encoder.training.loop_config import LoopConfig
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe
 from hybrid_encoder.training.stage import Stage
 from hybrid_encoder.training.stepping import NonFiniteLossError
 
 from helpers import schedules
-from helpers.small_runs import Numbers, Regression, regress
+from helpers.small_runs import Numbers, Regression, ScaledAccelerator, regress
 
 SIZE = (48, 96)
 NOT_FINITE = [math.nan, math.inf, -math.inf]
@@ -175,13 +175,6 @@ def test_a_run_does_not_start_from_weights_that_are_not_finite(tmp_path: Path) -
     assert not stage.seen
 
 
-class Scaler:
-    """Half precision's scaler, as far as the loop knows it."""
-
-    def state_dict(self) -> dict[str, float]:
-        return {"scale": 1.0}
-
-
 @pytest.mark.parametrize(("bad_steps", "ends"), [(30, True), (31, False)])
 def test_steps_that_half_precision_leaves_out_are_no_error_until_all_are(
     bad_steps: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -204,7 +197,7 @@ def test_steps_that_half_precision_leaves_out_are_no_error_until_all_are(
     taken: list[int] = []
     monkeypatch.setattr(stage, "forward", forward)
     monkeypatch.setattr(optimizer, "step", step)
-    monkeypatch.setattr("hybrid_encoder.training.loop.make_accelerator", lambda config: _with_scaler(config))
+    monkeypatch.setattr("hybrid_encoder.training.loop.make_accelerator", ScaledAccelerator)
     config = LoopConfig(40, 4, save_every=100, cpu=True)
     if ends:
         assert len(train(stage, Numbers(), optimizer, None, tmp_path, config).losses) == 40
@@ -212,19 +205,6 @@ def test_steps_that_half_precision_leaves_out_are_no_error_until_all_are(
     else:
         with pytest.raises(NonFiniteLossError, match="at step 31"):
             train(stage, Numbers(), optimizer, None, tmp_path, config)
-
-
-def _with_scaler(config: LoopConfig) -> Any:
-    class Scaled:
-        scaler = Scaler()
-
-        def __init__(self, accelerator: Any) -> None:
-            self.accelerator = accelerator
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.accelerator, name)
-
-    return Scaled(make_accelerator(config))
 
 
 # -- settings that cannot be ---------------------------------------------------------------------------------

@@ -24,12 +24,12 @@ from hybrid_encoder.training import stepping
 from hybrid_encoder.training.compiled import compiled_parts
 from hybrid_encoder.training.fine import collate_frames, fine_model, fine_stage, train_fine
 from hybrid_encoder.training.fine_stage import FineStage
-from hybrid_encoder.training.loop import make_accelerator, train
+from hybrid_encoder.training.loop import train
 from hybrid_encoder.training.loop_config import LoopConfig, resolved_precision, resolved_workers
 from hybrid_encoder.training.manifest import read_manifest, seal
 from hybrid_encoder.training.recipes import FINE
 
-from helpers.small_runs import Numbers, Regression, regress
+from helpers.small_runs import Numbers, Regression, ScaledAccelerator, regress
 
 ALL = {"accumulate": 2, "ema": 0.9, "validate_every": 2}
 SIZE = (48, 96)
@@ -210,19 +210,6 @@ def _checkpoint(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def test_a_step_that_half_precision_leaves_out_is_not_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Scaler:
-        def state_dict(self) -> dict[str, float]:
-            return {"scale": 1.0}
-
-    class Scaled:
-        scaler = Scaler()
-
-        def __init__(self, accelerator: Any) -> None:
-            self.accelerator = accelerator
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.accelerator, name)
-
     class Overflowing(Regression):
         def forward(self, batch: Any) -> dict[str, Tensor]:
             losses = super().forward(batch)
@@ -238,9 +225,7 @@ def test_a_step_that_half_precision_leaves_out_is_not_averaged(tmp_path: Path, m
     monkeypatch.setattr(
         optimizer, "step", lambda *a, **k: step() if all(p.grad.isfinite().all() for p in gradients) else None
     )
-    monkeypatch.setattr(
-        "hybrid_encoder.training.loop.make_accelerator", lambda config: Scaled(make_accelerator(config))
-    )
+    monkeypatch.setattr("hybrid_encoder.training.loop.make_accelerator", ScaledAccelerator)
     train(stage, Numbers(), optimizer, None, tmp_path, LoopConfig(8, 4, ema=0.9, cpu=True))
     state = max((tmp_path / "checkpoints").iterdir()) / "state.json"
     assert dict(json.loads(state.read_text())["dict"])["ema"] == {"dict": [["updates", 5]]}

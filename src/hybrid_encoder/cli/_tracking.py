@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid_encoder.cli import options
+from hybrid_encoder.cli._training import SYNTHETIC as SYNTHETIC
 from hybrid_encoder.cli.options import check_finite, console, parse_size, pick_device
 from hybrid_encoder.errors import InputError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from hybrid_encoder.data.sources.base import Array, FrameSource
     from hybrid_encoder.evaluation.tracking import Tracker
 
-SYNTHETIC = "synthetic"
 FIRST_SEED = 1_500_000_000  # of rendered drives: no training renders one of these
 MAX_DRIVES, NUM_SEEDS = 1_000, 100_000
 
