@@ -33,6 +33,9 @@ test-lowest: $(BIN)/uv ## the same on the lowest versions that pyproject.toml al
 test-newest: $(BIN)/uv ## the same on the newest versions that there are, on Python 3.13
 	$(call test-on,build/newest,$(NEWEST_PYTHON),highest)
 
+coverage: $(DEV) ## run the tests, and fail where they reach too few lines; build/coverage/html shows which
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term --cov-report=html $(ARGS)
+
 define test-on
 	$(BIN)/uv venv --quiet --clear --seed --python $(2) $(1)
 	$(BIN)/uv pip install --quiet --python $(1)/bin/python --resolution $(3) -e '.[dev]'
