@@ -14,12 +14,15 @@ DECLARED := pyproject.toml constraints.txt
 # Test processes at once. Two cores, the whole suite: about a quarter of an hour with two.
 WORKERS ?= 2
 
+# The theme warns of a version that pyproject.toml does not allow.
+MKDOCS := DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest test-newest lint types bench gpu clean
+.PHONY: help demo test test-lowest test-newest coverage lint types docs docs-serve bench gpu release-check clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(CORE) ## both stages of the method on synthetic drives; leaves demo.png
 	$(BIN)/hybrid-encoder demo --output demo.png
@@ -49,13 +52,23 @@ lint: $(DEV) ## ruff and mypy
 
 types: $(DEV) ## mypy alone
 	$(BIN)/mypy
-	$(BIN)/mypy tests benchmarks
+	$(BIN)/mypy tests benchmarks tools setup.py
+
+docs: $(DEV) ## build the documentation site into build/site; a warning is an error
+	$(MKDOCS) build --strict
+
+docs-serve: $(DEV) ## show the site at http://localhost:8000, and again whenever a page changes
+	$(MKDOCS) serve
 
 bench: $(DEV) ## measure speed
 	$(BIN)/python -m benchmarks
 
 gpu: $(DEV) ## on a machine with a GPU: its tests, speed, training steps; into gpu-results
 	$(BIN)/python -m benchmarks gpu
+
+release-check: $(DEV) $(BIN)/uv ## what must hold before a release; REPOSITORY=https://... DATE=YYYY-MM-DD to rehearse
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'
+	$(BIN)/python tools/release_check.py --repository "$(REPOSITORY)" --date "$(DATE)"
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
