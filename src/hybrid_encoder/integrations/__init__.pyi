@@ -1,1 +1,5 @@
-__all__: list[str] = []
+from . import segmentation_models_pytorch
+
+__all__ = [
+    "segmentation_models_pytorch",
+]
