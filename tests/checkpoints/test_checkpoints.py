@@ -51,7 +51,12 @@ def saved(tiny_model: HybridDepthModel, tmp_path: Path) -> Path:
 
 class TestOurs:
     def test_a_model_comes_back_equal(self, tiny_model: HybridDepthModel, saved: Path, images: torch.Tensor) -> None:
-        assert sorted(p.name for p in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+        assert sorted(p.name for p in saved.iterdir()) == [
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+        ]
         loaded = HybridDepthModel.from_pretrained(saved)
         assert not loaded.training
         assert loaded.config == tiny_model.config

@@ -22,7 +22,7 @@ from hybrid_encoder import CheckpointError, HybridDepthModel
 
 from helpers.memory import peak, start_peak
 
-FILES = ["README.md", "config.json", "model.safetensors"]
+FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 
 
 def make(seed: int, **changes: Any) -> HybridDepthModel:
@@ -186,7 +186,7 @@ class TestWhatIsReplaced:
         (tmp_path / "notes.txt").write_text("mine")
         make(0).save_pretrained(tmp_path)
         assert (tmp_path / "README.md").read_text() == "# My project\n"
-        assert sorted(path.name for path in tmp_path.iterdir()) == [*FILES, "notes.txt"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "notes.txt"])
 
     def test_a_file_is_not_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "model").write_text("mine")

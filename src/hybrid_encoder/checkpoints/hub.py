@@ -16,12 +16,14 @@ from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
 from hybrid_encoder.checkpoints.history import History, history_metadata
 from hybrid_encoder.checkpoints.tensor_files import save_tensors
 from hybrid_encoder.config import FORMAT_VERSION
+from hybrid_encoder.config.kinds import MODEL_TYPE
 from hybrid_encoder.downloading.network import ask
 from hybrid_encoder.downloading.weights import uploads
 from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.writing import replace_files
 
 CARD = "README.md"
+PICTURES = "preprocessor_config.json"  # as transformers calls it
 
 
 class HubModel(nn.Module):
@@ -49,9 +51,10 @@ class HubModel(nn.Module):
     ) -> str | None:
         """Write ``config.json``, ``model.safetensors`` and a model card into a folder.
 
-        All three are written whole before one of them takes its place, so that a checkpoint that stood there before
-        stays as it was when the disk is full. Other files stay, also a README.md that is not a card of this library.
-        A card of this library is renewed; what a person added to it stays.
+        Of a model that Hugging Face transformers opens, ``preprocessor_config.json`` is written, too: how its pipelines
+        bring pictures to the size that it works at. All of them are written whole before one takes its place, so that
+        a checkpoint that stood there before stays as it was when the disk is full. Other files stay, also a README.md
+        that is not a card of this library. A card of this library is renewed; what a person added to it stays.
 
         Args:
             save_directory: made if it is not there.
@@ -94,7 +97,7 @@ class HubModel(nn.Module):
         branch: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload the three files of :meth:`save_pretrained` to the Hugging Face Hub, in one commit.
+        """Upload the files of :meth:`save_pretrained` to the Hugging Face Hub, in one commit.
 
         A card that is there is renewed as in a folder; a README.md of another kind stays.
 
@@ -135,20 +138,28 @@ class HubModel(nn.Module):
     def _write(self, folder: Path, card: Mapping[str, Any]) -> list[str]:
         """Write the files of the model into an empty folder, and return their names; no card in a person's place."""
         self._save_pretrained(folder)
+        names = sorted(file.name for file in folder.iterdir())
         text = model_card(type(self).__name__, self.config, **card)
         if text is None:
-            return [CONFIG, WEIGHTS]
+            return names
         (folder / CARD).write_text(text, encoding="utf-8")
-        return [CONFIG, WEIGHTS, CARD]
+        return [*names, CARD]
+
+    def picture_settings(self) -> dict[str, Any] | None:
+        """Return how transformers brings pictures to this model, None for one that it does not open."""
+        return None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         content = {
             "format_version": FORMAT_VERSION,
             "class": type(self).__name__,
             "library": "hybrid-encoder",
+            "model_type": MODEL_TYPE,
             "config": self.config.to_dict(),
         }
         (save_directory / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+        if settings := self.picture_settings():
+            (save_directory / PICTURES).write_text(json.dumps(settings, indent=2) + "\n")
         final = save_directory.parent / WEIGHTS
         save_tensors(save_directory / WEIGHTS, self.state_dict(), history_metadata(self.training_history), final)
 

@@ -19,3 +19,6 @@ MODEL_CONFIGS: dict[str, type[Serializable]] = {
     "BevModel": BevConfig,
 }
 """The configuration of every model class, by the name that stands in ``config.json``."""
+
+MODEL_TYPE = "hybrid_depth"
+"""What Hugging Face transformers knows them by; it stands in ``config.json``, too."""

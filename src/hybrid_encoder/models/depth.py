@@ -101,11 +101,9 @@ class DepthModel(EncoderHolder):
         parameter = next(self.parameters())
         exact = torch.promote_types(parameter.dtype, torch.float32)  # not every device resizes halves
         images = images.to(parameter.device, exact)
-        if size != (images.shape[-2], images.shape[-1]):
-            if self._hybrid_encoder.check_values:
-                check_value_range(images)  # clamping would hide it
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
-        return images.to(parameter.dtype)
+        if self._hybrid_encoder.check_values and size != (images.shape[-2], images.shape[-1]):
+            check_value_range(images)  # clamping would hide it
+        return resized_images(images, size).to(parameter.dtype)
 
     @torch.inference_mode()
     def _prediction(self, disparity: Tensor, source: Any = None) -> DepthPrediction:
@@ -168,6 +166,14 @@ class HybridDepthModel(DepthModel):
 
     if TYPE_CHECKING:
         __call__ = forward  # nn.Module's says Any
+
+    def picture_settings(self) -> dict[str, Any]:
+        return {
+            "image_processor_type": "HybridDepthImageProcessor",
+            "size": self.config.size and dict(zip(("height", "width"), self.config.size, strict=True)),
+            "patch_size": self._hybrid_encoder.stride,
+            "depth_estimation_type": "metric" if self.config.metric else "relative",
+        }
 
     def forward_scales(self, images: Tensor) -> dict[int, Tensor]:
         """Return the disparity of every scale of the decoder: {s: (B, 1, H // 2**s, W // 2**s)}."""
@@ -286,6 +292,13 @@ def check_batch_size(batch_size: int | None) -> None:
     """Raise InputError unless this is a number of pictures, or None."""
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise InputError(f"batch_size is {shown(batch_size)}; a whole number from 1 up is needed, or None.")
+
+
+def resized_images(images: Tensor, size: Size) -> Tensor:
+    """Return RGB in [0, 1], (B, 3, H, W), at the size to work at: bilinear, over all pixels where it shrinks."""
+    if size == (images.shape[-2], images.shape[-1]):
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
 @torch.inference_mode()
