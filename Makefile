@@ -68,7 +68,7 @@ gpu: $(DEV) ## on a machine with a GPU: its tests, speed, training steps; into g
 
 release-check: $(DEV) $(BIN)/uv ## what must hold before a release; REPOSITORY=https://... DATE=YYYY-MM-DD to rehearse
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'
-	$(BIN)/python tools/release_check.py --repository "$(REPOSITORY)" --date "$(DATE)"
+	$(BIN)/python tools/release_check.py --repository "$(REPOSITORY)" --date "$(DATE)" --tag "$(TAG)"
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -75,14 +75,19 @@ class Project(NamedTuple):
         )
 
 
-def faults(project: Project, uncommitted: str) -> list[str]:
-    """Return what the files lack, a sentence each. ``uncommitted`` is what ``git status --porcelain`` prints."""
+def faults(project: Project, uncommitted: str, tag: str | None = None) -> list[str]:
+    """Return what the files lack, a sentence each.
+
+    ``uncommitted`` is what ``git status --porcelain`` prints; ``tag``, where there is one, is that of the release.
+    """
     version, citation = project.version, project.citation
     found = []
     if uncommitted:
         found.append(f"The tree has {len(uncommitted.splitlines())} uncommitted files; commit or remove them.")
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         found.append(f"The version is {version!r}; a release has three numbers, such as 0.2.0.")
+    if tag is not None and tag != f"v{version}":
+        found.append(f"The tag is {tag!r}, and the version {version}: its tag is v{version}.")
     if not project.repository:
         found.append("The project has no public address: set repository under [tool.hybrid-encoder] in pyproject.toml.")
     found += [
@@ -118,10 +123,10 @@ def fill_in(tree: Path, repository: str | None, date: str | None) -> None:
     citation = tree / "CITATION.cff"
     if repository is not None:
         substitute(tree / "pyproject.toml", r'^repository = ""', f'repository = "{repository}"')
-        substitute(citation, r"^license:", f"repository-code: {repository}\nlicense:")
+        substitute(citation, r"^(repository-code: .+\n)?license:", f"repository-code: {repository}\nlicense:")
     if date is not None:
         substitute(tree / "CHANGELOG.md", rf"^## \[{re.escape(version)}\] - .+$", f"## [{version}] - {date}")
-        substitute(citation, r"^license:", f"date-released: {date}\nlicense:")
+        substitute(citation, r"^(date-released: .+\n)?version:", f"date-released: {date}\nversion:")
 
 
 def substitute(file: Path, pattern: str, text: str) -> None:
@@ -223,7 +228,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-def check(repository: str | None, date: str | None) -> Path:
+def check(repository: str | None, date: str | None, tag: str | None) -> Path:
     """Check everything and return the folder with the distributions."""
     rehearsal = repository is not None or date is not None
     shutil.rmtree(WORK, ignore_errors=True)
@@ -233,7 +238,7 @@ def check(repository: str | None, date: str | None) -> Path:
     run("git", "clone", "--quiet", "--depth", "1", ROOT.as_uri(), tree)
     fill_in(tree, repository, date)
     project = Project.read(tree)
-    if found := faults(project, uncommitted):
+    if found := faults(project, uncommitted, tag):
         raise ReleaseError("\n".join(found))
     dist = WORK / "dist" if rehearsal else ROOT / "dist"
     _, wheel = build(tree, dist)
@@ -246,10 +251,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repository", help="rehearse with this address, https://...")
     parser.add_argument("--date", help="rehearse with this day of the release, YYYY-MM-DD")
+    parser.add_argument("--tag", help="the tag of the release, which is v and the version")
     options = parser.parse_args()
     repository, date = options.repository or None, options.date or None
     try:
-        dist = check(repository, date)
+        dist = check(repository, date, options.tag or None)
     except ReleaseError as error:
         print(error, file=sys.stderr)
         return 1
