@@ -49,7 +49,7 @@ def no_initialisation() -> Iterator[None]:
     def drop_values(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is None or parameter.is_meta or threading.get_ident() != thread:
             return None  # as it is
-        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        return nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
 
     hook = register_module_parameter_registration_hook(drop_values)  # type: ignore[arg-type]  # it may return one
     try:

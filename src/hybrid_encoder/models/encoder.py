@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union
 import torch
 from torch import Tensor, nn
 
+from hybrid_encoder.checkpoints.constants import constants_of, real_constants, refill
 from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.config.checking import Within, check_value, shown
 from hybrid_encoder.config.parts import TrainText
@@ -71,15 +72,20 @@ class HybridDepthEncoder(HybridModel):
     def __init__(self, config: str | HybridEncoderConfig = "paper", *, pretrained: bool = True) -> None:
         super().__init__()
         config = find_config(HybridEncoderConfig, config)
-        clip = build_clip(config.semantic, pretrained) if config.uses_semantic or config.prompts else None
-        self.semantic = SemanticTower(clip.visual, config.semantic) if clip and config.uses_semantic else None
-        self.spatial: SpatialTower | None = build_spatial(config.spatial, pretrained) if config.uses_spatial else None
-        self.fusion = Fusion(
-            self.semantic.channels if self.semantic else (),
-            self.spatial.channels if self.spatial else (),
-            config.fusion,
-        )
-        self.prompts = DepthPrompts(clip, config.prompts) if clip and config.prompts else None
+        with real_constants():
+            clip = build_clip(config.semantic, pretrained) if config.uses_semantic or config.prompts else None
+            self.semantic = SemanticTower(clip.visual, config.semantic) if clip and config.uses_semantic else None
+            self.spatial: SpatialTower | None = None
+            if config.uses_spatial:
+                self.spatial = build_spatial(config.spatial, pretrained)
+            self.fusion = Fusion(
+                self.semantic.channels if self.semantic else (),
+                self.spatial.channels if self.spatial else (),
+                config.fusion,
+            )
+            self.prompts = DepthPrompts(clip, config.prompts) if clip and config.prompts else None
+        self._constants = constants_of(self)
+        self.register_load_state_dict_post_hook(_put_constants_back)
         if self.spatial is not None:
             config = config.replace(spatial=self.spatial.config)
         if self.prompts is not None:
@@ -180,12 +186,20 @@ class HybridDepthEncoder(HybridModel):
         self.prompts.check_unfolded()
         device = self.prompts.token_embedding.device
         self.prompts = DepthPrompts(self.prompts, config).to(device)
+        self._constants = constants_of(self)
         self.config = self.config.replace(prompts=self.prompts.config)
         self.set_trainable(text=config.train_text is True or self._trains["text"], prompts=True)
 
     def fold_prompts(self) -> None:
         if self.prompts is not None:
             self.prompts.fold()
+
+    def refill_buffers(self) -> None:
+        """Compute anew what is in no checkpoint and was lost: buffers after ``to_empty``, or built without memory.
+
+        ``load_state_dict`` does it by itself.
+        """
+        refill(self, self._constants)
 
     def text_size(self) -> tuple[tuple[int, ...], int]:
         if self.prompts is None:
@@ -278,6 +292,11 @@ class HybridDepthEncoder(HybridModel):
                 getattr(inner, toggle)()
         if self.prompts is not None and self.prompts.folded is None:
             self.prompts.transformer.grad_checkpointing = enable
+
+
+def _put_constants_back(encoder: nn.Module, keys: Any) -> None:
+    if isinstance(encoder, HybridDepthEncoder):
+        encoder.refill_buffers()
 
 
 def check_images(images: Tensor) -> None:
