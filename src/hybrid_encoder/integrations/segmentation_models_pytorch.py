@@ -113,6 +113,11 @@ class SegmentationEncoder(nn.Module):
         self._output_stride = output_stride
         self.neck.strides = tuple(min(stride, output_stride) for stride in self.neck.strides)
 
+    def __prepare_scriptable__(self) -> Any:
+        raise RuntimeError(
+            "the hybrid encoder is no TorchScript; export the model with torch.export.export, or as ONNX."
+        )
+
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return those that are meant to train: ``unfreeze_encoder`` releases no more than these."""
         frozen = {id(parameter) for parameter in self.hybrid.frozen_parameters()}

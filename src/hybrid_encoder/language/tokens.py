@@ -5,6 +5,7 @@ What a tokenizer of the Hub gave is kept in ``PromptConfig.token_ids``, so that 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,13 +27,19 @@ class ClipTokens:
     padding = 0
 
     def __init__(self) -> None:
-        from open_clip.tokenizer import SimpleTokenizer
-
-        self._tokenizer = SimpleTokenizer()
+        self._tokenizer = _clip_tokenizer()
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, without those around it."""
         return [int(token) for token in self._tokenizer.encode(text)]
+
+
+@functools.cache
+def _clip_tokenizer() -> Any:
+    """Return CLIP's own tokenizer, which takes longer to make than a small model does."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
 
 
 class HubTokens:
