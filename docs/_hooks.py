@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latex2mathml.converter import convert as mathml
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 if sys.version_info >= (3, 11):
@@ -70,7 +71,7 @@ def _api_page(room: str) -> str:
 
 def _api_text(room: str, names: list[str]) -> str:
     if not names:
-        return f"::: {room}\n    options: {{heading_level: 1}}\n"
+        return f"# {room}\n\n::: {room}\n    options: {{show_root_heading: false, heading_level: 1}}\n"
     if room == "hybrid_encoder":
         return _api_index(names)
     lines = [f"# {room}", f"::: {room}", "    options: {members: false, show_root_heading: false}"]
@@ -164,5 +165,8 @@ def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Fi
 
 
 def _equation(found: re.Match[str]) -> str:
-    display = "block" if found[2] == "[" else "inline"
-    return f'<{found[1]} class="math">{mathml(html.unescape(found[3]), display=display)}</{found[1]}>'
+    source = html.unescape(found[3])
+    equation = mathml(source, display="block" if found[2] == "[" else "inline")
+    if "\\" in equation:
+        raise PluginError(f"the equation {source!r} has a command that latex2mathml does not know; write it otherwise.")
+    return f'<{found[1]} class="math">{equation}</{found[1]}>'
