@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,34 @@ def replace_files(written: Path, folder: Path, names: Iterable[str], durable: bo
         os.chmod(written / name, 0o666 & ~_umask())
     for name in names:
         os.replace(written / name, folder / name)
+
+
+def replace_together(written: Path, folder: Path, names: Sequence[str]) -> None:
+    """Move files that are only of use together as :func:`replace_files` does; the one that a reader opens is the last.
+
+    While they are moved, the last name stands for nothing: a reader finds all of the old files, none, or all of the new
+    ones, and never some of each. Where a move fails, the old ones are put back.
+
+    Args:
+        written: a folder of this call's own, where they are.
+        folder: where they go; on the same disk.
+        names: of the files.
+    """
+    before = written / ".before"
+    before.mkdir()
+    held = [name for name in reversed(names) if os.path.lexists(folder / name)]
+    try:
+        for name in held:
+            os.rename(folder / name, before / name)
+        replace_files(written, folder, names)
+    except BaseException:
+        for name in reversed(names):
+            if not os.path.lexists(written / name):  # it was moved
+                (folder / name).unlink(missing_ok=True)
+        for name in reversed(held):
+            if os.path.lexists(before / name):
+                os.replace(before / name, folder / name)
+        raise
 
 
 @contextmanager

@@ -254,9 +254,9 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybrid_encoder.training.fine.train_fine", trained)
     monkeypatch.setattr("hybrid_encoder.training.demonstration.run_demo", lambda *args, **options: {})
     monkeypatch.setattr("hybrid_encoder.app.serving.serve", lambda *args, **options: None)
-    monkeypatch.setattr("hybrid_encoder.deploy.export.export_onnx", exported)
-    monkeypatch.setattr("hybrid_encoder.deploy.export.save_program", exported)
-    monkeypatch.setattr("hybrid_encoder.cli.export._compare", lambda *args: "not compared")
+    for writer in ("export_onnx", "save_aoti", "save_openvino", "save_program"):
+        monkeypatch.setattr(f"hybrid_encoder.deploy.files.{writer}", exported)
+    monkeypatch.setattr("hybrid_encoder.deploy.files._compare", lambda *args: None)
 
 
 def _try_many(enter: Callable[[], Path], traps: Traps, count: int) -> None:

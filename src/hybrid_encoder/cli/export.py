@@ -2,95 +2,85 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from hybrid_encoder.cli.options import check_file, console, parse_size
 from hybrid_encoder.errors import ConfigError, InputError
 
-if TYPE_CHECKING:
-    from hybrid_encoder.models.depth import HybridDepthModel
-
-FileFormat = Literal["onnx", "pt2"]
-TOLERANCE = 1e-3  # of disparity, float32
-
 
 def export_command(
     source: Annotated[str, typer.Argument(help="'tiny', a checkpoint folder, or a Hub id.")],
-    output: Annotated[Path, typer.Argument(help="File to write; its name ends with .onnx, or .pt2 for --format pt2.")],
+    output: Annotated[Path, typer.Argument(help="File to write: model.onnx, model.pt2 or model.xml.")],
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the images, e.g. 192x640.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            "--format",
+            help="onnx (.onnx), program (.pt2, of torch.export), openvino (.xml and .bin) or aoti (.pt2, compiled for "
+            "this processor). Left out, the suffix says it; .pt2 is a program.",
+        ),
+    ] = None,
     dynamic_size: Annotated[
         bool,
         typer.Option("--dynamic-size", help="Accept any height and width from 64 up; --size is used for tracing."),
     ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Store linear layers in int8, which changes the numbers (docs/export.md).")
+        bool,
+        typer.Option("--int8", help="Store linear layers of ONNX in int8, which changes the numbers (docs/export.md)."),
     ] = False,
-    file_format: Annotated[
-        FileFormat, typer.Option("--format", help="onnx, or pt2 for a program of torch.export.")
-    ] = "onnx",
+    int8_static: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--int8-static",
+            metavar="PICTURES",
+            help="Convolutions and linear layers of ONNX or OpenVINO in int8, with scales found on these pictures: a "
+            "folder, files or globs; may be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Write a model as one file for other runtimes, for any batch size, and compare the file with the model.
 
     hybrid-encoder export tiny tiny.onnx --size 192x640
     """
-    from hybrid_encoder.deploy.export import export_onnx, save_program
-    from hybrid_encoder.deploy.tools import check_packages
+    from hybrid_encoder.data.finding import find_images
+    from hybrid_encoder.deploy.files import check_export, export_file
+    from hybrid_encoder.deploy.formats import FORMATS
+    from hybrid_encoder.deploy.static import calibration_pictures
     from hybrid_encoder.models.depth import HybridDepthModel
 
-    height, width = parse_size(size)
-    if output.suffix != f".{file_format}":
-        raise InputError(f"{output} does not end with .{file_format}, and --format is {file_format}.")
-    if int8 and file_format == "pt2":
-        raise ConfigError("--int8 is for --format onnx; leave one of the two out.")
-    check_file(output, f"model.{file_format}")
-    if file_format == "onnx":  # missing packages are named before the weights are loaded
-        check_packages("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
+    working = parse_size(size)
+    if int8 and int8_static:
+        raise ConfigError("--int8 and --int8-static are two ways to quantise; leave one of them out.")
+    how = "dynamic" if int8 else "static" if int8_static else None
+    # Whatever can be known to fail is found before the weights are loaded.
+    check_file(output, "model.onnx")
+    name = check_export(output, to, how)  # type: ignore[arg-type]
+    pictures = find_images(int8_static) if int8_static else []
+    if int8_static and not pictures:
+        raise InputError(f"--int8-static {' '.join(int8_static)} holds no picture; give some to calibrate with.")
     model = HybridDepthModel.from_pretrained(source)
-    # A file that exists under the final name may be a good one: it is replaced only by one that agrees with the model.
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
-        temporary = Path(folder) / f"model{output.suffix}"
-        if file_format == "onnx":
-            export_onnx(model, temporary, (height, width), dynamic_size=dynamic_size, int8=int8)
-        else:
-            save_program(model, temporary, (height, width), dynamic_size=dynamic_size)
-        result = _compare(model, temporary, (height, width), dynamic_size, int8)
-        temporary.replace(output)
-    console.print(f"{output} ({output.stat().st_size / 1e6:.1f} MB): {result}")
-
-
-def _compare(model: HybridDepthModel, path: Path, size: tuple[int, int], dynamic_size: bool, int8: bool) -> str:
-    """Return in words how far the file's disparity is from the model's, both run on the same images.
-
-    Raises:
-        ConfigError: farther than :data:`TOLERANCE`, without int8.
-    """
-    import importlib.util
-
-    import torch
-
-    from hybrid_encoder.deploy.compare import onnx_difference, program_difference
-
-    onnx = path.suffix == ".onnx"
-    if onnx and importlib.util.find_spec("onnxruntime") is None:
-        return "not compared with the model: the package onnxruntime is missing (pip install 'hybrid-encoder[export]')"
-    compare = onnx_difference if onnx else program_difference
-    # A dynamic size is tried on a second size and batch, which the graph was not traced with.
-    sizes = [size, (size[0] + 33, size[1] + 19)] if dynamic_size else [size]
-    differences = []
-    for batch_size, (height, width) in enumerate(sizes, start=1):
-        generator = torch.Generator().manual_seed(0)
-        # Upsampled noise has edges and smooth parts, as images do.
-        coarse = torch.rand(batch_size, 3, 6, 10, generator=generator)
-        images = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-        differences.append(compare(model, path, images))
-    largest, mean = max(d[0] for d in differences), max(d[1] for d in differences)
-    if not int8 and not largest <= TOLERANCE:
-        raise ConfigError(
-            f"the exported file gives disparity up to {largest:.2g} away from the model; at most {TOLERANCE:g} is "
-            "allowed, so it was not kept: try a fixed size or the other --format."
+    done = export_file(
+        model,
+        output,
+        working,
+        to=name,
+        dynamic_size=dynamic_size,
+        int8=how,  # type: ignore[arg-type]
+        calibration=calibration_pictures(model, pictures, working) if pictures else None,
+    )
+    if done.largest is None:
+        format = FORMATS[name]
+        told = (
+            f"not compared with the model: the package {format.runtime} is missing (pip install "
+            f"'hybrid-encoder[{format.extra}]')"
         )
-    return f"disparity differs from the model's by {largest:.2g} at most, {mean:.2g} on average"
+    else:
+        told = (
+            f"disparity differs from the model's by {done.largest:.2g} at most, {done.mean:.2g} on average, on "
+            f"{done.compared_on}"
+        )
+    console.print(f"{output} ({name}, {done.num_bytes / 1e6:.1f} MB): {told}")

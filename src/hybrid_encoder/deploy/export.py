@@ -1,4 +1,4 @@
-"""A model as a file that other runtimes read: ``torch.export``, ONNX, and ONNX with int8 linear layers.
+"""A model as a file that other runtimes read: ``torch.export``, and ONNX with float32 or int8 layers.
 
 What does not depend on the images is a constant in the file: the prompts' matrix, so that there is no text tower, and,
 at a fixed size, the resampled positions.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 import hybrid_encoder
 from hybrid_encoder.config import MIN_SIZE
 from hybrid_encoder.deploy.folding import folded_copy, freeze_positions, writable_path, write_metadata
 from hybrid_encoder.deploy.quantize import quantize_int8
+from hybrid_encoder.deploy.static import quantize_static
 from hybrid_encoder.deploy.tools import check_packages, quiet_exporters
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.models.base import check_working_size
@@ -87,7 +90,13 @@ def export_program(model: HybridDepthModel, size: tuple[int, int], *, dynamic_si
 
 
 def export_onnx(
-    model: HybridDepthModel, path: str | Path, size: tuple[int, int], *, dynamic_size: bool = False, int8: bool = False
+    model: HybridDepthModel,
+    path: str | Path,
+    size: tuple[int, int],
+    *,
+    dynamic_size: bool = False,
+    int8: bool = False,
+    calibration: Sequence[Tensor] | None = None,
 ) -> Path:
     """Write the model as one ONNX file, whole or not at all.
 
@@ -99,16 +108,36 @@ def export_onnx(
         model, size, dynamic_size: as for ``export_program``.
         path: of the file; its folder must exist.
         int8: weights and inputs of the linear layers in int8 (``quantize_int8``), which changes the numbers.
+        calibration: prepared images (``calibration_pictures``): weights and inputs of convolutions and linear layers in
+            int8, with the scales that these images need (``quantize_static``), which changes the numbers.
 
     Returns:
         The path.
 
     Raises:
         InputError: a size out of its range, a folder that does not exist.
-        ConfigError: as for ``export_program``; a model of 2 GiB or more; packages of the extra ``export`` are missing.
+        ConfigError: as for ``export_program``; a model of 2 GiB or more; packages of the extra ``export`` are missing;
+            ``int8`` and ``calibration`` both.
     """
     path = writable_path(path)
-    check_packages("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
+    proto = onnx_model(model, size, dynamic_size=dynamic_size, int8=int8, calibration=calibration)
+    write_whole(path, proto.SerializeToString())
+    return path
+
+
+def onnx_model(
+    model: HybridDepthModel,
+    size: tuple[int, int],
+    *,
+    dynamic_size: bool = False,
+    int8: bool = False,
+    calibration: Sequence[Tensor] | None = None,
+) -> ModelProto:
+    """Return what ``export_onnx`` writes; arguments and errors are its own."""
+    if int8 and calibration is not None:
+        raise ConfigError("int8 and calibration are two ways to quantise; leave one of them out.")
+    quantised = int8 or calibration is not None
+    check_packages("onnx", "onnxscript", *(["onnxruntime"] if quantised else []))
     _check_model(model)
     parts = model.part_parameters()
     num_bytes = 4 * sum(p.numel() for name, parameters in parts.items() if name != "text" for p in parameters)
@@ -118,12 +147,13 @@ def export_onnx(
             "(pt2), which has no such limit."
         )
     proto = translate(export_program(model, size, dynamic_size=dynamic_size))
+    weights = "float32"
     if int8:
-        proto = quantize_int8(proto)
-    values = {**describe(model, None if dynamic_size else size), "weights": "int8 linear layers" if int8 else "float32"}
-    write_metadata(proto, values)
-    write_whole(path, proto.SerializeToString())
-    return path
+        proto, weights = quantize_int8(proto), "int8 linear layers"
+    elif calibration is not None:
+        proto, weights = quantize_static(proto, calibration), "int8 convolutions and linear layers, static"
+    write_metadata(proto, {**describe(model, None if dynamic_size else size), "weights": weights})
+    return proto
 
 
 def save_program(

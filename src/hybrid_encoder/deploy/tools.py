@@ -1,4 +1,4 @@
-"""What export, quantisation and comparison share: packages of the extra ``export``, and silence while they work."""
+"""What export, quantisation and comparison share: packages of the extras, and silence while they work."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.quiet import quiet
 
 LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
-WARNING_MODULES = ("torch", "onnxscript", "onnx_ir", "onnxruntime")
+WARNING_MODULES = ("torch", "onnxscript", "onnx_ir", "onnxruntime", "openvino")
 
 
-def check_packages(*names: str) -> None:
-    """Import packages of the extra ``export``, so that a missing one is found before any work is done.
+def check_packages(*names: str, extra: str = "export") -> None:
+    """Import packages of an extra, so that a missing one is found before any work is done.
+
+    Args:
+        names: of the packages.
+        extra: the extra of this package that installs them.
 
     Raises:
         ConfigError: a package is missing.
@@ -26,8 +30,8 @@ def check_packages(*names: str) -> None:
             importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"the package {error.name} is missing, and ONNX needs it; install the extra: "
-            "pip install 'hybrid-encoder[export]'."
+            f"the package {error.name} is missing, and {'ONNX' if extra == 'export' else 'OpenVINO'} needs it; install "
+            f"the extra: pip install 'hybrid-encoder[{extra}]'."
         ) from None
 
 

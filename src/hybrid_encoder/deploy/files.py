@@ -1,0 +1,153 @@
+"""A model written as a file of any format, which is kept only if it agrees with the model."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from hybrid_encoder.deploy.aoti import check_compiler, save_aoti
+from hybrid_encoder.deploy.compare import file_difference
+from hybrid_encoder.deploy.export import export_onnx, save_program
+from hybrid_encoder.deploy.folding import writable_path
+from hybrid_encoder.deploy.formats import FORMATS, choose_format
+from hybrid_encoder.deploy.openvino import save_openvino
+from hybrid_encoder.deploy.tools import check_packages
+from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.models.depth import HybridDepthModel
+from hybrid_encoder.writing import replace_files, replace_together
+
+TOLERANCE = 1e-3  # of disparity, float32
+Int8 = Literal["dynamic", "static"]
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that was written and compared.
+
+    Attributes:
+        path: of the file; a second one with the weights may lie beside it.
+        num_bytes: of all its files.
+        largest, mean: absolute difference of disparity from the model's, which is in [0, 1]; None where the package
+            that runs the file is missing.
+        compared_on: what both were run on, in words.
+    """
+
+    path: Path
+    num_bytes: int
+    largest: float | None
+    mean: float | None
+    compared_on: str
+
+
+def check_export(path: Path, to: str | None = None, int8: Int8 | None = None) -> str:
+    """Find what makes an export impossible, before the work, and return the format's name.
+
+    Args:
+        path, to: as for ``choose_format``.
+        int8: how layers become int8; None leaves them in float32.
+
+    Raises:
+        InputError: a suffix of another format or of none; a file cannot stand there.
+        ConfigError: no such format; int8 layers that it does not have; a package or the compiler is missing.
+    """
+    name = choose_format(path, to)
+    if int8 is not None and int8 not in FORMATS[name].int8:
+        able = " or ".join(other for other, format in FORMATS.items() if int8 in format.int8)
+        raise ConfigError(f"{int8} int8 layers are for {able}, and the format is {name}; leave one of the two out.")
+    for file in _files(path, name):
+        writable_path(file)
+    check_packages(*FORMATS[name].packages, *(["onnxruntime"] if int8 is not None else []), extra=FORMATS[name].extra)
+    if name == "aoti":
+        check_compiler()
+    return name
+
+
+def export_file(
+    model: HybridDepthModel,
+    path: str | Path,
+    size: tuple[int, int],
+    *,
+    to: str | None = None,
+    dynamic_size: bool = False,
+    int8: Int8 | None = None,
+    calibration: Sequence[Tensor] | None = None,
+) -> ExportedFile:
+    """Write the model as a file, compare the file with the model, and only then give it its name.
+
+    What stood under that name before stays until then. Files with int8 layers are kept however far they are.
+
+    Args:
+        model, size, dynamic_size: as for ``export_program``.
+        path, to, int8: as for :func:`check_export`.
+        calibration: prepared images of the size (``calibration_pictures``), for ``int8="static"``; the file is compared
+            on them.
+
+    Raises:
+        InputError: a size out of its range; as :func:`check_export`.
+        ConfigError: as for ``export_program``; disparity of float32 layers that is more than 1e-3 away from the
+            model's; static int8 without calibration, or the other way round; as :func:`check_export`.
+    """
+    path = Path(path)
+    name = check_export(path, to, int8)
+    if (int8 == "static") != (calibration is not None):
+        raise ConfigError("calibration pictures and static int8 layers belong together; give both or neither.")
+    if calibration is not None and not calibration:
+        raise InputError("calibration holds no picture; give some that look like those to predict on.")
+    # A file that exists under the final name may be a good one: it is replaced only by one that agrees with the model.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        written = Path(folder) / path.name
+        if name == "onnx":
+            export_onnx(
+                model, written, size, dynamic_size=dynamic_size, int8=int8 == "dynamic", calibration=calibration
+            )
+        elif name == "openvino":
+            save_openvino(model, written, size, dynamic_size=dynamic_size, calibration=calibration)
+        elif name == "aoti":
+            save_aoti(model, written, size, dynamic_size=dynamic_size)
+        else:
+            save_program(model, written, size, dynamic_size=dynamic_size)
+        found = _compare(model, written, name, calibration or _made_up(size, dynamic_size))
+        if found is not None and int8 is None and not found[0] <= TOLERANCE:
+            raise ConfigError(
+                f"the exported file gives disparity up to {found[0]:.2g} away from the model; at most {TOLERANCE:g} is "
+                "allowed, so it was not kept: try a fixed size or another format."
+            )
+        files = _files(written, name)
+        num_bytes = sum(file.stat().st_size for file in files)
+        move = replace_files if len(files) == 1 else replace_together
+        move(written.parent, path.parent, [file.name for file in files])
+    on = "made-up images" if calibration is None else f"the {len(calibration)} calibration pictures"
+    return ExportedFile(path, num_bytes, *(found or (None, None)), compared_on=on)
+
+
+def _files(path: Path, name: str) -> list[Path]:
+    """Return the files of an export, the one that a reader opens last."""
+    return [path.with_suffix(".bin"), path] if name == "openvino" else [path]
+
+
+def _compare(model: HybridDepthModel, path: Path, name: str, batches: Sequence[Tensor]) -> tuple[float, float] | None:
+    """Return the largest and the mean difference on batches; None where nothing runs the file here."""
+    runtime = FORMATS[name].runtime
+    if runtime is not None and importlib.util.find_spec(runtime) is None:
+        return None
+    differences = [file_difference(model, path, images, name) for images in batches]
+    return max(one[0] for one in differences), sum(one[1] for one in differences) / len(differences)
+
+
+def _made_up(size: tuple[int, int], dynamic_size: bool) -> list[Tensor]:
+    """Return images with edges and smooth parts, as pictures have: upsampled noise."""
+    # A dynamic size is tried on a second size and batch, which the graph was not traced with.
+    sizes = [size, (size[0] + 33, size[1] + 19)] if dynamic_size else [size]
+    batches = []
+    for batch_size, (height, width) in enumerate(sizes, start=1):
+        coarse = torch.rand(batch_size, 3, 6, 10, generator=torch.Generator().manual_seed(0))
+        batches.append(interpolate(coarse, (height, width), mode="bilinear"))
+    return batches
