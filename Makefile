@@ -19,7 +19,7 @@ MKDOCS := DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest test-newest coverage lint types docs docs-serve bench gpu release-check clean
+.PHONY: help demo test test-lowest test-newest coverage lint types docs docs-serve notebooks bench gpu release-check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ docs: $(DEV) ## build the documentation site into build/site; a warning is an er
 
 docs-serve: $(DEV) ## show the site at http://localhost:8000, and again whenever a page changes
 	$(MKDOCS) serve
+
+notebooks: $(DEV) ## run the scripts behind docs/notebooks, and write these with their outputs
+	$(BIN)/python tests/test_notebooks.py
 
 bench: $(DEV) ## measure speed
 	$(BIN)/python -m benchmarks

@@ -2,8 +2,8 @@
 
 python docs/pictures/depth.py STREET_PHOTOGRAPH DRIVING_FRAME docs/pictures/depth.jpg
 
-ATTRIBUTION.txt says whose pictures these are. tests/test_pictures.py cuts the frames out of the result, runs the code of
-the README on them, and compares.
+ATTRIBUTION.txt says whose pictures these are. tests/test_pictures.py cuts the frames out of the result, runs the code
+of the README on them, and compares.
 """
 
 from __future__ import annotations
