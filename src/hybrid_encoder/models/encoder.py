@@ -129,20 +129,25 @@ class HybridDepthEncoder(HybridModel):
     if TYPE_CHECKING:
         __call__ = forward  # nn.Module's says Any
 
-    def forward_features(self, images: Tensor) -> HybridFeatures:
+    def forward_features(self, images: Tensor, levels: int = 4) -> HybridFeatures:
         """Run the same pass and return everything it computed.
+
+        Args:
+            images: as for :meth:`forward`.
+            levels: how many of the four maps, from the first. With fewer the towers stop early, and there is no class
+                token.
 
         Raises:
             InputError: images of another shape, type or value range.
         """
         self.check_images(images)
-        spatial, class_token = self.forward_spatial(images)
-        semantic = self.semantic(images) if self.semantic is not None else []
+        spatial, class_token = self.forward_spatial(images, levels)
+        semantic = self.semantic(images, levels) if self.semantic is not None else []
         return self.join(semantic, spatial, class_token, (images.shape[-2], images.shape[-1]))
 
-    def forward_spatial(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def forward_spatial(self, images: Tensor, levels: int = 4) -> tuple[list[Tensor], Tensor | None]:
         """Run DINO alone: four maps on one grid and the class token, where there is one."""
-        return self.spatial(images) if self.spatial is not None else ([], None)
+        return self.spatial(images, levels) if self.spatial is not None else ([], None)
 
     def join(
         self,

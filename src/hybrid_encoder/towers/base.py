@@ -2,7 +2,8 @@
 
 Every tower declares ``channels`` and ``strides`` (pixels per cell, for each of its four maps) as data, takes
 RGB in [0, 1] of shape (B, 3, H, W) and normalises it itself. The semantic tower returns four maps; the spatial
-tower returns four maps on one grid and the class token of its last block.
+tower returns four maps on one grid and the class token of its last block. Asked for fewer ``levels``, they return the
+first maps alone, and run no further than these need.
 """
 
 from __future__ import annotations

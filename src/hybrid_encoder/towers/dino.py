@@ -56,10 +56,10 @@ class SpatialTower(Tower):
         self.channels = (width,) * 4
         self.strides = (patch,) * 4
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def forward(self, images: Tensor, levels: int = 4) -> tuple[list[Tensor], Tensor | None]:
         images, grid = fit_to_patches(self.normalise(images), self.patch)
-        outputs, prefix = self.tokens(images, grid)
-        class_token = outputs[-1][:, 0] if self.has_class_token else None
+        outputs, prefix = self.tokens(images, grid, levels)
+        class_token = outputs[-1][:, 0] if self.has_class_token and levels == 4 else None
         return [to_map(tokens[:, prefix:], grid) for tokens in outputs], class_token
 
     if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SpatialTower(Tower):
                 "choose a DINO model, which has one, or a pose network."
             )
 
-    def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
-        """Return the tokens (B, prefix + h * w, C) after each tapped block and the final norm, and how many of them,
-        at the front, are prefix tokens (class and registers)."""
+    def tokens(self, images: Tensor, grid: Grid, levels: int = 4) -> tuple[list[Tensor], int]:
+        """Return the tokens (B, prefix + h * w, C) after the first ``levels`` tapped blocks and the final norm, and
+        how many of them, at the front, are prefix tokens (class and registers)."""
         raise NotImplementedError

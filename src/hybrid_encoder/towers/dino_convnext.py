@@ -48,16 +48,17 @@ class ConvNextTower(SpatialTower):
     def blocks(self) -> nn.ModuleList:
         return nn.ModuleList(block for stage in stages(self.model) for block in stage.blocks)  # type: ignore[union-attr]
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        images, _ = fit_to_patches(self.normalise(images), self.patch)
+    def forward(self, images: Tensor, levels: int = 4) -> tuple[list[Tensor], Tensor | None]:
+        images, grid = fit_to_patches(self.normalise(images), self.patch)
         maps, x = [], run_stem(self.model, images)
-        for stage, stride in zip(stages(self.model), STRIDES, strict=True):
+        for stage, stride in zip(stages(self.model)[:levels], STRIDES[:levels], strict=True):
             x = self.run_block(stage, _made_even(x) if stride > self.patch else x)
             maps.append(x)
-        token = self.norm(x.mean((2, 3), keepdim=True)).flatten(1)
-        maps[-1] = self.norm(x)
-        grid = maps[STRIDES.index(self.patch)].shape[-2:]
-        return [_to_stride(x, stride, (grid[0], grid[1])) for x, stride in zip(maps, STRIDES, strict=True)], token
+        token = None
+        if levels == 4:
+            token = self.norm(x.mean((2, 3), keepdim=True)).flatten(1)
+            maps[-1] = self.norm(x)
+        return [_to_stride(x, stride, grid) for x, stride in zip(maps, STRIDES[:levels], strict=True)], token
 
 
 def is_convnext(model: nn.Module) -> bool:

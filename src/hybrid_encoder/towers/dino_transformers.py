@@ -76,10 +76,10 @@ class TransformersTower(SpatialTower):
         blocks: nn.ModuleList = self.model.get_submodule(self.layers_at)
         return blocks
 
-    def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
+    def tokens(self, images: Tensor, grid: Grid, levels: int = 4) -> tuple[list[Tensor], int]:
         states = self.model(pixel_values=images, output_hidden_states=True).hidden_states
         norm = getattr(self.model, self.norm_name)
-        return [norm(states[tap + 1]) for tap in self.taps], self.prefix
+        return [norm(states[tap + 1]) for tap in self.taps[:levels]], self.prefix
 
 
 def download_transformers(repo: str, with_weights: bool) -> str:

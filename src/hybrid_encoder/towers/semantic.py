@@ -75,15 +75,15 @@ class SemanticTower(Tower):
         self.channels = (width,) * 4
         self.strides = (self.patch,) * 4
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Take RGB in [0, 1], (B, 3, H, W), to four maps (B, C_i, H_i, W_i)."""
+    def forward(self, images: Tensor, levels: int = 4) -> list[Tensor]:
+        """Take RGB in [0, 1], (B, 3, H, W), to four maps (B, C_i, H_i, W_i), or to the first ``levels`` of them."""
         if self.kind != "vit":
             first = self.first(images)
-            return [first, *self.rest(first)]
+            return [first, *self.rest(first, levels)]
         images, grid = fit_to_patches(self.normalise(images), self.patch)
         if not hasattr(self.visual, "trunk"):
-            return self._open_clips_vit(images, grid)
-        outputs, prefix = run_blocks(self, self.visual.trunk, images, grid, "size")
+            return self._open_clips_vit(images, grid, levels)
+        outputs, prefix = run_blocks(self, self.visual.trunk, images, grid, "size", levels)
         return [to_map(tokens[:, prefix:], grid) for tokens in outputs]
 
     if TYPE_CHECKING:
@@ -101,10 +101,10 @@ class SemanticTower(Tower):
         x = self.visual.stem(x) if self.kind == "resnet" else run_stem(self.visual.trunk, x)
         return self.run_block(self._stages()[0], x)
 
-    def rest(self, first: Tensor) -> list[Tensor]:
-        """Return the second to fourth map, computed from the first."""
+    def rest(self, first: Tensor, levels: int = 4) -> list[Tensor]:
+        """Return the second to fourth map, computed from the first; or to an earlier last one, ``levels`` with it."""
         maps, x = [], first
-        for stage in self._stages()[1:]:
+        for stage in self._stages()[1:levels]:
             x = self.run_block(stage, x)
             maps.append(x)
         return maps
@@ -115,7 +115,7 @@ class SemanticTower(Tower):
             return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
         return stages(visual.trunk)
 
-    def _open_clips_vit(self, images: Tensor, grid: Grid) -> list[Tensor]:
+    def _open_clips_vit(self, images: Tensor, grid: Grid, levels: int) -> list[Tensor]:
         visual = self.visual
         x = visual.conv1(images).flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
@@ -124,10 +124,10 @@ class SemanticTower(Tower):
             grid, [table], lambda: resample_positions(table[None], visual.grid_size, grid, 1, "size")
         )
         x = visual.ln_pre(x + position.to(x.dtype))
-        maps = []
-        for index, block in enumerate(visual.transformer.resblocks):
+        maps, taps = [], self.taps[:levels]
+        for index, block in enumerate(visual.transformer.resblocks[: taps[-1] + 1]):
             x = self.run_block(block, x)
-            if index in self.taps:
+            if index in taps:
                 maps.append(to_map(x[:, 1:], grid))
         return maps
 

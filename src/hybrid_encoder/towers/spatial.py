@@ -41,8 +41,8 @@ class TimmTower(SpatialTower):
         blocks: nn.ModuleList = self.model.blocks
         return blocks
 
-    def tokens(self, images: Tensor, grid: Grid) -> tuple[list[Tensor], int]:
-        return run_blocks(self, self.model, images, grid, self.position_rule)
+    def tokens(self, images: Tensor, grid: Grid, levels: int = 4) -> tuple[list[Tensor], int]:
+        return run_blocks(self, self.model, images, grid, self.position_rule, levels)
 
 
 def build_spatial(config: SpatialConfig, pretrained: bool) -> SpatialTower:

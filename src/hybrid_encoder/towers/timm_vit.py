@@ -57,7 +57,9 @@ def prefix_tokens(model: Any) -> list[Tensor]:
     return [token for token in front if token is not None]
 
 
-def run_blocks(tower: Tower, model: Any, images: Tensor, grid: Grid, rule: str) -> tuple[list[Tensor], int]:
+def run_blocks(
+    tower: Tower, model: Any, images: Tensor, grid: Grid, rule: str, levels: int = 4
+) -> tuple[list[Tensor], int]:
     """Return the tokens (B, prefix + h * w, C) after each tapped block and the final norm, and the prefix's length.
 
     Args:
@@ -66,6 +68,7 @@ def run_blocks(tower: Tower, model: Any, images: Tensor, grid: Grid, rule: str) 
         images: normalised, in whole patches.
         grid: of these patches.
         rule: how learned positions are resampled, see :func:`resample_positions`.
+        levels: how many of the tapped blocks, from the first.
     """
     x = _cut(model.patch_embed, images)
     prefix = [token.expand(x.shape[0], -1, -1) for token in prefix_tokens(model)]
@@ -77,9 +80,10 @@ def run_blocks(tower: Tower, model: Any, images: Tensor, grid: Grid, rule: str) 
     x = model.norm_pre(x if position is None else x + position)
     rope = _rotary(tower, model, grid)
     outputs = []
-    for index, block in enumerate(model.blocks):
+    taps = tower.taps[:levels]
+    for index, block in enumerate(model.blocks[: taps[-1] + 1]):
         x = tower.run_block(block, x) if rope is None else tower.run_block(block, x, rope)
-        if index in tower.taps:
+        if index in taps:
             outputs.append(model.norm(x))
     return outputs, count
 
