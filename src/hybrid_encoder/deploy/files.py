@@ -125,7 +125,8 @@ def export_file(
         move = replace_files if len(files) == 1 else replace_together
         move(written.parent, path.parent, [file.name for file in files])
     on = "made-up images" if calibration is None else f"the {len(calibration)} calibration pictures"
-    return ExportedFile(path, num_bytes, *(found or (None, None)), compared_on=on)
+    largest, mean = found or (None, None)
+    return ExportedFile(path, num_bytes, largest, mean, on)
 
 
 def _files(path: Path, name: str) -> list[Path]:
