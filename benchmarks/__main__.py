@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: the small measurements as tables; ``data`` and ``gpu`` are those that take long."""
+"""``python -m benchmarks``: the small measurements as tables; ``data``, ``export`` and ``gpu`` take long."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 import torch
 from rich.console import Console
 
-from benchmarks import bev, cost_volume, data_waiting, gpu, kept_values
+from benchmarks import bev, cost_volume, data_waiting, export, gpu, kept_values
 
-LONG = {"data": data_waiting.main, "gpu": gpu.main}
+LONG = {"data": data_waiting.main, "export": export.main, "gpu": gpu.main}
 
 
 def main() -> None:
@@ -20,7 +20,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure on this machine's CPU.",
-        epilog="`data` as the first word measures how long a training waits for data, `gpu` everything on a GPU.",
+        epilog="`data` as the first word measures how long a training waits for data, `export` exported files in other "
+        "runtimes, `gpu` everything on a GPU.",
     )
     parser.add_argument("--rounds", type=int, default=7, help="how often each way is timed, in turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
