@@ -1,5 +1,7 @@
-from . import segmentation_models_pytorch
+from . import segmentation_models_pytorch, timm, transformers
 
 __all__ = [
     "segmentation_models_pytorch",
+    "timm",
+    "transformers",
 ]

@@ -99,17 +99,18 @@ class SemanticTower(Tower):
             raise ConfigError("a ViT has no first map to enter after; choose a ResNet, ConvNeXt or FastViT CLIP.")
         x = self.normalise(images)
         x = self.visual.stem(x) if self.kind == "resnet" else run_stem(self.visual.trunk, x)
-        return self.run_block(self._stages()[0], x)
+        return self.run_block(self.stages()[0], x)
 
     def rest(self, first: Tensor, levels: int = 4) -> list[Tensor]:
         """Return the second to fourth map, computed from the first; or to an earlier last one, ``levels`` with it."""
         maps, x = [], first
-        for stage in self._stages()[1:levels]:
+        for stage in self.stages()[1:levels]:
             x = self.run_block(stage, x)
             maps.append(x)
         return maps
 
-    def _stages(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Module]:
+        """Return the four stages; only where the tower has some."""
         visual = self.visual
         if self.kind == "resnet":
             return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
