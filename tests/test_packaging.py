@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import textwrap
 import venv
 import zipfile
@@ -29,6 +30,7 @@ SOURCES = {
     ROOT / "src": Path(),
     ROOT / "adapters": Path("hybrid_encoder", "adapters"),
 }  # folder: place when installed
+BESIDE = ("benchmarks", "docs", "examples", "tests", "tools")  # in an sdist, not in a wheel
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # As little of a Monodepth2 checkout as the adapter can be asked to patch.
@@ -93,6 +95,7 @@ def _installed_files() -> set[str]:
             *folder.rglob("*.pyi"),
             *folder.rglob("py.typed"),
             *folder.rglob("app/*.jpg"),
+            *folder.rglob("integrations/*.json"),
             *folder.rglob("weights/**/*"),
         ]
         if file.is_file()
@@ -156,10 +159,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a build reads: the working tree stays clean, and no earlier build slips in."""
     tree = tmp_path_factory.mktemp("tree")
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
-    for name in ("src", "adapters"):
+    for name in ("src", "adapters", *BESIDE):
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=skip)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
-        shutil.copy(ROOT / name, tree)
+    for file in ROOT.iterdir():
+        if file.is_file() and not file.name.startswith("."):
+            shutil.copy(file, tree)
     return tree
 
 
@@ -190,6 +194,26 @@ def test_wheel_holds_what_it_must_and_nothing_else(wheel: Path) -> None:
         licence = archive.read(f"{metadata}/licenses/LICENSE").decode()
     assert {name for name in names if not name.startswith(f"{metadata}/")} == _installed_files()
     assert licence == (ROOT / "LICENSE").read_text()
+
+
+@pytest.mark.slow
+def test_sdist_holds_docs_examples_and_tests(tree: Path, tmp_path: Path) -> None:
+    """And adapters/ once, at the place where it stands in the repository."""
+    _run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", tmp_path, tree, cwd=tmp_path)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    files = {
+        file.relative_to(tree).as_posix()
+        for name in ("adapters", "src", *BESIDE)
+        for file in (tree / name).rglob("*")
+        if file.is_file() and "src/hybrid_encoder/adapters" not in file.as_posix()
+    }
+    assert len(files) > 500
+    files |= {"CHANGELOG.md", "CITATION.cff", "Dockerfile", "LICENSE", "Makefile", "README.md", "constraints.txt"}
+    made = {name for name in names if name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name}
+    assert not {name for name in files if ".egg-info/" not in name} - names
+    assert not {name for name in names - made if "/" in name} - files
 
 
 @pytest.fixture(scope="module")

@@ -245,6 +245,21 @@ def test_workflows_may_do_little_and_end(workflow: Path) -> None:
                 assert step["with"]["persist-credentials"] is False
 
 
+def test_the_image_is_built_of_what_is_there() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [name for names in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE) for name in names.split()]
+    assert {"constraints.txt", "pyproject.toml", "setup.py", "src", "adapters"} <= set(copied)
+    assert ignored[1] == "*"
+    assert sorted(line[1:] for line in ignored if line.startswith("!")) == sorted(copied)
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    (python,) = re.findall(r"^ARG PYTHON_IMAGE=python:(3\.\d+)-slim", text, re.MULTILINE)
+    assert python in _pythons()
+    stages = text.split("\nFROM ")
+    assert "\nUSER 1000\n" in stages[-1]
+    assert 'ENTRYPOINT ["hybrid-encoder"]' in stages[-1]
+
+
 def test_nothing_is_published_that_was_not_checked() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
     assert jobs["publish"]["needs"] == "check"
