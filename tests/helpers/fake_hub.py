@@ -14,13 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".pth", ".bin", ".ckpt")  # kept as LFS objects, with their SHA-256 as the ETag
 
 Answer = tuple[int, dict[str, str], bytes]
 JSON = {"Content-Type": "application/json"}
+LICENSES = ("apache-2.0", "mit", "other")  # that are known here
+TOKEN = "hf_ofthetests"  # which the user somebody is logged in with
 
 
 @dataclass
@@ -32,10 +34,16 @@ class FakeHub:
         revisions: commit and files by repository and name of another branch or tag.
         refusals: status and error code (the header ``X-Error-Code``) of repositories that are not given, by a part of
             the path.
-        cuts: how many times a file of that name is cut in its middle, the connection closed.
+        cuts: how many times a file of that name is cut in its middle, the connection closed; of a path that something
+            is sent to, how many times the connection is closed before there is an answer.
         hanging: parts of paths that get no answer, or where they begin with "half ", half of one.
         seconds: how long it takes to send a large file.
         no_ranges: whether a download always starts again.
+        tokens: the name and the role of the user, by token.
+        private: the repositories that only their owners see.
+        pulls: how many pull requests there are, by repository.
+        objects: large files that have arrived, by SHA-256, in a commit or not.
+        changes: whether what arrives is changed, as by a disk that fails.
         requests: method and path of each request, in their order.
         address: of the server.
         released: set when the server ends.
@@ -51,7 +59,11 @@ class FakeHub:
     requests: list[str] = field(default_factory=list)
     address: str = ""
     released: threading.Event = field(default_factory=threading.Event)
+    tokens: dict[str, tuple[str, str]] = field(default_factory=lambda: {TOKEN: ("somebody", "write")})
+    private: set[str] = field(default_factory=set)
+    pulls: dict[str, int] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
+    changes: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -62,16 +74,23 @@ class FakeHub:
         """Return the commit that a repository's branch main is at."""
         return _commit(self.files[repo])
 
-    def answer(self, method: str, path: str, body: bytes) -> Answer:
+    def sent(self) -> list[str]:
+        """Return what has been sent to the server and changes what it has: methods and paths, in their order."""
+        return [row for row in self.requests if row.startswith(("POST", "PUT")) and "paths-info" not in row]
+
+    def answer(self, method: str, path: str, body: bytes, token: str = "") -> Answer:
         """Return status, headers and body for a request."""
-        path = unquote(path.partition("?")[0])
+        path, _, query = path.partition("?")
+        path = unquote(path)
         for part, (status, code) in self.refusals.items():
             if part in path:
                 return status, {"X-Error-Code": code, "X-Error-Message": code}, b""
+        if path == "/api/whoami-v2":
+            return self._who(token)
         if method in ("POST", "PUT"):
-            return self._take(path, body)
+            return self._take(path, body, "create_pr=1" in query)
         for repo in self.files:
-            if path.startswith(f"/api/models/{repo}"):
+            if f"{path}/".startswith(f"/api/models/{repo}/"):
                 return self._about(repo, path.removeprefix(f"/api/models/{repo}"))
             if path.startswith(f"/{repo}/resolve/"):
                 revision, _, name = path.removeprefix(f"/{repo}/resolve/").partition("/")
@@ -83,14 +102,22 @@ class FakeHub:
         return known.get(revision) or next((row for row in known.values() if row[0] == revision), None)
 
     def _about(self, repo: str, rest: str) -> Answer:
-        found = re.fullmatch(r"(?:/(revision|tree)/([^/]+))?", rest)
+        found = re.fullmatch(r"(?:/(revision|tree)/(.+))?", rest)
         held = self._at(repo, found[2] or "main") if found else None
         if not found or held is None:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         commit, files = held
-        about: Any = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+        siblings = [{"rfilename": name} for name in files]
+        about: Any = {"id": repo, "sha": commit, "private": repo in self.private, "siblings": siblings}
         if found[1] == "tree":
-            about = [{"type": "file", "path": k, "size": len(v), "oid": _etag(k, v)} for k, v in files.items()]
+            about = [_row(k, v) for k, v in files.items()]
+        return 200, JSON, json.dumps(about).encode()
+
+    def _who(self, token: str) -> Answer:
+        if token not in self.tokens:
+            return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b""
+        name, role = self.tokens[token]
+        about = {"name": name, "orgs": [], "auth": {"type": "access_token", "accessToken": {"role": role}}}
         return 200, JSON, json.dumps(about).encode()
 
     def _file(self, repo: str, revision: str, name: str) -> Answer:
@@ -103,11 +130,11 @@ class FakeHub:
             return 404, {"X-Error-Code": "EntryNotFound", **headers}, b""
         return 200, {"ETag": f'"{_etag(name, files[name])}"', **headers}, files[name]
 
-    def _take(self, path: str, body: bytes) -> Answer:
+    def _take(self, path: str, body: bytes, create_pr: bool) -> Answer:
         """Answer one step of a push."""
         if found := re.fullmatch(r"/objects/(\w+)", path):
             assert hashlib.sha256(body).hexdigest() == found[1]
-            self.objects[found[1]] = body
+            self.objects[found[1]] = body[:-1] + b"?" if self.changes else body
             return 200, {}, b""
         answer: Any = {}
         if path == "/api/repos/create":
@@ -115,39 +142,80 @@ class FakeHub:
             repo = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
             status = 409 if repo in self.files else 200
             self.files.setdefault(repo, {})
+            if asked.get("private") or asked.get("visibility") == "private":
+                self.private.add(repo)
             return status, JSON, json.dumps({"url": f"{self.address}/{repo}"}).encode()
         if path == "/api/validate-yaml":
+            stated = re.search(r"^license: (.*)$", json.loads(body)["content"], re.MULTILINE)
+            faults = [{"message": '"license" must be one of [apache-2.0, ...]'}]
+            if stated and stated[1] not in LICENSES:
+                return 400, JSON, json.dumps({"errors": faults, "warnings": []}).encode()
             answer = {"errors": [], "warnings": []}
         elif found := re.fullmatch(r"/api/models/(.+)/preupload/(.+)", path):
-            names = [file["path"] for file in json.loads(body)["files"]]
-            modes = {name: "lfs" if name.endswith(LARGE) else "regular" for name in names}
-            answer = {"files": [{"path": k, "uploadMode": v, "shouldIgnore": False} for k, v in modes.items()]}
+            held = (self._at(found[1], found[2]) or ("", {}))[1]
+            answer = {"files": [_mode(file["path"], held) for file in json.loads(body)["files"]]}
         elif path.endswith("/info/lfs/objects/batch"):
-            rows = [
-                {**row, "actions": {"upload": {"href": f"{self.address}/objects/{row['oid']}"}}}
-                for row in json.loads(body)["objects"]
-            ]
+            rows = json.loads(body)["objects"]
+            for row in rows:
+                if row["oid"] not in self.objects:
+                    row["actions"] = {"upload": {"href": f"{self.address}/objects/{row['oid']}"}}
             answer = {"transfer": "basic", "objects": rows}
+        elif found := re.fullmatch(r"/api/models/(.+)/paths-info/(.+)", path):
+            held = (self._at(found[1], found[2]) or ("", {}))[1]
+            answer = [_row(name, held[name]) for name in parse_qs(body.decode())["paths"] if name in held]
+        elif found := re.fullmatch(r"/api/models/(.+?)/branch/(.+)", path):
+            self.revisions.setdefault(found[1], {})[found[2]] = self.commit(found[1]), dict(self.files[found[1]])
         elif found := re.fullmatch(r"/api/models/(.+)/commit/(.+)", path):
-            answer = self._push(found[1], found[2], [json.loads(line) for line in body.splitlines()])
+            answer = self._push(found[1], found[2], [json.loads(line) for line in body.splitlines()], create_pr)
+            if answer is None:
+                return 412, {"X-Error-Message": "A commit has happened since."}, b""
         else:
             return 404, {}, b""
         return 200, JSON, json.dumps(answer).encode()
 
-    def _push(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        files = dict(self.files[repo])
+    def _push(self, repo: str, branch: str, lines: list[dict[str, Any]], create_pr: bool) -> dict[str, Any] | None:
+        """Return what the Hub answers to a commit; nothing where the branch has moved."""
+        before, held = self._at(repo, branch) or ("", {})
+        files = dict(held)
         for line in lines:
             value = line["value"]
+            if line["key"] == "header" and value.get("parentCommit", before) != before:
+                return None
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         commit = _commit(files)
+        answer = {"success": True, "commitUrl": f"{self.address}/{repo}/commit/{commit}", "commitOid": commit}
+        if create_pr:
+            number = self.pulls[repo] = self.pulls.get(repo, 0) + 1
+            branch = f"refs/pr/{number}"
+            answer["pullRequestUrl"] = f"{self.address}/{repo}/discussions/{number}"
         if branch == "main":
             self.files[repo] = files
         else:
             self.revisions.setdefault(repo, {})[branch] = commit, files
-        return {"success": True, "commitUrl": f"{self.address}/{repo}/commit/{commit}", "commitOid": commit}
+        return answer
+
+
+def _mode(name: str, held: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return how a file is to be sent, and what of it is there."""
+    large = name.endswith(LARGE)
+    oid = (_etag if large else _blob)(name, held[name]) if name in held else None
+    return {"path": name, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
+
+
+def _row(name: str, content: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": _blob(name, content)}
+    if name.endswith(LARGE):
+        row["lfs"] = {"oid": _etag(name, content), "size": len(content), "pointerSize": 134}
+    return row
+
+
+def _blob(_: str, content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _commit(files: dict[str, bytes]) -> str:
@@ -170,7 +238,13 @@ class _Handler(BaseHTTPRequestHandler):
         if any(part in self.path for part in hub.hanging):
             hub.released.wait()
             return
-        status, headers, body = hub.answer(self.command, self.path, given)
+        if self.command in ("POST", "PUT") and (cut := next((p for p in hub.cuts if p in self.path), "")):
+            hub.cuts[cut] -= 1
+            if hub.cuts[cut] >= 0:
+                self.close_connection = True
+                return
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        status, headers, body = hub.answer(self.command, self.path, given, token)
         sent = body
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         if start and status == 200 and not hub.no_ranges:
@@ -204,14 +278,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_hub(cache: Path) -> Iterator[FakeHub]:
-    """Serve a Hub on this machine, and let the library ask it and keep what it gives in a folder."""
+    """Serve a Hub on this machine, and let the library ask it and keep what it gives in a folder; one is logged in."""
     hub = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        with hub_at(hub.address), cache_at(cache):
+        with hub_at(hub.address), cache_at(cache), mock.patch.dict("os.environ", {"HF_TOKEN": TOKEN}):
             yield hub
     finally:
         hub.released.set()

@@ -22,6 +22,7 @@ from hybrid_encoder.config import (
 from hybrid_encoder.config.architectures import TRANSFORMERS
 
 PAPER = "https://arxiv.org/abs/2510.09320"
+NOT_STATED = "not-stated"  # the name of a licence that nobody has said
 HOW, UNKNOWN = "How it was made", "Not written down by whoever saved it."
 TABLE = "| part | setting |"
 
@@ -114,7 +115,7 @@ def model_card(
         "library_name": LIBRARY,
         "pipeline_tag": "depth-estimation",
         "tags": ["depth-estimation", LIBRARY],
-        **({} if license else {"license": "other", "license_name": "not-stated"}),
+        **({} if license else {"license": "other", "license_name": NOT_STATED}),
         **given,
     }
     if base := base_models(encoder):
@@ -137,6 +138,33 @@ def model_card(
     if TABLE in stands.intro or stands.intro in map(_intro, MODEL_CONFIGS):  # ours, of an earlier version or model
         stands.intro = card.intro
     return str(renew(stands, card, [HOW] if notes is None else [], given))
+
+
+def merged_card(name: str, card: str, there: str | None) -> str | None:
+    """Return a model's card for a place where a card may stand already.
+
+    Args:
+        name: the class of the model.
+        card: of the model, as :func:`model_card` returns it; what it says of notes, licence and data sets goes there.
+        there: the text of the card that stands there; what a person added to it stays.
+
+    Returns:
+        The text, or None where what stands there is not a card of this library.
+    """
+    new, stands = read_card(card), read_card(there)
+    if there is None or new is None:
+        return card
+    if stands is None:
+        return None
+    if new.intro != _intro(name) or stands.intro in map(_intro, MODEL_CONFIGS):
+        stands.intro = new.intro
+    stated = [key for key in new.metadata if key.startswith("license")] if _states_license(new) else []
+    given = {key: new.metadata[key] for key in [*stated, "datasets"] if key in new.metadata}
+    return str(renew(stands, new, [HOW] if new.sections.get(HOW) == UNKNOWN else [], given))
+
+
+def _states_license(card: Card) -> bool:
+    return card.metadata.get("license_name") != NOT_STATED and "license" in card.metadata
 
 
 def base_models(encoder: HybridEncoderConfig) -> list[str]:

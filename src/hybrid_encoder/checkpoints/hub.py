@@ -14,16 +14,14 @@ from torch import nn
 from hybrid_encoder.checkpoints.cards import model_card
 from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
 from hybrid_encoder.checkpoints.history import History, history_metadata
+from hybrid_encoder.checkpoints.repositories import CARD, PICTURES, find_repository, log_in
 from hybrid_encoder.checkpoints.tensor_files import save_tensors
+from hybrid_encoder.checkpoints.uploading import upload
 from hybrid_encoder.config import FORMAT_VERSION
 from hybrid_encoder.config.kinds import MODEL_TYPE
-from hybrid_encoder.downloading.network import ask
 from hybrid_encoder.downloading.weights import uploads
 from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.writing import replace_files
-
-CARD = "README.md"
-PICTURES = "preprocessor_config.json"  # as transformers calls it
 
 
 class HubModel(nn.Module):
@@ -96,8 +94,9 @@ class HubModel(nn.Module):
         token: str | bool | None = None,
         branch: str | None = None,
         create_pr: bool = False,
+        overwrite: bool = False,
     ) -> str:
-        """Upload the files of :meth:`save_pretrained` to the Hugging Face Hub, in one commit.
+        """Upload the files of :meth:`save_pretrained` to the Hugging Face Hub, in one commit, and read them back.
 
         A card that is there is renewed as in a folder; a README.md of another kind stays.
 
@@ -107,33 +106,25 @@ class HubModel(nn.Module):
             commit_message: of the commit.
             private: whether a repository that is made is private; None leaves it to the Hub.
             token: in the place of that of ``hf auth login``.
-            branch: in the place of ``main``; it must exist.
+            branch: in the place of ``main``; made if it is not there.
             create_pr: open a pull request instead.
+            overwrite: whether the model may take the place of another kind of model.
 
         Returns:
-            The address of the commit.
+            The address of the commit, or of the pull request.
 
         Raises:
-            CheckpointError: the Hub cannot be reached, or refuses it.
+            CheckpointError: the Hub cannot be reached, or refuses it; or another kind of model is there.
         """
-        from huggingface_hub import HfApi, errors
-
-        api = HfApi(token=token)
-
-        def card_there(repo: str) -> str | None:
-            try:
-                return Path(api.hf_hub_download(repo, CARD, revision=branch)).read_text("utf-8", errors="replace")
-            except errors.EntryNotFoundError:
-                return None
-
         with uploads(repo_id), tempfile.TemporaryDirectory() as folder:
-            repo = ask(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
-            about: dict[str, Any] = {"notes": notes, "license": license, "datasets": datasets}
-            self._write(Path(folder), {**about, "old": ask(lambda: card_there(repo)), "source": repo})
-            commit = api.upload_folder(
-                repo_id=repo, folder_path=folder, commit_message=commit_message, revision=branch, create_pr=create_pr
-            )
-        return str(commit.commit_url)
+            user = log_in(token)
+            there = find_repository(repo_id, user, token=token, branch=branch, create_pr=create_pr, private=private)
+            if not overwrite:
+                there.refuse_other_kind(type(self).__name__)
+            card = {"notes": notes, "license": license, "datasets": datasets, "old": there.card, "source": there.name}
+            files = {name: Path(folder) / name for name in self._write(Path(folder), card)}
+            done = upload(there, files, commit_message, private=private, create_pr=create_pr, token=token)
+        return done.address
 
     def _write(self, folder: Path, card: Mapping[str, Any]) -> list[str]:
         """Write the files of the model into an empty folder, and return their names; no card in a person's place."""

@@ -24,6 +24,7 @@ from hybrid_encoder.cli.fit_scale import fit_scale_command
 from hybrid_encoder.cli.info import info_command
 from hybrid_encoder.cli.options import console
 from hybrid_encoder.cli.predict import predict_command
+from hybrid_encoder.cli.push import push_command
 from hybrid_encoder.cli.run import run_command
 from hybrid_encoder.cli.terminal import complain, give_up_streams, prepare_streams
 from hybrid_encoder.cli.track import track_command
@@ -68,6 +69,7 @@ app.command("check-leak")(check_leak_command)
 app.command("fit-scale")(fit_scale_command)
 app.command("info")(info_command)
 app.command("convert")(convert_command)
+app.command("push")(push_command)
 app.command("demo")(demo_command)
 app.command("export")(export_command)
 app.command("train-coarse")(train_coarse_command)

@@ -19,6 +19,7 @@ NAME = "check the name"
 AGAIN = "check the connection and try again"
 LATER = "try again in a few minutes"
 LOG_IN = "run 'hf auth login' (or give token=...)"
+FREE = "free some space there, or see https://huggingface.co/settings/billing"
 
 # Libraries of the network raise classes of their own, which change with their versions.
 NETWORK = ("httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3")
@@ -27,6 +28,8 @@ ENDED = (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError,
 WORDINGS = r"Failed to download|SHA256 checksum|invalid hash value|CAS [Cc]lient|[Rr]eqwest"
 
 CUT = "Consistency check failed"  # of huggingface_hub's OSError, which has no class of its own
+REFUSED = "LFS batch API returned errors"  # of its ValueError, which has none either
+SPACE = r"\b(?:storage|quota|limits?|billing|plan)\b"  # what the Hub speaks of where an account is full
 
 Reason = tuple[str, str]  # why something failed, and what helps first
 
@@ -98,6 +101,9 @@ def reason_of(error: BaseException, repo: str = "") -> Reason | None:
         return named(error), AGAIN
     if isinstance(error, OSError) and CUT in str(error):
         return "the download was cut", AGAIN
+    if isinstance(error, ValueError) and REFUSED in str(error):
+        said = " ".join(str(error).split())
+        return said.rstrip(". "), FREE if re.search(SPACE, said, re.IGNORECASE) else AGAIN
     return None
 
 
@@ -134,6 +140,11 @@ def _of_status(error: BaseException, repo: str) -> Reason | None:
     if not isinstance(status, int) or not _of_network(error):
         return None
     said = f"the server answered {status}"
+    message = str(getattr(error, "server_message", None) or "").rstrip(". ")
+    if status in (402, 403, 413, 507) and re.search(SPACE, message, re.IGNORECASE):
+        return f"{said}: {message}", FREE
+    if status == 412:
+        return f"{said}, as somebody has changed it in the meantime", "look at what is there and push again"
     if status == 401:
         return f"{said}, as nobody is logged in or the token is not valid", LOG_IN
     if status == 403:

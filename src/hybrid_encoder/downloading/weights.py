@@ -42,8 +42,14 @@ def downloads(weights: str, fix: str = START_RANDOM) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uploads(repo: str) -> Iterator[None]:
+def uploads(
+    repo: str, later: str = "save it with save_pretrained('path/to/folder') and push it later"
+) -> Iterator[None]:
     """Turn what huggingface_hub raises where an upload fails into one sentence; other errors pass.
+
+    Args:
+        repo: the Hub id.
+        later: what else helps.
 
     Raises:
         CheckpointError: the upload failed.
@@ -57,8 +63,7 @@ def uploads(repo: str) -> Iterator[None]:
             raise
         why, first = reason
         raise CheckpointError(
-            f"the model cannot be pushed to {repo!r} on the Hugging Face Hub: {why}; {first}, or save it with "
-            "save_pretrained('path/to/folder') and push it later."
+            f"the model cannot be pushed to {repo!r} on the Hugging Face Hub: {why}; {first}, or {later}."
         ) from None
 
 

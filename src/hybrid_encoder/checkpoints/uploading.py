@@ -1,0 +1,130 @@
+"""Files uploaded to a repository on the Hugging Face Hub: in one commit, not twice, and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybrid_encoder.checkpoints.repositories import CARD, PICTURES, Repository
+from hybrid_encoder.downloading.network import ask
+from hybrid_encoder.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What has been pushed, read back from the Hub.
+
+    Attributes:
+        address: of the commit, or of the pull request.
+        revision: the branch or the pull request that has it.
+        changed: whether anything was sent; False where all of it was there already.
+        hashes: SHA-256 of each file that the Hub keeps as a large one, by name.
+    """
+
+    address: str
+    revision: str
+    changed: bool
+    hashes: Mapping[str, str]
+
+
+def upload(
+    there: Repository,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    *,
+    private: bool | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+) -> Pushed:
+    """Upload files in one commit, and read back what the Hub then has of them.
+
+    What the Hub has already is not sent again: neither files that are as they were, nor large ones that arrived before
+    a connection broke, since these reach the Hub before the commit that names them. Until the commit, nobody sees
+    anything of it. A repository that has changed since it was looked at is not written to.
+
+    Args:
+        there: from :func:`find_repository`.
+        files: each one's path here, or content, by its name there.
+        message: of the commit.
+        private: whether a repository that is made is private; None leaves it to the Hub.
+        create_pr: open a pull request instead.
+        token: in the place of that of ``hf auth login``.
+
+    Raises:
+        CheckpointError: what is on the Hub afterwards is not what was sent.
+        Exception: whatever the network's libraries raise, for :func:`~hybrid_encoder.downloading.weights.uploads`.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(token=token)
+    if CARD in files:
+        _check_metadata(files[CARD])
+    if not there.exists:
+        ask(lambda: api.create_repo(there.name, private=private, exist_ok=True))
+    if there.commit is None and there.branch != "main":
+        ask(lambda: api.create_branch(there.name, branch=there.branch, exist_ok=True))
+    operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
+    if PICTURES in there.files and PICTURES not in files:  # of the model that stood there, and not of this one
+        operations.append(CommitOperationDelete(PICTURES))
+    options: dict[str, Any] = {"revision": there.branch, "create_pr": create_pr, "parent_commit": there.commit}
+    commit = api.create_commit(there.name, operations, commit_message=message, **options)
+    hashes = _read_back(api, there.name, files, commit.pr_revision or commit.oid)
+    address = commit.pr_url or str(commit.commit_url)
+    return Pushed(address, commit.pr_revision or there.branch, commit.oid != there.commit, hashes)
+
+
+def _check_metadata(card: Path | bytes) -> None:
+    """Ask the Hub whether it takes the metadata of a card, before a repository is made for it."""
+    from huggingface_hub import RepoCard
+
+    text = card if isinstance(card, bytes) else card.read_bytes()
+    try:
+        asked = RepoCard(text.decode(errors="replace"), ignore_metadata_errors=True)
+        ask(lambda: asked.validate("model"))
+    except ValueError as error:  # with the Hub's answer, or of the parser
+        said = re.findall(r'"message": *"([^"]+)"', str(error)) or [str(error)]
+        raise CheckpointError(
+            f"the Hugging Face Hub does not take the metadata at the top of {CARD} ({' '.join(said[0].split())}); "
+            "licences have the names of https://huggingface.co/docs/hub/repositories-licenses, and data sets those "
+            "that they have on the Hub."
+        ) from None
+
+
+def _read_back(api: HfApi, repo: str, files: Mapping[str, Path | bytes], revision: str) -> dict[str, str]:
+    """Compare what the Hub has of these files with what was sent, and return the SHA-256 of the large ones."""
+    rows = {row.path: row for row in ask(lambda: api.get_paths_info(repo, list(files), revision=revision))}
+    hashes = {}
+    for name, content in files.items():
+        row: Any = rows.get(name)
+        large = getattr(row, "lfs", None)
+        found = None if row is None else (row.size, large.sha256 if large else row.blob_id)
+        sent = _size_and_hash(content, git=not large)
+        if found != sent:
+            has = "has no such file" if found is None else f"has {found[0]} bytes with the hash {found[1]}"
+            raise CheckpointError(
+                f"{name} of {repo!r} is not on the Hugging Face Hub as it was sent ({sent[0]} bytes with the hash "
+                f"{sent[1]}): the Hub {has}; push it again."
+            )
+        if large:
+            hashes[name] = sent[1]
+    return hashes
+
+
+def _size_and_hash(content: Path | bytes, git: bool) -> tuple[int, str]:
+    """Return the size in bytes, and the SHA-256 or the SHA-1 by which git names a file."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if git else hashlib.sha256()
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        with content.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return size, digest.hexdigest()
