@@ -162,22 +162,36 @@ def read_config(folder: Path) -> Any:
         raise CheckpointError(f"{folder} has no {CONFIG}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     try:
         with file.open("rb") as opened:
-            content = parse(opened.read(MAX_BYTES + 1))
-        for name in ("class", "config"):
-            if name not in content and (other := content.get("model_type") or content.get("architecture")):
-                raise ConfigError(
-                    f"it is of another library's model, {shown(other)}; name weights of a model of this library."
-                )
-            if name not in content:
-                raise ConfigError(f"it has no {name!r}.")
-        kind = content["class"]
-        if not isinstance(kind, str) or kind not in MODEL_CONFIGS:
-            raise ConfigError(f"'class' is {shown(kind)}; this version knows {', '.join(MODEL_CONFIGS)}.")
-        config = MODEL_CONFIGS[kind].from_dict(content["config"])
-        spatial = find_encoder_config(config).spatial
-        check_stored(spatial.name, spatial.overrides)
+            return decode_config(parse(opened.read(MAX_BYTES + 1)))
     except (OSError, ConfigError) as error:
         raise CheckpointError(f"{file} is not a configuration of this library: {error}") from error
+
+
+def decode_config(content: dict[str, Any]) -> Any:
+    """Return the configuration that a ``config.json`` holds, which may have more in it.
+
+    Args:
+        content: as ``parse`` returns it.
+
+    Returns:
+        One of :data:`hybrid_encoder.config.MODEL_CONFIGS`.
+
+    Raises:
+        ConfigError: not one of ours.
+    """
+    for name in ("class", "config"):
+        if name not in content and (other := content.get("model_type") or content.get("architecture")):
+            raise ConfigError(
+                f"it is of another library's model, {shown(other)}; name weights of a model of this library."
+            )
+        if name not in content:
+            raise ConfigError(f"it has no {name!r}.")
+    kind = content["class"]
+    if not isinstance(kind, str) or kind not in MODEL_CONFIGS:
+        raise ConfigError(f"'class' is {shown(kind)}; this version knows {', '.join(MODEL_CONFIGS)}.")
+    config = MODEL_CONFIGS[kind].from_dict(content["config"])
+    spatial = find_encoder_config(config).spatial
+    check_stored(spatial.name, spatial.overrides)
     return config
 
 
