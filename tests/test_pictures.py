@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "pictures" / "depth.jpg"
@@ -45,3 +51,14 @@ def test_the_picture_is_light_and_says_whose_frames_it_shows() -> None:
     for licence in ("licenses/by/2.0", "licenses/by/3.0"):
         assert licence in readme and licence in beside
     assert "docs/pictures/depth.jpg" in readme
+
+
+def test_the_badges_say_what_the_package_says_of_itself() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    versions = [x.rsplit(" ", 1)[1] for x in declared["project"]["classifiers"] if "Python :: 3." in x]
+    badges = re.findall(r"^!\[([^]]*)\]\(https://img", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert badges[:2] == [
+        f"Python {versions[0]} to {versions[-1]}",
+        f"Licence: {declared['project']['license']}",
+    ]
+    assert "Typing :: Typed" in declared["project"]["classifiers"] and declared["tool"]["mypy"]["strict"]
