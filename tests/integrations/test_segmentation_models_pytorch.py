@@ -18,6 +18,7 @@ from hybrid_encoder.config import HybridDepthConfig, HybridEncoderConfig, Spatia
 from hybrid_encoder.errors import CheckpointError, ConfigError, InputError
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder
+from hybrid_encoder.testing import EncoderContract
 
 from helpers.fake_hub import fake_hub
 from helpers.plugs import plugs
@@ -118,6 +119,14 @@ def test_a_segmentation_is_exported(images: Tensor, tmp_path: Path) -> None:
 
 
 # -- the contract of smp's encoders ----------------------------------------------------------------------
+
+
+class TestSegmentationEncoder(EncoderContract):
+    channels = (3, 64, 64, 128, 256, 512)
+    strides = (1, 2, 4, 8, 16, 32)
+
+    def make(self) -> nn.Module:
+        return integration.SegmentationEncoder(HybridEncoderConfig.preset("tiny"))
 
 
 def test_the_features_are_the_image_and_the_pyramid_of_the_encoders_maps(images: Tensor) -> None:
