@@ -28,6 +28,7 @@ from hybrid_encoder.deploy.tools import LOGGERS, check_packages, quiet_exporters
 from hybrid_encoder.models.unet import UNetDecoder
 
 from helpers.log_state import logging_unchanged
+from helpers.plugs import plugs
 from helpers.small_models import small_dino
 
 onnx = pytest.importorskip("onnx")
@@ -71,6 +72,7 @@ def rendered(batch: int, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.stack([frame.image for frame in frames]))
 
 
+@plugs("onnxruntime", "`hybrid-encoder export model.onnx`", "save", "load", "run", "export")
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_gives_the_model_s_disparity(model: HybridDepthModel, fixed: Path, batch: int) -> None:
@@ -248,30 +250,9 @@ def test_the_command_writes_a_file_and_compares_it(  # type: ignore[no-untyped-d
         and str(path) in out.replace("\n", "")
         and list(path.parent.iterdir()) == [path]
     )
-    code, out, _ = run("tiny", tmp_path / "a.pt2", "--size", "64x96", "--format", "pt2")
+    code, out, _ = run("tiny", tmp_path / "a.pt2", "--size", "64x96")
     assert code == 0 and "disparity differs" in out
     assert program_difference(model, tmp_path / "a.pt2", rendered(2, 64, 96))[0] < 1e-5
-
-
-def test_a_file_that_differs_is_not_kept(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(export, "save_program", lambda _, path, *__, **___: path.write_bytes(b"a program"))
-    monkeypatch.setattr("hybrid_encoder.deploy.compare.program_difference", lambda *_: (0.5, 0.1))
-    earlier = tmp_path / "a.pt2"
-    earlier.write_bytes(b"an earlier export")
-    code, _, err = run("tiny", earlier, "--size", "64x96", "--format", "pt2")
-    assert code == 2 and "up to 0.5 away" in err
-    assert list(tmp_path.iterdir()) == [earlier] and earlier.read_bytes() == b"an earlier export"
-
-
-def test_the_command_refuses(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    for arguments, message in (
-        (("tiny", tmp_path / "a.onnx", "--size", "wide"), "--size is 'wide'"),
-        (("tiny", tmp_path / "a.pt", "--size", "64x96"), "does not end with .onnx"),
-        (("tiny", tmp_path / "a.pt2", "--size", "64x96", "--format", "pt2", "--int8"), "--int8 is for --format onnx"),
-    ):
-        code, _, err = run(*arguments)
-        assert code == 2 and message in err and err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_decoder_of_monodepth2_rounds_its_sizes_alike_in_onnx(tmp_path: Path) -> None:
