@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ from torch import Tensor
 from hybrid_encoder.checkpoints.archives import read_content
 from hybrid_encoder.checkpoints.pickles import Foreign
 from hybrid_encoder.checkpoints.stored import Damaged, StoredTensor, load
-from hybrid_encoder.errors import CheckpointError
+from hybrid_encoder.config.checking import shown
+from hybrid_encoder.config.serialization import MAX_BYTES, parse
+from hybrid_encoder.errors import CheckpointError, ConfigError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = "model.safetensors.index.json"  # in the place of WEIGHTS where they are in several files
 FILES = (".ckpt", ".pth", ".pt", ".safetensors", ".bin")
 FOLDER_HINT = "For a folder with encoder.pth and depth.pth, name the folder."
 STATES = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
+SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before every name
 
 
@@ -129,3 +134,32 @@ def _sort(entries: Mapping[Any, Any]) -> tuple[dict[str, StoredTensor], dict[str
 
 def _kind(value: Any) -> str:
     return value.name if isinstance(value, Foreign) else type(value).__name__
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """Read the tensors of a model that was saved in several safetensors files, as transformers does with large ones.
+
+    Args:
+        index: ``model.safetensors.index.json``, whose ``weight_map`` says for each tensor which file it is in.
+
+    Raises:
+        CheckpointError: no such index; files elsewhere than beside it, or without what it says of them.
+    """
+    try:
+        with open(index, "rb", opener=open_file) as file:
+            places = parse(file.read(MAX_BYTES + 1)).get("weight_map")
+    except OSError as error:
+        raise CheckpointError(f"{index} cannot be read ({error.strerror or error}); check the path.") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{index} is not an index of weights: {error}") from error
+    names = list(places.values()) if isinstance(places, dict) else [None]
+    if wrong := [name for name in names if not isinstance(name, str) or not SHARD.fullmatch(name)]:
+        raise CheckpointError(f"{index} names {shown(wrong[0])}; the weights' files must be .safetensors beside it.")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(names)):
+        found = read_tensors(index.with_name(name))
+        for key in (key for key, place in places.items() if place == name):
+            if key not in found:
+                raise CheckpointError(f"{index.with_name(name)} has no {key!r}, which {index.name} says it holds.")
+            tensors[key] = found[key]
+    return tensors

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from hybrid_encoder.checkpoints import published, published_state, trained
 from hybrid_encoder.checkpoints.described import stored_config
-from hybrid_encoder.checkpoints.files import CONFIG, FOLDER_HINT, WEIGHTS, read_tensors, read_weights
+from hybrid_encoder.checkpoints.files import (
+    CONFIG,
+    FOLDER_HINT,
+    INDEX,
+    WEIGHTS,
+    read_shards,
+    read_tensors,
+    read_weights,
+)
 from hybrid_encoder.checkpoints.history import History, read_history
 from hybrid_encoder.checkpoints.settings import BIN_RANGE, split_settings
 from hybrid_encoder.checkpoints.sources import find_source
@@ -220,9 +228,11 @@ def _refuse_run(folder: Path) -> None:
 
 def _read_ours(folder: Path) -> Checkpoint:
     config = read_config(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     weights = folder / WEIGHTS
+    if not weights.is_file():
+        if (folder / INDEX).is_file():
+            return Checkpoint(folder, "ours", config, read_shards(folder / INDEX))
+        raise CheckpointError(f"{folder} has no {WEIGHTS}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     return Checkpoint(folder, "ours", config, read_tensors(weights), history=read_history(weights))
 
 

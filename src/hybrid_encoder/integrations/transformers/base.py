@@ -59,16 +59,24 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
             args, options: of transformers: ``dtype``, ``device_map``, ``revision``, ``output_loading_info``, ...
 
         Raises:
-            CheckpointError: of another model; a name is missing, or has no place; a file that may hold code.
+            CheckpointError: of another model; a name is missing, or has no place or another size; a file that may hold code.
         """
         wants_info = options.pop("output_loading_info", False)
         if options.pop("use_safetensors", True) is False:
             raise CheckpointError("use_safetensors is False, and a pickle can run code; leave the option out.")
         source = shipped(pretrained_model_name_or_path)
-        loaded: Any = super().from_pretrained(source, *args, use_safetensors=True, output_loading_info=True, **options)
+        problems = {
+            "missing_keys": "lack",
+            "unexpected_keys": "hold what it has no place for,",
+            "mismatched_keys": "have other sizes for",
+        }
+        if options.pop("ignore_mismatched_sizes", False):
+            del problems["mismatched_keys"]
+        options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = super().from_pretrained(source, *args, **options)
         model, info = loaded
-        for kind, problem in (("missing_keys", "lack"), ("unexpected_keys", "hold what it has no place for,")):
-            if names := sorted(info[kind]):
+        for kind, problem in problems.items():
+            if names := sorted(key if isinstance(key, str) else key[0] for key in info[kind]):
                 raise CheckpointError(
                     f"{source} does not fit a {cls.__name__}: its weights {problem} {names[0]!r} "
                     f"({len(names)} in all); load weights of this model."
