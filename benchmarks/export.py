@@ -62,7 +62,7 @@ def ways(
         ("ONNX, --int8", {"int8": True}),
         ("ONNX, --int8-static", {"calibration": calibration}),
     ):
-        path = export_onnx(model, folder / f"{len(name)}.onnx", size, **options)  # type: ignore[arg-type]
+        path = export_onnx(model, folder / f"{len(name)}.onnx", size, **options)
         yield name, _megabytes(path), _onnx(path, threads)
     path = save_openvino(model, folder / "float.xml", size)
     yield "OpenVINO, float32", _megabytes(path), _openvino(path, "f32", threads)
@@ -102,13 +102,13 @@ def table(weights: str, size: Size, rounds: int, threads: int) -> Table:
         *("way", "eager's time / its time", "MB", "largest difference", "mean", "abs_rel"),
         title=f"{weights}, {size[0]} x {size[1]}, {threads} thread(s), {rounds} rounds; disparity up to {spread:.2g}",
     )
-    for name, megabytes, own, found in zip(names, sizes, times, results, strict=True):
+    for name, written, own, found in zip(names, sizes, times, results, strict=True):
         ratios = [eager / one for eager, one in zip(times[0], own, strict=True)]
         off = [(one - right).abs() for one, right in zip(found, expected, strict=True)]
         shown.add_row(
             name,
             f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-            megabytes,
+            written,
             f"{max(float(one.max()) for one in off):.1e}",
             f"{sum(float(one.mean()) for one in off) / len(off):.1e}",
             "" if truth is None else f"{_abs_rel(model, found[-1], truth):.4f}",

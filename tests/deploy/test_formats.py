@@ -213,7 +213,7 @@ def test_openvino_takes_static_int8(
 def test_static_int8_needs_pictures_and_they_need_it(model: HybridDepthModel, tmp_path: Path) -> None:
     for given in ({"int8": "static"}, {"calibration": [street()]}):
         with pytest.raises(ConfigError, match="calibration pictures and static int8 layers belong together"):
-            export_file(model, tmp_path / "a.onnx", SIZE, **given)  # type: ignore[arg-type]
+            export_file(model, tmp_path / "a.onnx", SIZE, **given)
     with pytest.raises(InputError, match="calibration holds no picture"):
         export_file(model, tmp_path / "a.onnx", SIZE, int8="static", calibration=[])
     with pytest.raises(ConfigError, match="two ways to quantise"):
@@ -252,7 +252,8 @@ def test_two_files_are_replaced_together_or_not_at_all(
     from hybrid_encoder.writing import replace_together
 
     folder, written = tmp_path / "there", tmp_path / "written"
-    folder.mkdir(), written.mkdir()
+    folder.mkdir()
+    written.mkdir()
     before = _older_pair(folder)
     after = {"a.bin": b"newer.bin", "a.xml": b"newer.xml"}
     for file, content in after.items():
@@ -296,8 +297,6 @@ def test_the_command_refuses_before_the_weights_are_loaded(  # type: ignore[no-u
     monkeypatch.setattr(HybridDepthModel, "from_pretrained", lambda *_, **__: pytest.fail("it worked first"))
     (tmp_path / "b.bin").mkdir()
     (tmp_path / "empty").mkdir()
-    sealed = tmp_path / "sealed"
-    sealed.mkdir()
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in (
         (("a.onnx", "--size", "wide"), "--size is 'wide'"),
@@ -341,7 +340,8 @@ def test_the_command_tells_the_difference(run, tmp_path: Path, monkeypatch: pyte
         ((2e-4, 1e-5), "disparity differs from the model's by 0.0002 at most, 1e-05 on average, on made-up images"),
         ((None, None), "not compared with the model: the package onnxruntime is missing"),
     ):
-        done = ExportedFile(tmp_path / "a.onnx", 2_500_000, *found, "made-up images")
+        largest, mean = found
+        done = ExportedFile(tmp_path / "a.onnx", 2_500_000, largest, mean, "made-up images")
         monkeypatch.setattr(files, "export_file", lambda *_, done=done, **__: done)
         code, out, _ = run("tiny", tmp_path / "a.onnx", "--size", "64x96")
         said = " ".join(out.split())
@@ -355,3 +355,21 @@ def test_a_program_says_what_it_is(model: HybridDepthModel, traced_once: None, t
     images = street(2)
     with torch.no_grad():
         torch.testing.assert_close(load_file(path)(images), model(images), rtol=0, atol=1e-6)
+
+
+def test_the_benchmark_of_exported_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table, of two ways that are quick."""
+    bench = pytest.importorskip("benchmarks.export", reason="benchmarks are in the repository")
+
+    def two(model: HybridDepthModel, *_: Any) -> Any:
+        yield "torch, eager", None, model
+        yield "another", 1.5, lambda images: model(images) + 0.25
+
+    monkeypatch.setattr(bench, "ways", two)
+    monkeypatch.setattr(bench, "DATA", Path("absent"))
+    monkeypatch.setattr(bench, "TRUTH", Path("absent"))
+    found = bench.table("tiny", SIZE, 2, 1)
+    rows = list(zip(*(column.cells for column in found.columns), strict=True))
+    assert [row[0] for row in rows] == ["torch, eager", "another"]
+    assert rows[0][1].startswith("1.00 (1.00 to 1.00)") and rows[0][3] == "0.0e+00"
+    assert rows[1][2:] == ("1.5", "2.5e-01", "2.5e-01", "")

@@ -88,7 +88,7 @@ def metadata_of(path: str | Path) -> Mapping[str, str]:
     import openvino
 
     told = openvino.Core().read_model(str(path)).get_rt_info([SECTION])
-    return {name: str(value.value) for name, value in told.value.items()}
+    return {name: str(value) for name, value in told.value.items()}
 
 
 def _of_program(program: ExportedProgram, size: tuple[int, int]) -> Any:
