@@ -1,6 +1,6 @@
 """Depth from matching alone: real KITTI frames, GPS/IMU poses, lidar as truth. Nothing is trained here.
 
-    python match_kitti.py /data/kitti/2011_09_26/2011_09_26_drive_0001_sync --frame 2 --lookup 1 3
+    python examples/match_kitti.py /data/kitti/2011_09_26/2011_09_26_drive_0001_sync --frame 2 --lookup 1 3
 
 Prints how far the cheapest depth bin is from the lidar, compared with the best constant guess, and writes an image: the
 frame, the lidar, and the disparity of the cheapest bin.
