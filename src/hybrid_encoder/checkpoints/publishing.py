@@ -45,9 +45,11 @@ def read_published(source: str | Path) -> Checkpoint:
             "the model with save_pretrained('path/to/folder') first."
         )
     checkpoint = read_checkpoint(source)
-    if checkpoint.layout != "ours":
+    layout = checkpoint.layout
+    if layout != "ours" or not (checkpoint.path / WEIGHTS).is_file():
+        other = "weights in several files" if layout == "ours" else f"a checkpoint of another layout ({layout})"
         raise CheckpointError(
-            f"{source} is a checkpoint of another layout ({checkpoint.layout}); write it in this library's with "
+            f"{source} has {other}; write it in this library's layout with "
             f"'hybrid-encoder convert {source} FOLDER', and publish that folder."
         )
     return checkpoint

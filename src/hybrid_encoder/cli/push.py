@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,7 +56,7 @@ def push_command(
     from hybrid_encoder.checkpoints.uploading import upload
     from hybrid_encoder.downloading.weights import uploads
 
-    with uploads(repo, LATER):
+    with uploads(repo, LATER), _bars_for_people():
         user = log_in()
         checkpoint = read_published(folder)
         getattr(hybrid_encoder, checkpoint.holds).from_checkpoint(checkpoint)  # or an error that says what is wrong
@@ -66,6 +68,21 @@ def push_command(
         message = f"Push a {checkpoint.holds} of hybrid-encoder"
         done = upload(there, about.files, message, private=private or None, create_pr=create_pr)
     _report(about, there, done)
+
+
+@contextlib.contextmanager
+def _bars_for_people() -> Iterator[None]:
+    """Let huggingface_hub draw its bars on a terminal alone: in a log, each of their steps would be a line."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _show(about: Publication, there: Repository, user: str, private: bool) -> None:
