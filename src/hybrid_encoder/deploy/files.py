@@ -64,7 +64,9 @@ def check_export(path: Path, to: str | None = None, int8: Int8 | None = None) ->
         raise ConfigError(f"{int8} int8 layers are for {able}, and the format is {name}; leave one of the two out.")
     for file in _files(path, name):
         writable_path(file)
-    check_packages(*FORMATS[name].packages, *(["onnxruntime"] if int8 is not None else []), extra=FORMATS[name].extra)
+    check_packages(*FORMATS[name].packages, extra=FORMATS[name].extra)
+    if int8 is not None:
+        check_packages("onnxruntime")
     if name == "aoti":
         check_compiler()
     return name
