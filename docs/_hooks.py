@@ -29,14 +29,23 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"CHANGELOG.md": "changelog.md", "SECURITY.md": "security-policy.md"}
+PAGES = {
+    "CHANGELOG.md": "changelog.md",
+    "CODE_OF_CONDUCT.md": "code-of-conduct.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security-policy.md",
+}
 """Files of the repository that become pages, and their names in the site."""
 INSTEAD = {**PAGES, "README.md": "index.md"}
 """Files of the repository, and the page that a link to them leads to."""
 API = "api"
 """In the navigation of mkdocs.yml: the pages of all rooms."""
-WHOLE = ("config", "errors", "testing")
-"""Rooms and modules without a list of public names: everything in them that has no underscore is public."""
+ADAPTERS = "hybrid_encoder.adapters"
+"""The package whose files are not below src/: a link leads there, which is not followed."""
+WHOLE = ("errors", "testing")
+"""Modules without a list of public names: everything in them that has no underscore is public."""
+BEHIND = "---\nsearch: {boost: 0.1}\n---\n\n"
+"""In a search, the reference comes after the pages that explain."""
 LANGUAGES = {".py": "python", ".pyi": "python", ".toml": "toml", ".yml": "yaml", ".yaml": "yaml", ".sh": "bash"}
 
 FENCED = re.compile(r"(^(?P<fence>```+).*?^(?P=fence)[ ]*$)", re.MULTILINE | re.DOTALL)
@@ -45,22 +54,21 @@ MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', 
 
 
 def rooms() -> dict[str, list[str]]:
-    """Every room and its public names, as its ``__init__.pyi`` lists them; no names where a room is shown whole."""
-    package = ROOT / "src" / "hybrid_encoder"
-    found = {f"hybrid_encoder.{room}": [] for room in WHOLE}
-    for stub in [*package.glob("**/__init__.pyi"), ROOT / "adapters" / "__init__.pyi"]:
-        if ROOT / "src" in stub.parents:
-            folders = stub.parent.relative_to(ROOT / "src").parts
-        else:
-            folders = ("hybrid_encoder", *stub.parent.relative_to(ROOT).parts)
-        found[".".join(folders)] = _public(stub)
-    return dict(sorted((room, names) for room, names in found.items() if names or room.split(".")[1] in WHOLE))
+    """Every room and its public names, ``__all__`` of its ``__init__``; no names for a module that is shown whole."""
+    found = {}
+    for top, source in (("hybrid_encoder", ROOT / "src" / "hybrid_encoder"), (ADAPTERS, ROOT / "adapters")):
+        for stub in source.glob("**/__init__.py*"):
+            if names := _public(stub):
+                found[".".join((top, *stub.parent.relative_to(source).parts))] = names
+    found |= {f"hybrid_encoder.{module}": [] for module in WHOLE}
+    return dict(sorted(found.items()))
 
 
 def _public(stub: Path) -> list[str]:
     for statement in ast.parse(stub.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
-            return sorted(ast.literal_eval(statement.value), key=str.lower)
+            named = [node.value for node in ast.walk(statement.value) if isinstance(node, ast.Constant)]
+            return sorted(named, key=str.lower)
     return []
 
 
@@ -70,20 +78,19 @@ def _api_page(room: str) -> str:
 
 
 def _api_text(room: str, names: list[str]) -> str:
-    if not names:
-        return f"# {room}\n\n::: {room}\n    options: {{show_root_heading: false, heading_level: 1}}\n"
     if room == "hybrid_encoder":
         return _api_index(names)
-    lines = [f"# {room}", f"::: {room}", "    options: {members: false, show_root_heading: false}"]
-    for name in names:
-        lines += [f"::: {room}.{name}", "    options: {heading_level: 2}"]
-    return "\n\n".join(lines).replace("\n\n    options", "\n    options") + "\n"
+    bare = "show_root_heading: false, show_root_toc_entry: false"
+    shown = "members: false" if names else "heading_level: 1"
+    parts = [f"{BEHIND}# {room}", f"::: {room}\n    options: {{{bare}, {shown}}}"]
+    parts += [f"::: {room}.{name}\n    options: {{heading_level: 2}}" for name in names]
+    return "\n\n".join(parts) + "\n"
 
 
 def _api_index(names: list[str]) -> str:
     top = [f"- [`{name}`][hybrid_encoder.{name}]" for name in names]
     others = [f"- [`{room}`]({_api_page(room)[4:]})" for room in rooms() if room != "hybrid_encoder"]
-    return "\n".join(("# API", "", *top, "", *others, ""))
+    return BEHIND + "\n".join(("# API", "", *top, "", *others, ""))
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -117,7 +124,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def _linked_files(page: Path, text: str) -> list[str]:
     """Files outside of docs/ that ``page``, a path in the repository, links to and that have no page."""
     targets = [_in_repository(page, link["target"]) for link in LINK.finditer(FENCED.sub("", text))]
-    return [t for t in targets if t and not t.startswith("docs/") and t not in INSTEAD and (ROOT / t).is_file()]
+    return [t for t in targets if t and _place(t) == _source_page(t) and (ROOT / t).is_file()]
+
+
+def _place(file: str) -> str:
+    """The page or file of the site that shows a file of the repository."""
+    if file in INSTEAD:
+        return INSTEAD[file]
+    if file.startswith("docs/") and Path(file).suffix not in LANGUAGES:
+        return file.removeprefix("docs/")
+    return _source_page(file)
 
 
 def _in_repository(page: Path, target: str) -> str:
@@ -128,7 +144,7 @@ def _in_repository(page: Path, target: str) -> str:
 
 
 def _source_page(file: str) -> str:
-    return f"source/{file}.md"
+    return f"source/{file.replace('/.', '/').lstrip('.')}.md"  # hidden files have no pages
 
 
 def _source_text(file: str) -> str:
@@ -145,14 +161,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
     def moved(link: re.Match[str]) -> str:
         target = _in_repository(Path(origin), link["target"])
-        if not target or (target.startswith("docs/") and origin == f"docs/{here}"):
+        if not target:
             return link[0]
-        if target in INSTEAD:
-            to = INSTEAD[target]
-        elif target.startswith("docs/"):
-            to = target.removeprefix("docs/")
-        else:
-            to = _source_page(target)
+        to = _place(target)
         return f"{link['before']}{posixpath.relpath(to, posixpath.dirname(here) or '.')}{link['anchor'] or ''}"
 
     parts = FENCED.split(markdown)  # text, code, its fence, text, ...
