@@ -152,11 +152,12 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{index} cannot be read ({error.strerror or error}); check the path.") from error
     except ConfigError as error:
         raise CheckpointError(f"{index} is not an index of weights: {error}") from error
-    names = list(places.values()) if isinstance(places, dict) else [None]
-    if wrong := [name for name in names if not isinstance(name, str) or not SHARD.fullmatch(name)]:
+    if not isinstance(places, dict):
+        raise CheckpointError(f"{index} has no 'weight_map', which says in which file each tensor is.")
+    if wrong := [name for name in places.values() if not isinstance(name, str) or not SHARD.fullmatch(name)]:
         raise CheckpointError(f"{index} names {shown(wrong[0])}; the weights' files must be .safetensors beside it.")
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(names)):
+    for name in sorted(set(places.values())):
         found = read_tensors(index.with_name(name))
         for key in (key for key, place in places.items() if place == name):
             if key not in found:

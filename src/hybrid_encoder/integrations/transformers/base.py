@@ -59,7 +59,7 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
             args, options: of transformers: ``dtype``, ``device_map``, ``revision``, ``output_loading_info``, ...
 
         Raises:
-            CheckpointError: of another model; a name is missing, or has no place or another size; a file that may hold code.
+            CheckpointError: of another model; a name lacks, has no place or another size; a file that may hold code.
         """
         wants_info = options.pop("output_loading_info", False)
         if options.pop("use_safetensors", True) is False:

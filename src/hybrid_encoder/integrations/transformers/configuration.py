@@ -145,7 +145,8 @@ class HybridDepthConfig(BackboneConfigMixin, PretrainedConfig):
                 if other and other != MODEL_TYPE
                 else "config.json says of no model what it is; name weights of a model of hybrid-encoder."
             )
-        return super().from_dict(config_dict, **options)
+        # A file may hold halves to be small: as this library has it, a model computes in float32 until told otherwise.
+        return super().from_dict({"dtype": "float32", **config_dict}, **options)
 
 
 def shipped(source: str | os.PathLike[str]) -> str:
