@@ -270,9 +270,14 @@ class TestLogin:
 class TestFolder:
     def test_another_layout(self, hub: FakeHub, published: Path) -> None:
         said = refused(published)
-        assert (
-            f"another layout (published); write it in this library's with 'hybrid-encoder convert {published}" in said
-        )
+        assert "has a checkpoint of another layout (published)" in said
+        assert f"with 'hybrid-encoder convert {published} FOLDER'" in said
+
+    def test_weights_in_several_files(self, hub: FakeHub, folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        places = dict.fromkeys(load_file(folder / "model-1.safetensors"), "model-1.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        assert "has weights in several files; write it" in refused(folder)
 
     def test_the_folder_of_a_run(self, hub: FakeHub, tmp_path: Path) -> None:
         run = tmp_path / "runs" / "roads"
