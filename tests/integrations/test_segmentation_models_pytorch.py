@@ -41,7 +41,7 @@ DECODERS: dict[str, tuple[int | None, dict[str, Any]]] = {
     "DeepLabV3Plus": (16, {"decoder_channels": 32}),
 }
 NORMS_BEHIND_POOLING = ("UPerNet", "PAN", "DeepLabV3", "DeepLabV3Plus")  # whose training needs two images
-PARTS = ("hybrid.semantic", "hybrid.spatial", "hybrid.prompts", "hybrid.fusion", "neck")
+PARTS = ("encoder.semantic", "encoder.spatial", "encoder.prompts", "encoder.fusion", "neck")
 
 
 @pytest.fixture
@@ -257,14 +257,14 @@ def test_trained_weights_are_a_folder_or_a_hub_id(images: Tensor, tmp_path: Path
     with torch.no_grad():
         expected = trained.encoder(images)
     model = smp.FPN(TINY, encoder_weights=str(tmp_path / "trained"))
-    assert model.encoder.hybrid.config == trained.encoder.config and model.training
+    assert model.encoder.encoder.config == trained.encoder.config and model.training
     model.eval().save_pretrained(tmp_path / "model")
     with fake_hub(tmp_path / "hub") as hub:
         hub.files["org/name"] = {file.name: file.read_bytes() for file in (tmp_path / "trained").iterdir()}
         from_hub = smp.encoders.get_encoder(TINY, weights="org/name").eval()
     with torch.no_grad():
         for encoder in (model.encoder, from_hub):
-            for found, value in zip(encoder.hybrid(images), expected, strict=True):
+            for found, value in zip(encoder.encoder(images), expected, strict=True):
                 assert torch.equal(found, value)
         assert torch.equal(smp.from_pretrained(str(tmp_path / "model")).eval()(images), model(images))
         # Registered by its configuration, the saved model needs no weights but its own.
@@ -337,9 +337,9 @@ def test_parts_that_a_configuration_freezes_stay_frozen(images: Tensor) -> None:
     )
     integration.register_encoder("hybrid_encoder_frozen", config)
     model = smp.Unet("hybrid_encoder_frozen", encoder_weights=None, classes=3).train()
-    hybrid = model.encoder.hybrid
+    hybrid = model.encoder.encoder
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert norms(hybrid.semantic) and not any(name.startswith("encoder.hybrid.semantic") for name in trains)
+    assert norms(hybrid.semantic) and not any(name.startswith("encoder.encoder.semantic") for name in trains)
     before = copy.deepcopy(hybrid.state_dict())
     for step in (lambda: None, model.freeze_encoder, model.unfreeze_encoder):
         step()

@@ -41,7 +41,7 @@ PREPROCESSING = Path(__file__).with_suffix(".json")  # as smp reads it: RGB in [
 class SegmentationEncoder(nn.Module):
     """The hybrid encoder with a pyramid of its maps, behind the interface of smp's encoders.
 
-    It takes RGB in [0, 1] and normalises it itself. The pyramid starts from random weights, whatever ``hybrid`` starts
+    It takes RGB in [0, 1] and normalises it itself. The pyramid starts from random weights, whatever ``encoder`` starts
     from: it is trained with the decoder.
 
     Args:
@@ -50,7 +50,7 @@ class SegmentationEncoder(nn.Module):
         output_stride: 32, or 16 or 8, at which the deeper levels then stay.
 
     Attributes:
-        hybrid: the encoder itself; ``hybrid.set_trainable`` says which of its parts train.
+        encoder: the encoder itself; ``encoder.set_trainable`` says which of its parts train.
         neck: brings its maps to the pyramid, as wide as a ResNet-18's.
 
     Raises:
@@ -66,12 +66,8 @@ class SegmentationEncoder(nn.Module):
         if depth not in range(1, 6):
             raise ConfigError(f"encoder_depth is {shown(depth)}; the hybrid encoder has 1 to 5 levels.")
         self._depth = depth
-        self._output_stride = 32
-        if output_stride != 32:
-            self._check_stride(output_stride)
+        self._output_stride = _checked_stride(output_stride)
         self._take(HybridDepthEncoder(config, pretrained=False))
-        if output_stride != 32:
-            self.make_dilated(output_stride)
 
     @property
     def out_channels(self) -> list[int]:
@@ -91,7 +87,7 @@ class SegmentationEncoder(nn.Module):
         """
         if self.training and not torch.compiler.is_compiling():
             self._keep_frozen_norms()
-        features: list[Tensor] = self.neck(self.hybrid(images), image_size=(images.shape[-2], images.shape[-1]))
+        features: list[Tensor] = self.neck(self.encoder(images), image_size=(images.shape[-2], images.shape[-1]))
         return [images, *features]
 
     if TYPE_CHECKING:
@@ -109,9 +105,8 @@ class SegmentationEncoder(nn.Module):
 
     def make_dilated(self, output_stride: int) -> None:
         """Keep the levels that are coarser than a stride at it. The encoder's own grid is finer than either anyway."""
-        self._check_stride(output_stride)
-        self._output_stride = output_stride
-        self.neck.strides = tuple(min(stride, output_stride) for stride in self.neck.strides)
+        self._output_stride = _checked_stride(output_stride)
+        self._hold_levels()
 
     def __prepare_scriptable__(self) -> Any:
         raise RuntimeError(
@@ -120,7 +115,7 @@ class SegmentationEncoder(nn.Module):
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return those that are meant to train: ``unfreeze_encoder`` releases no more than these."""
-        frozen = {id(parameter) for parameter in self.hybrid.frozen_parameters()}
+        frozen = {id(parameter) for parameter in self.encoder.frozen_parameters()}
         return (parameter for parameter in super().parameters(recurse) if id(parameter) not in frozen)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
@@ -130,26 +125,32 @@ class SegmentationEncoder(nn.Module):
             CheckpointError: weights that are not found, unreadable, or not those of an encoder.
         """
         if isinstance(state_dict, _Source):
-            self._take(state_dict.encoder(self.hybrid.config).train(self.training))
+            self._take(state_dict.encoder(self.encoder.config).train(self.training))
             return None
         return super().load_state_dict(state_dict, strict, assign)
 
-    def _take(self, hybrid: HybridDepthEncoder) -> None:
-        self.hybrid = hybrid
-        self.neck = PyramidNeck(hybrid.feature_info.channels(), strides=NECK_STRIDES[: self._depth])
-        self.neck.strides = tuple(min(stride, self._output_stride) for stride in self.neck.strides)
+    def _take(self, encoder: HybridDepthEncoder) -> None:
+        self.encoder = encoder
+        self.neck = PyramidNeck(encoder.feature_info.channels(), strides=NECK_STRIDES[: self._depth])
+        self._hold_levels()
 
-    def _check_stride(self, output_stride: int) -> None:
-        if output_stride not in (8, 16):
-            raise ConfigError(f"encoder_output_stride is {shown(output_stride)}; the hybrid encoder has 8, 16 and 32.")
+    def _hold_levels(self) -> None:
+        """Bring no level to a coarser stride than is asked for; the neck's weights are the same at any stride."""
+        self.neck.strides = tuple(min(stride, self._output_stride) for stride in NECK_STRIDES[: self._depth])
 
     def _keep_frozen_norms(self) -> None:
         """Keep batch norms that do not train in evaluation mode: ``unfreeze_encoder`` sets the mode of all of them."""
-        for module in self.hybrid.modules():
+        for module in self.encoder.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 own = list(module.parameters())
                 if own and not any(parameter.requires_grad for parameter in own):
                     module.eval()
+
+
+def _checked_stride(output_stride: int) -> int:
+    if output_stride not in (8, 16, 32):
+        raise ConfigError(f"encoder_output_stride is {shown(output_stride)}; the hybrid encoder has 8, 16 and 32.")
+    return output_stride
 
 
 class _Source(str):
