@@ -17,7 +17,8 @@ NO_DECAY = {
     *("pos_embed", "position_embeddings", "positional_embedding"),
 }
 _TAIL = (
-    r"^encoder\.(?:semantic|spatial|prompts)\.(?:visual\.|trunk\.|model\.)*(?:norm|layernorm|ln_\w+|text_projection)"
+    r"^encoder\.(?:semantic|spatial|prompts)\.(?:visual\.|trunk\.|model\.)*"
+    r"(?:norm|layernorm|ln_post|ln_final|text_projection\w*)(?:\.|$)"
 )
 _STEM = r"^encoder\.(?:semantic\.|spatial\.|prompts\.(?!tokens$))"
 
@@ -42,7 +43,7 @@ def layer_groups(encoder: HybridDepthEncoder, coarse: bool) -> dict[str, list[tu
         for index, step in enumerate(steps):
             if coarse:
                 number = 1 + (
-                    sum(tap < index for tap in taps) if taps and steps is spatial else 4 * index // len(steps)
+                    sum(tap < index for tap in taps) if taps and steps is spatial else (4 * index + 3) // len(steps)
                 )
             elif steps is semantic and taps and len(steps) <= len(taps) < len(spatial):
                 number = depth - len(spatial) + 1 + taps[index]

@@ -10,12 +10,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm.layers import ClassifierHead, nchw_to
-from timm.layers.format import Format
+import torch
+from timm.layers.classifier import ClassifierHead
+from timm.layers.format import Format, nchw_to
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -43,13 +45,13 @@ class TimmEncoder(nn.Module):
     """The hybrid encoder behind the interface of timm's models.
 
     It takes RGB in [0, 1] and normalises it itself; ``timm.data.resolve_model_data_config`` says so. Its features are
-    the four maps that a decoder reads, all on one grid.
+    the four maps that a decoder reads, all on one grid. A classifier reads the mean of all four, as DINO's are read.
 
     Args:
         config: of the encoder.
-        num_classes: of a linear classifier on the mean of the last map; 0 for none.
+        num_classes: of a linear classifier on the pooled maps; 0 for none.
         in_chans: 3, as CLIP and DINO read RGB.
-        global_pool: how the last map is pooled (``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``); ``""`` for not.
+        global_pool: how maps are pooled (``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``); ``""`` for not.
         drop_rate: dropout before the classifier.
         img_size: noted down as the size of its images; it takes any, from 32 x 32 up.
 
@@ -79,20 +81,23 @@ class TimmEncoder(nn.Module):
         self.in_chans = 3
         self.num_classes = num_classes
         self.drop_rate = drop_rate
-        self.head = nn.Identity()
+        self.head: Any = None
         self.features = nn.ModuleList(nn.Identity() for _ in range(4))
         self._take(HybridDepthEncoder(config, pretrained=False), global_pool)
         if img_size is not None:
             self.set_input_size(img_size)
 
     def _take(self, encoder: HybridDepthEncoder, global_pool: str) -> None:
-        """Put an encoder in place, and a new head onto it where its last map is of another width."""
+        """Put an encoder in place, and a new head onto it where its maps are of another width."""
         self.encoder = encoder
         self.feature_info = [
             {**row, "module": f"features.{level}"} for level, row in enumerate(encoder.feature_info.info)
         ]
+        self._fit_head(global_pool)
+
+    def _fit_head(self, global_pool: str) -> None:
         before = getattr(self, "num_features", None)
-        self.num_features: int = self.feature_info[-1]["num_chs"]
+        self.num_features: int = sum(row["num_chs"] for row in self.feature_info[: len(self.features)])
         if before != self.num_features:
             self.head = ClassifierHead(
                 self.num_features, self.num_classes, pool_type=global_pool, drop_rate=self.drop_rate
@@ -117,8 +122,8 @@ class TimmEncoder(nn.Module):
         __call__ = forward  # nn.Module's says Any
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last map, (B, num_features, h, w)."""
-        return self._maps(x, len(self.features))[-1]
+        """Return the maps, one behind the other, (B, num_features, h, w)."""
+        return torch.cat(self._maps(x, len(self.features)), dim=1)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool a map and classify it; ``pre_logits`` leaves the classifier out."""
@@ -134,15 +139,15 @@ class TimmEncoder(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the last map, and those asked for.
+        """Return what :meth:`forward_features` does, and the maps asked for.
 
         Args:
             x: RGB in [0, 1], (B, 3, H, W).
             indices: of the maps, negative ones from the end; a number takes the last ones, None all of them.
             norm: without effect; DINO's maps are those after its final norm.
-            stop_early: run no further than the deepest of these, which then is the last map.
-            output_fmt: of the intermediate maps: ``"NCHW"``, ``"NHWC"``, ``"NCL"`` or ``"NLC"``.
-            intermediates_only: leave the last map out.
+            stop_early: run no further than the deepest of these.
+            output_fmt: of the maps asked for: ``"NCHW"``, ``"NHWC"``, ``"NCL"`` or ``"NLC"``.
+            intermediates_only: return these alone.
 
         Raises:
             ConfigError: a map that does not exist, or another format.
@@ -152,7 +157,7 @@ class TimmEncoder(nn.Module):
             raise ConfigError(f"output_fmt is {shown(output_fmt)}; {', '.join(Format.__members__)} are known.")
         maps = self._maps(x, deepest + 1 if stop_early or intermediates_only else len(self.features))
         intermediates = [nchw_to(maps[index], Format(output_fmt)) for index in taken]
-        return intermediates if intermediates_only else (maps[-1], intermediates)
+        return intermediates if intermediates_only else (torch.cat(maps, dim=1), intermediates)
 
     def _maps(self, images: Tensor, levels: int) -> list[Tensor]:
         maps = self.encoder.forward_features(images, levels).maps
@@ -177,11 +182,12 @@ class TimmEncoder(nn.Module):
         Args:
             indices: as for :meth:`forward_intermediates`.
             prune_norm: without effect.
-            prune_head: remove the classifier too.
+            prune_head: remove the classifier too; one that is kept starts anew, as it reads fewer maps.
         """
         taken, deepest = self._indices(indices)
         keep_levels(self.encoder, deepest + 1)
         self.features = self.features[: deepest + 1]
+        self._fit_head(self.head.global_pool.pool_type)
         if prune_head:
             self.reset_classifier(0, "")
         return taken
@@ -319,13 +325,10 @@ def _register(name: str, config: HybridEncoderConfig, source: str, size: tuple[i
 
 
 def _plain(indices: Any) -> int | list[int]:
-    return int(indices) if isinstance(indices, int) else [int(index) for index in indices]
+    """Return whole numbers of any kind (numpy's, say) as Python's; TypeError for others."""
+    return operator.index(indices) if hasattr(indices, "__index__") else [operator.index(index) for index in indices]
 
 
 for _name, _preset in PRESETS.items():
-    _register(
-        "hybrid_encoder" if _name == "paper" else f"hybrid_encoder_{_name}",
-        _preset.encoder,
-        "tiny" if _name == "tiny" else BACKBONES,
-        SIZES.get(_name),
-    )
+    for _known in (f"hybrid_encoder_{_name}", *(("hybrid_encoder",) if _name == "paper" else ())):
+        _register(_known, _preset.encoder, "tiny" if _name == "tiny" else BACKBONES, SIZES.get(_name))
