@@ -14,6 +14,7 @@ import pytest
 
 from helpers.checkouts import DATA
 from helpers.family import CASES, FAMILY, STEPS, Case, run
+from helpers.plugs import plugs
 
 pytestmark = [
     pytest.mark.family,
@@ -35,6 +36,32 @@ def _tell(case: Case, found: dict[str, Any]) -> str:
     return f"{told}\nAs published, {case.name} does not run, patched or not: {case.note}." if case.note else told
 
 
+@plugs("BDEdepth", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("depth-hints", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("DIFFNet", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("Dynamo-Depth", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("FeatDepth", "its networks in a loop of ours", "build", "run", "train", "save", "load")
+@plugs("FSRE-Depth", "`train_ddp.py`", "build", "run", "train", "save", "load")
+@plugs("GasMono", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("HR-Depth", "its networks in a loop of ours", "build", "run", "train", "save", "load")
+@plugs("IndoorDepth", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("Lite-Mono", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("Manydepth2", "`manydepth2.train`", "build", "run", "train", "save", "load")
+@plugs("manydepthformer", "`manydepth.train`", "build", "run", "train", "save", "load")
+@plugs("md4all", "its networks in a loop of ours", "build", "run", "train", "save", "load")
+@plugs("mono-uncertainty", "its networks in a loop of ours", "build", "run", "train", "save", "load")
+@plugs("monodepth2-ddp", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("monodepth2_monovit", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("monodepth2_uncertainty", "`train.py`, `my_train_boot.py`", "build", "run", "train", "save", "load")
+@plugs("MonoDiffusion", "`train_df.py`", "build", "run", "train", "save", "load")
+@plugs("packnet-sfm", "its networks in a loop of ours", "build", "run", "train", "save", "load")
+@plugs("PlaneDepth", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("R-MSFM", "its networks in a loop of ours", "build", "run", "train", "save", "load")
+@plugs("RA-Depth", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("robustdepth", "`train.py`", "build", "run", "train", "save", "load")
+@plugs("sc_depth_pl", "its networks in a loop of ours", "build", "run", "train", "save", "load")
+@plugs("SGDepth", "its networks in a loop of ours", "build", "run", "train", "save", "load")
+@plugs("wavelet-monodepth", "`train.py`", "build", "run", "train", "save", "load")
 @pytest.mark.parametrize("case", [case for case in CASES if not case.refused], ids=lambda case: case.title)
 def test_our_network_trains(case: Case, tmp_path: Path) -> None:
     _skip_without_checkout(case)

@@ -15,6 +15,7 @@ from PIL import Image
 from hybrid_encoder.data import KittiDrive
 
 from helpers.checkouts import BASE, DATA, DRIVE, HEIGHT, IMAGES, WIDTH, Checkout
+from helpers.plugs import plugs
 
 CHECKOUT = os.environ.get("HYBRID_ENCODER_MANYDEPTH", "")
 RUN = ["-m", "hybrid_encoder", "run", "manydepth", "--encoder", "tiny"]
@@ -41,6 +42,7 @@ def _losses(output: str) -> list[float]:
     return [float(loss) for loss in re.findall(r"\| loss: ([\d.]+)", output)]
 
 
+@plugs("manydepth", "`manydepth.train`, `manydepth.test_simple`", "build", "run", "train", "save", "load")
 def test_fifty_steps_then_frozen_saved_resumed_and_predicting_in_both_modes(checkout: Checkout, tmp_path: Path) -> None:
     # 13 epochs of 4 steps; the last one with teacher and pose network frozen.
     log = ["--log_frequency", "1", "--log_dir", str(tmp_path / "log")]
@@ -93,6 +95,7 @@ def test_one_epoch_with_networks_of_the_repository(checkout: Checkout, tmp_path:
     assert len(losses) == 4 and np.isfinite(losses).all()
 
 
+@plugs("manydepth", "`manydepth.evaluate_depth`", "build", "run", "load")
 def test_evaluation(checkout: Checkout, tmp_path: Path) -> None:
     data = tmp_path / "kitti"
     shutil.copytree(DATA, data)

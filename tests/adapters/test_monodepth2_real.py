@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from helpers.checkouts import BASE, DATA, DRIVE, HEIGHT, ITEMS, REPO, WIDTH, Checkout
+from helpers.plugs import plugs
 
 CHECKOUT = os.environ.get("HYBRID_ENCODER_MONODEPTH2", "")
 EPOCHS = 12
@@ -58,6 +59,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(CHECKOUT, tmp_path / "checkout")
 
 
+@plugs("monodepth2", "`train.py`, `test_simple.py`", "build", "run", "train", "save", "load")
 @pytest.mark.parametrize("decoder", ["dpt", "repository"])
 def test_training_and_prediction_with_two_lines_added(checkout: Checkout, tmp_path: Path, decoder: str) -> None:
     lines = _lines(decoder)
@@ -140,6 +142,7 @@ def test_unmodified_training(checkout: Checkout, tmp_path: Path, row: str) -> No
     checkout.assert_unmodified()
 
 
+@plugs("monodepth2", "`evaluate_depth.py`, `evaluate_pose.py`", "build", "run", "load")
 def test_unmodified_evaluation(checkout: Checkout, tmp_path: Path) -> None:
     data = _kitti_with_jpeg(tmp_path)
     weights = tmp_path / "log" / "mdp" / "models" / "weights_0"
