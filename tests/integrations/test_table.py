@@ -18,10 +18,12 @@ def rows() -> list[str]:
     """The table, read off the tests that are marked by ``plugs``."""
     found: dict[tuple[str, str], tuple[set[str], list[str]]] = {}
     for file in sorted(TESTS.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        constants = _constants(tree)
+        for node in ast.walk(tree):
             for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
                 if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "plugs":
-                    library, what, *does = (ast.literal_eval(word) for word in mark.args)
+                    library, what, *does = (_text(word, constants) for word in mark.args)
                     verbs, tests = found.setdefault((library, what), (set(), []))
                     verbs.update(does)
                     tests.append(f"`{file.relative_to(TESTS).as_posix()}`")
@@ -30,6 +32,18 @@ def rows() -> list[str]:
         cells = ["yes" if verb in verbs else "" for verb in VERBS]
         lines.append(f"| {library} | {what} | {' | '.join(cells)} | {', '.join(dict.fromkeys(tests))} |")
     return lines
+
+
+def _constants(tree: ast.Module) -> dict[str, str]:
+    """The texts that a test file gives a name, which marks may use."""
+    named = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)]
+    return {
+        to.id: str(ast.literal_eval(node.value)) for node in named for to in node.targets if isinstance(to, ast.Name)
+    }
+
+
+def _text(word: ast.expr, constants: dict[str, str]) -> str:
+    return constants[word.id] if isinstance(word, ast.Name) else str(ast.literal_eval(word))
 
 
 def test_the_table_says_what_the_tests_run() -> None:
