@@ -20,12 +20,15 @@ import torch
 from PIL import Image
 
 from hybrid_encoder.cli import main
+from hybrid_encoder.data import SyntheticDrive, VideoWriter
+from hybrid_encoder.data.images import to_pixels
 from hybrid_encoder.deploy.export import OPEN_SIZES
 
 from helpers.fake_hub import fake_hub
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING_PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 CODE_PAGES = [page for page in PAGES if re.search(r"^```(python|bash)$", page.read_text(), flags=re.MULTILINE)]
 NEWER = {  # pages that say of themselves which torch they need
     "export.md": pytest.mark.skipif(torch.__version__ < OPEN_SIZES, reason="--dynamic-size needs torch 2.11")
@@ -51,8 +54,9 @@ NOT_RUN: tuple[list[str], ...] = (
 )  # these words may begin a line of a page, and are not executed
 
 
-def _blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+def _blocks(page: Path, languages: str) -> list[tuple[str, str]]:
+    """The language and the text of a page's code blocks, in their order."""
+    return re.findall(rf"^```({languages})\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def _smaller(words: list[str]) -> list[str]:
@@ -63,11 +67,14 @@ def _smaller(words: list[str]) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder with the images that the pages speak of, as the current folder; and a Hub to push to."""
+    """A folder with the images and the video that the pages speak of, as the current folder; and a Hub to push to."""
     rng = np.random.default_rng(0)
     for name in ("image.jpg", "images/one.png", "images/two.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (96, 160, 3), dtype=np.uint8)).save(tmp_path / name)
+    with VideoWriter(tmp_path / "drive.mp4", (96, 320), rate=10) as video:
+        for frame in SyntheticDrive(seed=31, num_frames=12, height=96, width=320, turning=3.0):
+            video.write(to_pixels(torch.from_numpy(frame.image)))
     monkeypatch.chdir(tmp_path)
     with fake_hub(tmp_path / "hub"):
         yield tmp_path
@@ -93,10 +100,12 @@ def hybrid_encoder_program(
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("page", [pytest.param(p, marks=NEWER.get(p.name, ()), id=p.name) for p in CODE_PAGES])
 def test_code_blocks_run(page: Path, hybrid_encoder_program: Callable[[list[str]], None]) -> None:
-    # The blocks of a page are one program, in their order; it does not share this file's `from __future__` imports.
-    program = compile("\n".join(_blocks(page, "python")), str(page), "exec", dont_inherit=True)
-    exec(program, {"__name__": "__main__"})
-    for block in _blocks(page, "bash"):
+    # The blocks of a page are one session, in their order; it does not share this file's `from __future__` imports.
+    session: dict[str, object] = {"__name__": "__main__"}
+    for number, (language, block) in enumerate(_blocks(page, "python|bash")):
+        if language == "python":
+            exec(compile(block, f"{page.name}, block {number}", "exec", dont_inherit=True), session)
+            continue
         for line in block.splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["hybrid-encoder"]:
@@ -134,7 +143,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in LINKING_PAGES:
         for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
             if "://" not in target:
                 file = page.parent / target if target else page
@@ -144,7 +153,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 @pytest.mark.slow
 def test_the_page_on_other_codebases_gives_an_encoder_that_keeps_the_contract(tmp_path: Path) -> None:
-    blocks = _blocks(ROOT / "docs" / "your_codebase.md", "python")
+    blocks = [block for _, block in _blocks(ROOT / "docs" / "your_codebase.md", "python")]
     one_class, fork, *module = blocks
     assert len(one_class.splitlines()) < 30 and len(fork.splitlines()) < 30
     assert sum(len(block.splitlines()) for block in module) < 60
