@@ -1,46 +1,9 @@
-"""The codebases that are known: how their checkouts are recognised, and the recipes that serve them."""
+"""The codebases that are known: the files that their checkouts are recognised by, and the recipes that serve them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeVar
-
-from hybrid_encoder.errors import AdapterError, ConfigError
-
 from .recipes import CodebaseRecipe, MatchingRecipe
-
-Recipe = TypeVar("Recipe", CodebaseRecipe, MatchingRecipe)
-
-
-@dataclass(frozen=True)
-class Codebase(Generic[Recipe]):
-    """A codebase that recipes serve.
-
-    Args:
-        marks: files of its checkout that no other codebase has together, ``"file"`` or ``"file:text in it"``, relative
-            to the folder that is on the path; none for the one that is taken where no other is recognised.
-        recipes: of its depth networks; several where a training may build one or another.
-    """
-
-    marks: tuple[str, ...]
-    recipes: tuple[Recipe, ...]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A codebase that no recipe can serve.
-
-    Args:
-        marks: as of :class:`Codebase`.
-        reason: why, and the nearest way.
-    """
-
-    marks: tuple[str, ...]
-    reason: str
-
+from .recognition import Codebase
 
 HRNET = (64, 18, 36, 72, 144)
 SIX_MAPS = "its own reads a map of full size beside the five that are coarser"
@@ -283,85 +246,3 @@ MULTI_FRAME: dict[str, Codebase[MatchingRecipe]] = {
     ),
 }
 """Those with a multi-frame student and a single-frame teacher."""
-
-_MONODEPTH2 = "Train in a Monodepth2 checkout instead"
-REFUSED: dict[str, Refused] = {
-    "SQLdepth or SPIdepth": Refused(
-        ("networks/__init__.py:Depth_Decoder_QueryTr",),
-        "its decoder predicts depth, by queries of its own, under the key 'disp', where a disparity would be read as "
-        f"metres. {_MONODEPTH2}: its trainer, data sets and splits are the same.",
-    ),
-    "MonoViT": Refused(
-        ("networks/nets.py:class DeepNet", "networks/mpvit.py"),
-        "it builds encoder and decoder as one network of fixed widths, and its trainer is a fragment for Monodepth2: "
-        "patch the Monodepth2 checkout itself (docs/monodepth2.md says how to keep its optimizer).",
-    ),
-    "ADDS-DepthNet": Refused(
-        ("networks/resnet_encoder_pose.py:class ResnetEncoder_pose", "networks/resnet_encoder.py"),
-        "its encoder is three networks, one shared and two private ones for day and night, which also reconstruct the "
-        f"image. {_MONODEPTH2}, on its day images.",
-    ),
-    "EPCDepth": Refused(
-        ("network/rsu_decoder.py", "network/encoder.py", "model.py"),
-        "its model reads attributes of its own encoder, and its losses a list of disparities from its own decoder. "
-        f"{_MONODEPTH2}, with --use_stereo, which it is trained on.",
-    ),
-    "EndoDAC": Refused(
-        ("models/endodac", "trainer_end_to_end.py"),
-        "its depth network is one module, a DINOv2 with adapters and a head of its own at one image size, without an "
-        "encoder apart. Train in a checkout of AF-SfMLearner instead, whose data it uses and which is served.",
-    ),
-}
-"""Those that no recipe can serve, by name."""
-
-
-def recipes_named(name: str, codebases: Mapping[str, Codebase[Recipe]]) -> tuple[Recipe, ...]:
-    """Return the recipes of a codebase that is known by a name.
-
-    Raises:
-        ConfigError: another name.
-    """
-    if name not in codebases:
-        raise ConfigError(f"recipe is {name!r}; give one of {', '.join(codebases)}, or a recipe of your own.")
-    return codebases[name].recipes
-
-
-def find_recipes(folders: Iterable[str], codebases: Mapping[str, Codebase[Recipe]]) -> tuple[Recipe, ...]:
-    """Return the recipes of the checkout in the first folder that holds one, or of the first codebase.
-
-    Args:
-        folders: as on ``sys.path``.
-        codebases: that may be there.
-
-    Raises:
-        AdapterError: the checkout is of a codebase that no recipe can serve.
-    """
-    usual = next(iter(codebases.values()))
-    for folder in folders:
-        for codebase in codebases.values():
-            if codebase.marks and holds(folder, codebase.marks):
-                return codebase.recipes
-        for name, refused in REFUSED.items():
-            if holds(folder, refused.marks):
-                raise AdapterError(f"{Path(folder).absolute()} is a checkout of {name}: {refused.reason}")
-        if any(holds(folder, [place]) for place in _places(usual)):
-            break  # this is where Python would find the networks
-    return usual.recipes
-
-
-def _places(codebase: Codebase[Recipe]) -> list[str]:
-    """Return where the modules of an unmarked codebase stand in its folder: a package or a file."""
-    tops = {module.partition(".")[0] for recipe in codebase.recipes for module in recipe.networks}
-    return [place for top in sorted(tops) for place in (top, f"{top}.py")]
-
-
-def holds(folder: str, marks: Iterable[str]) -> bool:
-    """Return whether a folder holds all of some files, and they the text that is looked for."""
-    for mark in marks:
-        file, _, text = mark.partition(":")
-        path = os.path.join(folder, *file.split("/"))
-        if not os.path.exists(path):
-            return False
-        if text and text.encode() not in Path(path).read_bytes():
-            return False
-    return True

@@ -26,7 +26,7 @@ from hybrid_encoder.models.matching import HybridMatchingEncoder, Match
 from hybrid_encoder.models.neck import PyramidNeck
 
 from .adoption import Adoption
-from .codebases import MULTI_FRAME, find_recipes, recipes_named
+from .codebases import MULTI_FRAME
 from .decoders import DecoderChoice, Readers
 from .encoders import EncoderLike, EncoderSource, Handover
 from .networks import DepthDecoder, DepthEncoder, MatchingEncoder
@@ -37,6 +37,7 @@ from .patching.repository import search_folders
 from .patching.seams import Interface
 from .published_training import PublishedTraining
 from .recipes import MatchingRecipe
+from .recognition import find_recipes, recipes_named
 
 STUDENT_INPUTS = ("current_image", "lookup_images", "poses", "K", "invK")
 BINS = ("adaptive_bins", "min_depth_bin", "max_depth_bin", "depth_binning", "num_depth_bins")

@@ -30,7 +30,7 @@ from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.neck import PyramidNeck
 
 from .adoption import Adoption
-from .codebases import SINGLE_FRAME, find_recipes, recipes_named
+from .codebases import SINGLE_FRAME
 from .decoders import OWN_DECODER, DecoderChoice, Readers
 from .encoders import EncoderLike, EncoderSource, Handover
 from .language_loss import extend_compute_losses
@@ -41,6 +41,7 @@ from .patching.replacing import Patch, Replacement, install
 from .patching.repository import search_folders
 from .patching.seams import Interface
 from .recipes import CodebaseRecipe
+from .recognition import find_recipes, recipes_named
 
 
 def patch(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybrid_encoder.adapters import codebases, monodepth2
+from hybrid_encoder.adapters import codebases, monodepth2, recognition, unserved
 from hybrid_encoder.adapters.networks import DepthDecoder, DepthEncoder, PoseEncoder
 from hybrid_encoder.adapters.recipes import CodebaseRecipe
 from hybrid_encoder.errors import AdapterError, ConfigError
@@ -98,9 +98,9 @@ def test_an_encoder_that_a_function_builds(repo: Repo) -> None:
     assert networks.hrnet18 is own
 
 
-@pytest.mark.parametrize("name", codebases.REFUSED)
+@pytest.mark.parametrize("name", unserved.REFUSED)
 def test_what_cannot_be_served_is_refused_with_the_reason(repo: Repo, name: str) -> None:
-    refused = codebases.REFUSED[name]
+    refused = unserved.REFUSED[name]
     for mark in refused.marks:
         file, _, text = mark.partition(":")
         repo.write({file if file.endswith(".py") else f"{file}/__init__.py": f"# {text}\n"})
@@ -118,9 +118,9 @@ def test_a_checkout_further_down_the_path_is_not_taken_for_this_one(repo: Repo, 
         (other / file).parent.mkdir(parents=True, exist_ok=True)
         (other / file).write_text(f"# {text}\n")
     both = [str(repo.root), str(other)]
-    found = [codebases.find_recipes(folders, codebases.SINGLE_FRAME)[0].name for folders in (both, both[::-1])]
+    found = [recognition.find_recipes(folders, codebases.SINGLE_FRAME)[0].name for folders in (both, both[::-1])]
     assert found == ["Monodepth2", "GasMono"]
-    assert codebases.find_recipes([str(tmp_path), *both], codebases.SINGLE_FRAME)[0].name == "Monodepth2"
+    assert recognition.find_recipes([str(tmp_path), *both], codebases.SINGLE_FRAME)[0].name == "Monodepth2"
 
 
 @pytest.mark.parametrize("name", [name for name, codebase in codebases.SINGLE_FRAME.items() if codebase.marks])
@@ -132,7 +132,7 @@ def test_every_checkout_is_recognised_by_its_own_marks_alone(repo: Repo, name: s
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as stream:
             stream.write(f"# {text}\n")
-    assert codebases.find_recipes([str(repo.root)], codebases.SINGLE_FRAME) is codebase.recipes
+    assert recognition.find_recipes([str(repo.root)], codebases.SINGLE_FRAME) is codebase.recipes
 
 
 def test_a_recipe_of_your_own_for_a_renamed_class(repo: Repo) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from hybrid_encoder.adapters import codebases, monodepth2
+from hybrid_encoder.adapters import codebases, monodepth2, unserved
 from hybrid_encoder.adapters.networks import DepthEncoder
 from hybrid_encoder.adapters.patching.seams import output_keys, required_inputs
 from hybrid_encoder.adapters.recipes import CodebaseRecipe
@@ -128,6 +128,6 @@ def test_several_recipes_serve_one_codebase(repo: Repo) -> None:
 
 def test_no_two_codebases_share_all_their_marks() -> None:
     known = {name: each.marks for name, each in codebases.SINGLE_FRAME.items() if each.marks}
-    known |= {name: each.marks for name, each in codebases.REFUSED.items()}
+    known |= {name: each.marks for name, each in unserved.REFUSED.items()}
     for name, marks in known.items():
         assert not any(set(marks) <= set(others) for other, others in known.items() if other != name), name
