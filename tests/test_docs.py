@@ -26,6 +26,11 @@ from hybrid_encoder.deploy.export import OPEN_SIZES
 
 from helpers.fake_hub import fake_hub
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING_PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,6 +139,12 @@ def test_the_readme_shows_both_commands_and_the_monodepth2_lines_early() -> None
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:45])
     for part in ("pip install hybrid-encoder", "make demo", "make test", "+adapters.monodepth2.patch()", "pictures/"):
         assert part in first_screen
+
+
+def test_every_extra_is_on_the_page_about_installation() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "start.md").read_text(), flags=re.MULTILINE)
+    assert set(extras) <= set(re.findall(r"`(\w+)`", " ".join(table)))
 
 
 def _anchors(page: Path) -> set[str]:
