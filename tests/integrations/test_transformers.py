@@ -343,6 +343,26 @@ class TestRefused:
             with pytest.raises(CheckpointError, match=r"hold what it has no place for, 'extra' \(1 in all\)"):
                 kind.from_pretrained(folder)
 
+    def test_damaged_files(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        nan = torch.full((1,), float("nan"))
+        name = next(n for n, x in load_file(folders["model"] / "model.safetensors").items() if x.shape == (1,))
+        folder = self.damaged(folders["model"], tmp_path / "nan", **{name: nan})
+        with pytest.raises(CheckpointError, match=f"'{name}' holds values that are not finite"):
+            AutoModelForDepthEstimation.from_pretrained(folder)
+        whole = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError, match=r"are damaged .* copy them again"):
+            AutoModelForDepthEstimation.from_pretrained(folder)
+
+    def test_code_beside_the_weights_is_not_run(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        folder = self.damaged(folders["model"], tmp_path / "code")
+        content = json.loads((folder / "config.json").read_text())
+        content["auto_map"] = {"AutoConfig": "code.C", "AutoModelForDepthEstimation": "code.M"}
+        (folder / "config.json").write_text(json.dumps(content))
+        (folder / "code.py").write_text("raise SystemExit('ran')\n")
+        opened = AutoModelForDepthEstimation.from_pretrained(folder)
+        assert type(opened) is ours.HybridDepthForDepthEstimation
+
     def test_folders_of_other_models(self, folders: dict[str, Path], model: HybridDepthModel, tmp_path: Path) -> None:
         with pytest.raises(
             CheckpointError, match="encoder is of a HybridDepthEncoder, which has no decoder; open it as"

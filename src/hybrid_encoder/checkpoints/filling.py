@@ -97,7 +97,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     fitting = {}
     for key, value in own.items():
         fitting[key] = _alone(state[key].to(value.dtype), taken)
-        if not _is_finite(fitting[key]):
+        if not is_finite(fitting[key]):
             raise CheckpointError(
                 f"{path}: {key!r} holds values that are not finite, so that no prediction would be right; use an "
                 "earlier checkpoint."
@@ -114,7 +114,8 @@ def _alone(value: Tensor, taken: set[int]) -> Tensor:
     return value
 
 
-def _is_finite(value: Tensor) -> bool:
+def is_finite(value: Tensor) -> bool:
+    """Return whether no number of a tensor is infinite or NaN."""
     if not value.is_floating_point() or bool(value.sum().isfinite()):  # cheap, and right unless the sum overflows
         return True
     return bool(value.isfinite().all())

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hybrid_encoder.checkpoints.filling import is_finite
 from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.integrations.transformers.configuration import HybridDepthConfig, shipped
 from hybrid_encoder.models.encoder import HybridDepthEncoder
@@ -50,7 +52,7 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the options are as they are in every version
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **options: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **options: Any
     ) -> Any:
         """Load weights of ``"tiny"``, a folder or a Hub id: of transformers' ``save_pretrained``, or of this library's.
 
@@ -59,12 +61,14 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
             args, options: of transformers: ``dtype``, ``device_map``, ``revision``, ``output_loading_info``, ...
 
         Raises:
-            CheckpointError: of another model; a name lacks, has no place or another size; a file that may hold code.
+            CheckpointError: of another model; a name lacks, has no place or another size; a file that is damaged,
+                holds numbers that are not finite, or may hold code.
         """
         wants_info = options.pop("output_loading_info", False)
         if options.pop("use_safetensors", True) is False:
             raise CheckpointError("use_safetensors is False, and a pickle can run code; leave the option out.")
-        source = shipped(pretrained_model_name_or_path)
+        given = pretrained_model_name_or_path
+        source: Any = None if given is None else shipped(given)  # None: transformers takes a state_dict=
         problems = {
             "missing_keys": "lack",
             "unexpected_keys": "hold what it has no place for,",
@@ -73,7 +77,12 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
         if options.pop("ignore_mismatched_sizes", False):
             del problems["mismatched_keys"]
         options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = super().from_pretrained(source, *args, **options)
+        try:
+            loaded: Any = super().from_pretrained(source, *args, **options)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"the weights of {source} are damaged ({error}); copy or download them again."
+            ) from error
         model, info = loaded
         for kind, problem in problems.items():
             if names := sorted(key if isinstance(key, str) else key[0] for key in info[kind]):
@@ -81,6 +90,11 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
                     f"{source} does not fit a {cls.__name__}: its weights {problem} {names[0]!r} "
                     f"({len(names)} in all); load weights of this model."
                 )
+        state = model.state_dict()
+        if broken := [name for name, value in state.items() if not value.is_meta and not is_finite(value)]:
+            raise CheckpointError(
+                f"{source}: {broken[0]!r} holds values that are not finite; use an earlier checkpoint."
+            )
         model._restore()
         return (model, info) if wants_info else model
 
