@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import hybrid_encoder.integrations.segmentation_models_pytorch as integration
@@ -243,10 +244,13 @@ def test_every_preset_is_registered_beside_smps_own() -> None:
 
 
 def test_weights_of_smps_own_encoders_are_downloaded_as_before(tmp_path: Path) -> None:
+    weights = {"conv.weight": torch.arange(6.0).reshape(2, 3)}
     with fake_hub(tmp_path) as hub:
-        with pytest.raises(Exception, match=r"404|Not Found|not found"):
-            smp.encoders.get_encoder("mobilenet_v2", weights="imagenet")
-        assert [asked for asked in hub.requests if asked.startswith("HEAD /smp-hub/mobilenet_v2.imagenet/")]
+        hub.files["smp-hub/other"] = {"model.safetensors": save(weights)}
+        # By the names in smp's own module, as it calls them.
+        path = smp.encoders.hf_hub_download("smp-hub/other", filename="model.safetensors", revision="main")
+        loaded = smp.encoders.load_file(path, device="cpu")
+    assert list(loaded) == ["conv.weight"] and torch.equal(loaded["conv.weight"], weights["conv.weight"])
 
 
 def test_trained_weights_are_a_folder_or_a_hub_id(images: Tensor, tmp_path: Path) -> None:
