@@ -98,8 +98,8 @@ class TestPipeline:
         torch.testing.assert_close(found, model.infer(image).disparity[0], rtol=0, atol=1e-6)
 
     def test_several_of_several_sizes(self, folders: dict[str, Path], model: HybridDepthModel, tmp_path: Path) -> None:
-        images = [picture(96, 320), picture(60, 200), picture(300, 200)]
-        run = pipeline("depth-estimation", model=str(folders["model"]))
+        images: list[Any] = [picture(96, 320), picture(60, 200), picture(300, 200)]
+        run: Any = pipeline("depth-estimation", model=str(folders["model"]))
         for image, found in zip(images, run(images), strict=True):
             torch.testing.assert_close(found["predicted_depth"], model.infer(image).disparity[0], rtol=0, atol=1e-6)
         # Worked at in one size, they go through the network together.

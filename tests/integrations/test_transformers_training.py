@@ -67,7 +67,7 @@ class TestTrainer:
             save_strategy="no",
             disable_tqdm=True,
         )
-        trainer = Trainer(model, arguments, train_dataset=items, eval_dataset=items)  # type: ignore[arg-type]
+        trainer = Trainer(model, arguments, train_dataset=items, eval_dataset=items)
         start = trainer.evaluate()["eval_loss"]
         trainer.train()
         assert trainer.evaluate()["eval_loss"] < 0.7 * start
@@ -164,7 +164,7 @@ class TestHeads:
     """Images of 100 x 150: seven rows of ten whole patches, and some pixels more."""
 
     def heads(self, name: str, config: Any) -> Any:
-        sizes = {"neck_hidden_sizes": [16, 24, 32, 40], "fusion_hidden_size": 24}
+        sizes: dict[str, Any] = {"neck_hidden_sizes": [16, 24, 32, 40], "fusion_hidden_size": 24}
         if name == "dpt":
             return DPTForDepthEstimation(DPTConfig(backbone_config=config, is_hybrid=False, **sizes))
         return DepthAnythingForDepthEstimation(
@@ -207,7 +207,8 @@ class TestHeads:
     def test_segmentation(self) -> None:
         config = ours.HybridDepthConfig.from_pretrained("tiny")
         wide = config.hidden_size
-        made = UperNetConfig(backbone_config=config, hidden_size=16, num_labels=5, auxiliary_in_channels=wide)
+        options: dict[str, Any] = {"num_labels": 5}  # which every configuration takes
+        made = UperNetConfig(backbone_config=config, hidden_size=16, auxiliary_in_channels=wide, **options)
         model = UperNetForSemanticSegmentation(made).train()
         images, labels = torch.rand(2, 3, 70, 106), torch.randint(0, 5, (2, 70, 106))
         found = model(images, labels=labels)

@@ -85,7 +85,7 @@ class HybridDepthEncoder(HybridModel):
             )
             self.prompts = DepthPrompts(clip, config.prompts) if clip and config.prompts else None
         self._constants = constants_of(self)
-        self.register_load_state_dict_post_hook(_put_constants_back)
+        self.register_load_state_dict_post_hook(_put_constants_back)  # type: ignore[no-untyped-call]
         if self.spatial is not None:
             config = config.replace(spatial=self.spatial.config)
         if self.prompts is not None:

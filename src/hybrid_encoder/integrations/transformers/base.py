@@ -51,7 +51,7 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
         self.encoder.set_trainable(**self.encoder.trainable)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # the options are as they are in every version
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **options: Any
     ) -> Any:
         """Load weights of ``"tiny"``, a folder or a Hub id: of transformers' ``save_pretrained``, or of this library's.
