@@ -33,7 +33,8 @@ from hybrid_encoder.data.ordered import PatchBatch, collate
 from hybrid_encoder.evaluation import depth_metrics
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.fine import fine_model, fine_stage
-from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe, train_stage
+from hybrid_encoder.training.recipes import COARSE, FINE, FineRecipe
+from hybrid_encoder.training.running import train_stage
 
 COARSE_HYBRID = "hybrid, with the coarse stage"
 WAYS = (

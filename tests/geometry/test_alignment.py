@@ -11,7 +11,7 @@ from torch import Tensor
 from hybrid_encoder.data import SyntheticDrive, synthetic_batch
 from hybrid_encoder.geometry.alignment import refine_pose
 from hybrid_encoder.geometry.pose import pose_matrix
-from hybrid_encoder.training.fine_stage import shrink
+from hybrid_encoder.training.fine_motion import shrink
 
 SEEDS = range(6)
 

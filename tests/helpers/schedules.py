@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hybrid_encoder.training.recipes import StageRecipe
+from hybrid_encoder.training.stage_recipe import StageRecipe
 
 
 def rates(recipe: StageRecipe, steps: int, group: dict[str, Any] | None = None) -> list[float]:

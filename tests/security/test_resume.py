@@ -23,7 +23,8 @@ from hybrid_encoder.errors import CheckpointError, ConfigError, HybridEncoderErr
 from hybrid_encoder.training.checkpointing import damage_of, list_checkpoints, newest_checkpoint, newest_whole
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.manifest import MANIFEST, seal
-from hybrid_encoder.training.recipes import StageRecipe, train_stage
+from hybrid_encoder.training.running import train_stage
+from hybrid_encoder.training.stage_recipe import StageRecipe
 from hybrid_encoder.training.state import MODEL, OPTIMIZER, STATE, random_file
 from hybrid_encoder.training.trees import from_json, tensors_of, to_json
 

@@ -32,8 +32,9 @@ from hybrid_encoder.training.fine import fine_model, fine_stage, train_fine
 from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.loop import train
 from hybrid_encoder.training.loop_config import LoopConfig
-from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe
+from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
 from hybrid_encoder.training.stage import Stage
+from hybrid_encoder.training.stage_recipe import StageRecipe
 from hybrid_encoder.training.stepping import NonFiniteLossError
 
 from helpers import schedules

@@ -16,7 +16,7 @@ from hybrid_encoder import ConfigError, HybridDepthEncoder, HybridEncoderConfig,
 from hybrid_encoder.config import DEPTH_WORDS, IMAGENET_MEAN, IMAGENET_STD
 from hybrid_encoder.data import PatchBatch, SyntheticDrive, SyntheticLanes, collate
 from hybrid_encoder.losses import CoarsePatchLoss, patch_order_accuracy
-from hybrid_encoder.training import recipes
+from hybrid_encoder.training import running
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from hybrid_encoder.training.recipes import COARSE, CoarseRecipe
 
@@ -73,7 +73,7 @@ def test_training_lowers_the_loss_and_puts_the_lanes_in_order(
     lanes: SyntheticLanes, encoder: HybridDepthEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
-    monkeypatch.setattr(recipes, "train", recorded(losses))
+    monkeypatch.setattr(running, "train", recorded(losses))
     stage, whole = _stage(encoder), [collate([lanes[i] for i in range(len(lanes))])]
     before = order_accuracy(stage, whole)
     done = train_coarse(encoder, lanes, tmp_path, RECIPE, cpu=True)

@@ -259,7 +259,7 @@ class Told(FineStage):
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
     def predict(self, batch: Frames) -> Any:
-        from hybrid_encoder.training.fine_stage import FinePrediction
+        from hybrid_encoder.training.fine_networks import FinePrediction
 
         disparity = 1 / self.depth
         return FinePrediction(None, {0: disparity}, self.told, self.told, batch.K)  # type: ignore[arg-type]

@@ -31,7 +31,8 @@ from hybrid_encoder.losses import pixel_language_loss
 from hybrid_encoder.models.encoder import HybridFeatures
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork, load_motion
 from hybrid_encoder.training.fine import fine_model, train_fine
-from hybrid_encoder.training.fine_stage import FineStage, shrink
+from hybrid_encoder.training.fine_motion import shrink
+from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.recipes import FineRecipe
 
 from helpers.published_layout import stage1_config, write_stage1

@@ -31,7 +31,8 @@ from hybrid_encoder.training.calibration import (
     rotation_tolerance,
 )
 from hybrid_encoder.training.fine import fine_model, fine_stage, train_fine
-from hybrid_encoder.training.fine_stage import FinePrediction, FineStage
+from hybrid_encoder.training.fine_networks import FinePrediction
+from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.recipes import FINE
 
 SIZE = (64, 208)

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from hybrid_encoder import ConfigError
 from hybrid_encoder.data import SyntheticDrive, SyntheticLanes
-from hybrid_encoder.training import recipes
+from hybrid_encoder.training import running
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, train_coarse
-from hybrid_encoder.training.recipes import COARSE, CoarseRecipe, StageRecipe, train_stage
+from hybrid_encoder.training.recipes import COARSE, CoarseRecipe
+from hybrid_encoder.training.running import train_stage
 from hybrid_encoder.training.stage import Stage
+from hybrid_encoder.training.stage_recipe import StageRecipe
 
 from helpers import schedules
 from helpers.small_runs import recorded
@@ -192,7 +194,7 @@ def coarse_run(folder: Path, kill_at: int | None = None, resume: bool = False) -
         return plain_forward(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "train", recorded(losses))
+        patch.setattr(running, "train", recorded(losses))
         patch.setattr(CoarseStage, "forward", forward)
         set_seed(3 + resume)  # weights that a resumed run starts from are replaced by those of its checkpoint
         encoder = coarse_encoder("tiny", recipe, pretrained=False)

@@ -13,7 +13,7 @@ import typer
 from hybrid_encoder.errors import ConfigError, shortened
 
 if TYPE_CHECKING:
-    from hybrid_encoder.training.recipes import StageRecipe
+    from hybrid_encoder.training.stage_recipe import StageRecipe
 
 R = TypeVar("R", bound="StageRecipe")
 LARGEST = 1 << 24  # bytes: a run.json names the frames of a large training

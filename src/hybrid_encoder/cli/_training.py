@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hybrid_encoder.data.synthetic.drive import SyntheticFrame
-    from hybrid_encoder.training.recipes import StageRecipe
+    from hybrid_encoder.training.stage_recipe import StageRecipe
 
 R = TypeVar("R", bound="StageRecipe")
 SYNTHETIC = "synthetic"

@@ -3,12 +3,15 @@ from .bev_items import BevItem, SurroundMaps
 from .bev_results import constant_map, evaluate_bev, refuse_seen_seeds
 from .coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from .fine import fine_model, fine_stage, train_fine
-from .fine_stage import FineStage, shrink
+from .fine_motion import shrink
+from .fine_stage import FineStage
 from .loop import Trained, train
 from .loop_config import LoopConfig
 from .pictures import FinePictures
-from .recipes import COARSE, FINE, CoarseRecipe, FineRecipe, StageRecipe, train_stage
+from .recipes import COARSE, FINE, CoarseRecipe, FineRecipe
+from .running import train_stage
 from .stage import Stage
+from .stage_recipe import StageRecipe
 from .stepping import NonFiniteLossError
 from .validation import FineValidation
 

@@ -21,8 +21,9 @@ from hybrid_encoder.training.bev_items import BevItem
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.ranges import check_number
-from hybrid_encoder.training.recipes import StageRecipe, train_stage
+from hybrid_encoder.training.running import train_stage
 from hybrid_encoder.training.stage import Stage
+from hybrid_encoder.training.stage_recipe import StageRecipe
 from hybrid_encoder.training.trained_on import save_trained
 
 
@@ -135,7 +136,7 @@ def train_bev(
         items: images of cameras and maps, from ``SurroundMaps``.
         folder: of the run; the weights are saved into its ``final``.
         recipe: how long, how fast and with which settings.
-        options: of :func:`hybrid_encoder.training.recipes.train_stage`.
+        options: of :func:`hybrid_encoder.training.running.train_stage`.
 
     Returns:
         The folder of the weights; None where the run was stopped before its end.

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from hybrid_encoder.data.sequences import SourceSequences
 from hybrid_encoder.data.sources.cache import as_recorded
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses.photometric import reprojection_loss
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
-from hybrid_encoder.training.fine_stage import FineStage, shrink
+from hybrid_encoder.training.composition import parts_of
+from hybrid_encoder.training.fine_motion import shrink
+from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
@@ -100,9 +102,8 @@ def camera_starts(items: Dataset[Frames]) -> list[CameraStart]:
     Raises:
         ConfigError: data of another kind than ``SourceSequences``.
     """
-    whole: Any = items
-    while isinstance(whole, Subset):
-        whole = whole.dataset
+    parts = parts_of(items)
+    whole = parts[0].items if len(parts) == 1 else items
     if not isinstance(whole, SourceSequences):
         raise ConfigError(
             f"intrinsics cannot be learned from {type(whole).__name__}, which does not number its cameras; put all "

@@ -23,7 +23,8 @@ from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.training.batches import check_finite_item
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.parallel import is_main_process, process_state
-from hybrid_encoder.training.recipes import CoarseRecipe, train_stage
+from hybrid_encoder.training.recipes import CoarseRecipe
+from hybrid_encoder.training.running import train_stage
 from hybrid_encoder.training.stage import Stage
 from hybrid_encoder.training.trained_on import save_trained
 
@@ -140,7 +141,7 @@ def train_coarse(
         items: ordered patches, from ``TuSimpleLanes``, ``OrderedDepth`` or ``SyntheticLanes``.
         folder: of the run; the weights are saved into its ``final``.
         recipe: how long, how fast and with which settings.
-        options: of :func:`hybrid_encoder.training.recipes.train_stage`.
+        options: of :func:`hybrid_encoder.training.running.train_stage`.
 
     Returns:
         The folder of the weights; None where the run was stopped before its end.

@@ -28,7 +28,8 @@ from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.pictures import FinePictures
-from hybrid_encoder.training.recipes import FineRecipe, train_stage
+from hybrid_encoder.training.recipes import FineRecipe
+from hybrid_encoder.training.running import train_stage
 from hybrid_encoder.training.trained_on import taught_by
 from hybrid_encoder.training.validation import FineValidation
 
@@ -164,7 +165,7 @@ def train_fine(
         validation: held-out frames, not augmented, that the stage is measured on while it trains. The weights of the
             best validation are kept in ``best``, and pictures of some of these frames are made; without, of some that
             are trained on.
-        options: of :func:`hybrid_encoder.training.recipes.train_stage`.
+        options: of :func:`hybrid_encoder.training.running.train_stage`.
 
     Returns:
         The folder of the weights; None where the run was stopped before its end.

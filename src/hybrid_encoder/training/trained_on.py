@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import Dataset
 
 from hybrid_encoder.checkpoints.history import History
 from hybrid_encoder.data.kitti import KittiDrive
@@ -23,6 +23,7 @@ from hybrid_encoder.evaluation.frame_lists import MOST_FRAMES, Frame, drive_name
 from hybrid_encoder.evaluation.leaks import describe_training
 from hybrid_encoder.models.base import HybridModel
 from hybrid_encoder.training.bev_items import SurroundMaps
+from hybrid_encoder.training.composition import parts_of
 
 UNKNOWN = {"stage": "unknown", "known": False}
 
@@ -35,13 +36,13 @@ def training_record(stage: str, items: Dataset[Any]) -> dict[str, Any]:
         items: what it is trained on. Of a data set of another kind than this library's, and of images that are no
             files of a known recording, the record says that not all is known.
     """
-    found = list(_frames(items))
+    found = _frames(items)
     frames = [frame for frame in found if isinstance(frame, Frame)][:MOST_FRAMES]
-    seeds = sorted({seed for part in _parts(items) for seed in getattr(part, "seeds", ())})
+    seeds = sorted({seed for part in parts_of(items) for seed in getattr(part.items, "seeds", ())})
     return {
         "stage": stage,
         "drives": pack_frames(frames),
-        "offsets": sorted({offset for part in _parts(items) for offset in getattr(part, "offsets", ())}),
+        "offsets": sorted({offset for part in parts_of(items) for offset in getattr(part.items, "offsets", ())}),
         "known": len(frames) == len(found),
         **({"seeds": seeds} if seeds else {}),  # of rendered drives, on whose like a bird's-eye view is tested
     }
@@ -98,21 +99,18 @@ def items_digest(items: Dataset[Any]) -> str | None:
     return digest.hexdigest()
 
 
-def _parts(items: Dataset[Any]) -> list[Dataset[Any]]:
-    """Return the data sets that one is made of."""
-    if isinstance(items, ConcatDataset):
-        return [part for inner in items.datasets for part in _parts(inner)]
-    return _parts(items.dataset) if isinstance(items, Subset) else [items]
-
-
-def _frames(items: Dataset[Any]) -> Iterable[Frame | None]:
+def _frames(items: Dataset[Any]) -> list[Frame | None]:
     """Return the recorded frames among the items; None for what is not known."""
-    if isinstance(items, ConcatDataset):
-        return [frame for inner in items.datasets for frame in _frames(inner)]
-    if isinstance(items, Subset):
-        found: Sequence[Frame | None] = list(_frames(items.dataset))
-        whole = len(found) == len(items.dataset)  # type: ignore[arg-type]
-        return [found[index] for index in items.indices] if whole else found
+    found: list[Frame | None] = []
+    for part in parts_of(items):
+        recorded = _recorded(part.items)
+        whole = len(recorded) == len(part.items)
+        found += [recorded[index] for index in part.indices] if whole else recorded
+    return found
+
+
+def _recorded(items: Any) -> Sequence[Frame | None]:
+    """Return the recorded frames of a data set that is made of no others."""
     if isinstance(items, SourceSequences):
         used = [(items.sources[item.source], item.frame) for item in items.items]
         recorded = [source.recorded(frame) for source, frame in used if not isinstance(source, RenderedSource)]

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, send_to_device
 from numpy.typing import NDArray
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from hybrid_encoder.data.images import to_pixels
 from hybrid_encoder.data.sequences import SourceSequences
@@ -23,6 +23,7 @@ from hybrid_encoder.evaluation.predictors import Prediction
 from hybrid_encoder.evaluation.protocols import Protocol
 from hybrid_encoder.evaluation.samples import Sample
 from hybrid_encoder.training.batches import Collate, Failure, SeededDataset, end_workers_at_exit, outlive_sigterm
+from hybrid_encoder.training.composition import inner_item
 from hybrid_encoder.training.loop_config import resolved_workers
 
 if TYPE_CHECKING:
@@ -176,18 +177,6 @@ def depth_of(items: Dataset[Frames], index: int) -> Depth | None:
 def has_depth(truth: Depth) -> bool:
     """Return whether any pixel of a depth map (1, h, w) counts."""
     return bool(RULE.valid(torch.as_tensor(truth[0])).any())
-
-
-def inner_item(items: Dataset[Any], index: int) -> tuple[Any, int]:
-    """Return the data set that an item is in, and its place there, through torch's ``Subset`` and ``ConcatDataset``."""
-    if isinstance(items, Subset):
-        return inner_item(items.dataset, items.indices[index])
-    if isinstance(items, ConcatDataset):
-        for part in items.datasets:
-            if index < len(part):  # type: ignore[arg-type]
-                return inner_item(part, index)
-            index -= len(part)  # type: ignore[arg-type]
-    return items, index
 
 
 def _place(items: Dataset[Frames], index: int) -> tuple[str, int | None]:
