@@ -26,6 +26,7 @@ ROOMS = (
     "hybrid_encoder.evaluation",
     "hybrid_encoder.geometry",
     "hybrid_encoder.integrations.segmentation_models_pytorch",
+    "hybrid_encoder.integrations.timm",
     "hybrid_encoder.integrations.transformers",
     "hybrid_encoder.language",
     "hybrid_encoder.losses",
