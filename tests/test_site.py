@@ -46,7 +46,7 @@ SEARCHES = {  # what people type, and a page that must be among the first result
     "gpu": "performance.html",
     "install": "start.html",
     "video": "video.html",
-    "license": "words.html",
+    "licence": "checkpoints.html",
     "HybridDepthModel": "api/models.html",
 }
 FIRST_RESULTS = 5
