@@ -360,16 +360,30 @@ def test_checkpointing_changes_no_gradient(pictures: Tensor) -> None:
 # -- other precisions, and export ------------------------------------------------------------------------
 
 
-@plugs("timm", "`create_model(..., features_only=True)`", "save", "load", "export")
-def test_features_are_saved_and_exported(tmp_path: Path, trained: HybridDepthEncoder, pictures: Tensor) -> None:
-    model = _create(pretrained=True, features_only=True, out_indices=(1, 3)).eval()
+@plugs("timm", "`create_model(..., features_only=True)`", "train", "save", "load", "export")
+def test_features_are_trained_saved_and_exported(tmp_path: Path, pictures: Tensor) -> None:
+    model = _create(features_only=True, out_indices=(1, 3))
+    head = nn.Conv2d(sum(model.feature_info.channels()), 1, 1)
+    optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=1e-3)
+    losses = []
+    for _ in range(3):
+        loss = (head(torch.cat(model(pictures), 1)) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[2] < losses[0]
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert unused == [f"model.encoder.fusion.align.{level}.{kind}" for level in (0, 2) for kind in ("weight", "bias")]
+
+    expected = model.eval()(pictures)
     torch.save(model.state_dict(), tmp_path / "features.pth")
     fresh = timm.create_model(NAME, features_only=True, out_indices=(1, 3)).eval()
-    assert fresh.feature_info.channels() != model.feature_info.channels()  # words in place of learned tokens
-    expected = [trained(pictures)[index] for index in (1, 3)]
-    program = torch.export.export(model, (pictures,))
-    for found, map_ in zip(program.module()(pictures), expected, strict=True):
-        torch.testing.assert_close(found, map_)
+    fresh.load_state_dict(torch.load(tmp_path / "features.pth"))
+    exported = torch.export.export(model, (pictures,)).module()(pictures)
+    for map_, loaded, run in zip(expected, fresh(pictures), exported, strict=True):
+        assert torch.equal(loaded, map_)
+        torch.testing.assert_close(run, map_)
 
 
 def test_bfloat16(trained: HybridDepthEncoder, pictures: Tensor) -> None:
