@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from hybrid_encoder.cli import options
 from hybrid_encoder.cli._training import SYNTHETIC as SYNTHETIC
-from hybrid_encoder.cli.options import check_finite, console, parse_size, pick_device
+from hybrid_encoder.cli.options import console, parse_size, pick_device
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ Turning = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=NUM_SEEDS - 1, help="Which drives of 'synthetic'.")]
 
 
+class Choice(NamedTuple):
+    """What the options say of recordings in files; rendered drives have no use for any of it."""
+
+    recording: list[str] | None
+    camera: list[str] | None
+    camera_matrix: str | None
+    fov: float | None
+    cache: Path | None = None
+
+
 def make_tracker(
     weights: str, depth: str | None = None, size: str | None = None, refine: int = 0, device: str = "auto"
 ) -> Tracker:
@@ -92,36 +102,35 @@ def _depth_beside(weights: str) -> str | None:
 def open_recordings(
     sources: Sequence[str],
     tracker: Tracker,
-    *,
-    recording: Sequence[str] | None = None,
-    camera: list[str] | None = None,
-    camera_matrix: str | None = None,
-    fov: float | None = None,
-    cache: Path | None = None,
+    choice: Choice,
 ) -> list[FrameSource]:
     """Open recordings in files; ``synthetic`` is left out.
+
+    Args:
+        sources: their paths.
+        tracker: what looks at them.
+        choice: what the options say of them.
 
     Raises:
         InputError: a source that cannot be used, or none with that name.
     """
-    from hybrid_encoder.cli import _recordings
+    from hybrid_encoder.cli import _items, _recordings
 
-    check_finite("--fov", fov)
     asked = _recordings.Recordings(
         [source for source in sources if source != SYNTHETIC],
-        camera_matrix=camera_matrix,
-        fov=fov,
-        camera=camera,
-        cache=cache,
+        camera_matrix=choice.camera_matrix,
+        fov=choice.fov,
+        camera=choice.camera,
+        cache=choice.cache,
     )
     asked.check()
-    found = _recordings.open_recordings(asked, tracker.size, console, tracker.network.config.resample)
-    if not recording:
+    found = _items.open_recordings(asked, tracker.size, console, tracker.network.config.resample)
+    if not choice.recording:
         return found
-    chosen = [source for source in found if any(text in short_name(source) for text in recording)]
+    chosen = [source for source in found if any(text in short_name(source) for text in choice.recording)]
     if not chosen and found:
         names = ", ".join(short_name(source) for source in found[:5])
-        raise InputError(f"no recording has {' or '.join(recording)} in its name; there are {names}.")
+        raise InputError(f"no recording has {' or '.join(choice.recording)} in its name; there are {names}.")
     return chosen
 
 
@@ -143,8 +152,7 @@ def refuse_unused(context: typer.Context, sources: Sequence[str]) -> None:
     if SYNTHETIC not in sources:
         unused |= dict.fromkeys(("drives", "frames", "turning", "seed"), "they are of the drives of 'synthetic'")
     if set(sources) == {SYNTHETIC}:
-        ours = ("recording", "camera", "camera_matrix", "fov", "cache")
-        unused |= dict.fromkeys(ours, "'synthetic' is rendered, with a camera of its own")
+        unused |= dict.fromkeys(Choice._fields, "'synthetic' is rendered, with a camera of its own")
     options.refuse_unused(context, unused)
 
 

@@ -88,8 +88,8 @@ def evaluate_pose_command(
         if file is not None:
             check_file(file, example)
     tracker = shared.make_tracker(weights, depth, size, refine, device)
-    options = {"recording": recording, "camera": camera, "camera_matrix": camera_matrix, "fov": fov}
-    sources = _tested(shared.open_recordings(source, tracker, **options), recording)  # type: ignore[arg-type]
+    choice = shared.Choice(recording, camera, camera_matrix, fov)
+    sources = _tested(shared.open_recordings(source, tracker, choice), recording)
     leak = _refuse_leak(tracker, sources, weights, allow_leak) if sources else None
     if shared.SYNTHETIC in source:
         sources += shared.render_drives(tracker, drives, frames, seed, turning)

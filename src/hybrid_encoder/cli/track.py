@@ -66,8 +66,8 @@ def track_command(
     if source == shared.SYNTHETIC:
         found = shared.render_drives(tracker, 1, frames, seed, turning)
     else:
-        options = {"recording": recording, "camera": camera, "camera_matrix": camera_matrix, "fov": fov, "cache": cache}
-        found = shared.open_recordings([source], tracker, **options)  # type: ignore[arg-type]  # each as it is asked for
+        choice = shared.Choice(recording, camera, camera_matrix, fov, cache)
+        found = shared.open_recordings([source], tracker, choice)
     if len(found) > 1:
         names = ", ".join([shared.short_name(one) for one in found[:5]] + ["..."] * (len(found) > 5))
         raise InputError(

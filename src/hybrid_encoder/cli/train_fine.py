@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hybrid_encoder.cli import _recordings
+from hybrid_encoder.cli import _items, _recordings
 from hybrid_encoder.cli import _training as shared
 from hybrid_encoder.cli._config import ConfigOption
 from hybrid_encoder.cli.options import OnCpu, check_finite, make_folder, refuse_unused
@@ -195,13 +195,13 @@ def train_fine_command(
     # What is quick comes first: paths are looked at before weights are read, and videos are decoded after that.
     if chosen.pose != "class_token":
         check_backbone(chosen.pose)
-    unused = _recordings.look(recordings, chosen)
-    refuse_unused(context, unused if teacher else {**unused, "teacher_weight": "there is no --teacher"})
+    looked = _items.look(recordings, chosen)
+    refuse_unused(context, looked.unused if teacher else {**looked.unused, "teacher_weight": "there is no --teacher"})
     make_folder(output)
     set_seed(seed)
     model = fine_model(encoder, chosen, pretrained, prompts)
     taught_by = None if teacher is None else TaughtBy.from_pretrained(teacher)
-    items, held_out = _recordings.open_items(recordings, chosen, console)
+    items, held_out = _items.open_items(looked, recordings, chosen, console)
     described = {**recordings.described(), "encoder": encoder, "language_loss": language_loss}
     described |= shared.described_start(pretrained)
     if prompts is not None:
