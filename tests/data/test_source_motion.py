@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -178,3 +180,48 @@ def test_a_step_that_is_none_is_refused(step: Any) -> None:
         choose_items([Pictures(driven(0.5, 3))], step=step)
     with pytest.raises(InputError, match="max_step is 0; it must be at least 1"):
         choose_items([Pictures(driven(0.5, 3))], max_step=0)
+
+
+class Counted(Pictures):
+    """Pictures, and how many of them were being read at the same time."""
+
+    def __init__(self, pictures: Sequence[np.ndarray[Any, Any]], in_files: bool) -> None:
+        super().__init__(pictures)
+        self.in_files, self.reads, self.most, self.now = in_files, 0, 0, 0
+        self.two = threading.Condition()
+
+    def file(self, frame: int) -> Path | None:
+        return Path(f"{frame}.png") if self.in_files else None
+
+    def image(self, frame: int) -> np.ndarray[Any, Any]:
+        with self.two:
+            self.reads, self.now = self.reads + 1, self.now + 1
+            self.most = max(self.most, self.now)
+            self.two.notify_all()
+            if self.in_files:
+                self.two.wait_for(lambda: self.most > 1, timeout=10)
+        image = super().image(frame)
+        with self.two:
+            self.now -= 1
+        return image
+
+
+@pytest.mark.parametrize("step", [1, 2, "motion"])
+def test_pictures_in_files_are_read_several_at_once_and_each_once(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    pictures = [picture for picture in driven(0.2) for _ in range(2)]  # the camera stands still for two frames each
+    alone, together = Counted(pictures, in_files=False), Counted(pictures, in_files=True)
+    assert choose_items([together], step=step) == choose_items([alone], step=step)
+    assert (alone.most, together.most > 1) == (1, True)
+    assert together.reads <= len(pictures) and alone.reads <= len(pictures)
+
+
+def test_a_picture_that_cannot_be_read_ends_it() -> None:
+    class Damaged(Counted):
+        def image(self, frame: int) -> np.ndarray[Any, Any]:
+            if frame == 4:
+                raise InputError("4.png is damaged; copy it again.")
+            return Pictures.image(self, frame)
+
+    with pytest.raises(InputError, match=r"4\.png is damaged"):
+        choose_items([Damaged(driven(0.2), in_files=True)])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from hybrid_encoder.data.frames import check_offsets
 from hybrid_encoder.data.sequences import Item
 from hybrid_encoder.data.sources.apparent_motion import Thumbnail, thumbnail
-from hybrid_encoder.data.sources.base import FrameSource
+from hybrid_encoder.data.sources.base import Array, FrameSource
 from hybrid_encoder.data.sources.cache import CachedSource, Progress
 from hybrid_encoder.errors import InputError
 
@@ -20,6 +23,7 @@ from hybrid_encoder.errors import InputError
 STILL = 0.1
 MOVED = 0.5  # 2.5 pixels of 640: enough to see depth by, and much less than what a network's motion can follow
 MAX_STEP = 10
+MOST_THREADS = 8  # that read pictures at once
 
 Step = int | Literal["motion"]
 
@@ -88,10 +92,13 @@ def choose_items(
     if max_step < 1:
         raise InputError(f"max_step is {max_step}; it must be at least 1.")
     offsets = check_offsets(offsets) if len(offsets) else ()
+    reach = max((abs(offset) for offset in offsets), default=1) * (max_step if step == "motion" else step)
     items: list[Item] = []
     reports = []
     for number, source in enumerate(sources):
-        chosen, counts = _of_source(source, offsets, step, drop_still, max_step, progress)
+        with _looker(source) as look:
+            kept = lru_cache(maxsize=2 * reach + 2)(look)
+            chosen, counts = _of_source(source, kept, offsets, step, drop_still, max_step, progress)
         items += [Item(number, frame, neighbours) for frame, neighbours in chosen]
         reports.append(Chosen(source.name, len(source.frames), len(chosen), counts["still"], counts["alone"]))
     if not items:
@@ -103,11 +110,15 @@ def choose_items(
 
 
 def _of_source(
-    source: FrameSource, offsets: Sequence[int], step: Step, drop_still: bool, max_step: int, progress: Progress | None
+    source: FrameSource,
+    look: Callable[[int], Thumbnail],
+    offsets: Sequence[int],
+    step: Step,
+    drop_still: bool,
+    max_step: int,
+    progress: Progress | None,
 ) -> tuple[list[tuple[int, tuple[int, ...]]], Counter[str]]:
     frames, there = source.frames, frozenset(source.frames)
-    reach = max((abs(offset) for offset in offsets), default=1) * (max_step if step == "motion" else step)
-    look = lru_cache(maxsize=2 * reach + 2)(_looker(source))
 
     def motion(one: int, other: int) -> float:
         return look(one).motion_to(look(other))
@@ -133,7 +144,31 @@ def _of_source(
     return chosen, counts
 
 
-def _looker(source: FrameSource) -> Callable[[int], Thumbnail]:
+@contextmanager
+def _looker(source: FrameSource) -> Iterator[Callable[[int], Thumbnail]]:
+    """Give what returns the small copy of a frame; of pictures in files, the next ones are read beside it."""
     if isinstance(source, CachedSource):
-        return lambda frame: Thumbnail(source.thumbnail(frame))
-    return lambda frame: Thumbnail(thumbnail(source.image(frame)))
+        yield lambda frame: Thumbnail(source.thumbnail(frame))
+        return
+    frames, waiting = list(source.frames), dict[int, Future[Array]]()
+    if not frames or source.file(frames[0]) is None:  # what it holds may not be asked by several threads at once
+        yield lambda frame: Thumbnail(thumbnail(source.image(frame)))
+        return
+    place, begun = {frame: index for index, frame in enumerate(frames)}, 0
+    threads = min(MOST_THREADS, os.cpu_count() or 1)
+
+    def read(frame: int) -> Array:
+        return thumbnail(source.image(frame))
+
+    def look(frame: int) -> Thumbnail:
+        nonlocal begun
+        end = place[frame] + 2 * threads
+        waiting.update((other, pool.submit(read, other)) for other in frames[max(begun, place[frame]) : end])
+        begun = max(begun, end)
+        return Thumbnail(waiting.pop(frame).result() if frame in waiting else read(frame))
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield look
+    finally:
+        pool.shutdown(cancel_futures=True)
