@@ -302,6 +302,16 @@ class TestMemory:
         filled = load_checkpoint_and_dispatch(built, file, device_map={"": "cpu"}).eval()
         assert torch.equal(self.outputs(filled), self.outputs(model))
 
+    def test_tokens_that_start_from_words(self) -> None:
+        config = HybridEncoderConfig.preset("tiny").replace(prompts=PromptConfig(num_tokens=5, init="words"))
+        real = HybridDepthEncoder(config, pretrained=False).eval()
+        for empty in (torch.device("meta"), init_empty_weights()):
+            with empty:
+                built = HybridDepthEncoder(config, pretrained=False).eval()
+            built.load_state_dict(real.state_dict(), assign=True)
+            images = torch.rand(1, 3, 64, 96)
+            assert all(map(torch.equal, built(images), real(images)))
+
     def test_emptied_and_loaded(self, model: HybridDepthModel) -> None:
         built = HybridDepthModel(model.config, pretrained=False).to_empty(device="cpu")
         for buffer in built.buffers():
@@ -351,7 +361,7 @@ class TestRefused:
             AutoModelForDepthEstimation.from_pretrained(folder)
         whole = (folder / "model.safetensors").read_bytes()
         (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(CheckpointError, match=r"are damaged .* copy them again"):
+        with pytest.raises(CheckpointError, match=r"are damaged .* download them again"):
             AutoModelForDepthEstimation.from_pretrained(folder)
 
     def test_code_beside_the_weights_is_not_run(self, folders: dict[str, Path], tmp_path: Path) -> None:

@@ -118,7 +118,9 @@ class DepthPrompts(nn.Module):
                 worded = DepthPrompts(clip, plain)
                 asked = {**asked, **worded.config.token_ids}
                 self.config = dataclasses.replace(config, token_ids=asked)
-                start = F.interpolate(worded().detach().T[None, None], (width, config.num_tokens))[0, 0].T.contiguous()
+                if not worded.token_embedding.is_meta:  # else a checkpoint is about to bring them
+                    start_words = worded().detach().T[None, None]
+                    start = F.interpolate(start_words, (width, config.num_tokens))[0, 0].T.contiguous()
             self.tokens = nn.Parameter(start)
 
     def forward(self) -> Tensor:
