@@ -4,6 +4,7 @@ from .bev_results import constant_map, evaluate_bev, refuse_seen_seeds
 from .coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from .fine import fine_model, fine_stage, train_fine
 from .fine_motion import shrink
+from .fine_networks import FineNetworks
 from .fine_stage import FineStage
 from .loop import Trained, train
 from .loop_config import LoopConfig
@@ -24,6 +25,7 @@ __all__ = [
     "BevStage",
     "CoarseRecipe",
     "CoarseStage",
+    "FineNetworks",
     "FinePictures",
     "FineRecipe",
     "FineStage",
