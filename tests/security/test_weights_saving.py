@@ -234,5 +234,5 @@ def test_a_configuration_larger_than_its_file(field: str, value: Any, saved: tup
     start, before = time.monotonic(), start_peak()
     with pytest.raises(CheckpointError):
         HybridDepthModel.from_pretrained(folder)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     assert peak() - before < 500 * 2**20

@@ -45,9 +45,9 @@ class WeightFile:
     under: str | None = None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a file of weights; see :func:`read_weights`."""
-    return read_weights(path).tensors
+    return read_weights(Path(path)).tensors
 
 
 def read_weights(path: Path) -> WeightFile:

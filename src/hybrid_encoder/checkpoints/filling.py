@@ -59,7 +59,7 @@ def no_initialisation() -> Iterator[None]:
         hook.remove()
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Load a state dict strictly; an error names the first key that does not fit.
 
     Names and shapes are compared first, so that nothing is allocated for a model that is larger than its file. Tensors

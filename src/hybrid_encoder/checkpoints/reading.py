@@ -156,7 +156,7 @@ def find_reader(path: Path) -> tuple[Callable[[Path], Checkpoint], Path]:
     )
 
 
-def read_config(folder: Path) -> Any:
+def read_config(folder: str | Path) -> Any:
     """Read the configuration of a folder in this library's layout, of any version.
 
     Returns:
@@ -165,7 +165,7 @@ def read_config(folder: Path) -> Any:
     Raises:
         CheckpointError: no ``config.json``, or not one of ours.
     """
-    file = folder / CONFIG
+    file = Path(folder) / CONFIG
     if not file.is_file():
         raise CheckpointError(f"{folder} has no {CONFIG}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     try:

@@ -141,7 +141,7 @@ def _largest(values: Tensor, radius: int = 1) -> Tensor:
     return values
 
 
-def write_cloud(path: Path, cloud: PointCloud, comment: str = "") -> None:
+def write_cloud(path: str | Path, cloud: PointCloud, comment: str = "") -> None:
     """Write points to a file, whole or not at all.
 
     A ``.ply`` file is binary and keeps the camera's axes (x right, y down, z forward), as the header says. A ``.glb``
@@ -157,6 +157,7 @@ def write_cloud(path: Path, cloud: PointCloud, comment: str = "") -> None:
         InputError: another ending, or a cloud without a point.
         ConfigError: for ``.glb``, trimesh is not installed.
     """
+    path = Path(path)
     if path.suffix.lower() not in CLOUD_SUFFIXES:
         raise InputError(f"{path} ends in {path.suffix!r}; name a file of {' or '.join(CLOUD_SUFFIXES)}.")
     if not len(cloud):

@@ -68,7 +68,7 @@ class VideoFrames:
         time: of the frame that was given last, in seconds; None where the file does not say.
     """
 
-    def __init__(self, path: Path, every: int = 1, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, path: str | Path, every: int = 1, max_pixels: int = MAX_PIXELS) -> None:
         """Open nothing yet.
 
         Args:
@@ -81,7 +81,7 @@ class VideoFrames:
         """
         if every < 1:
             raise InputError(f"every is {every}; it must be at least 1.")
-        self.path, self.every, self.max_pixels = path, every, max_pixels
+        self.path, self.every, self.max_pixels = Path(path), every, max_pixels
 
     def __enter__(self) -> VideoFrames:
         """Open the file and decode its first frame.
@@ -165,7 +165,7 @@ class VideoWriter:
     this kind has no odd height or width: there the last row or column is repeated.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], rate: Fraction | float, comment: str = "") -> None:
+    def __init__(self, path: str | Path, size: tuple[int, int], rate: Fraction | float, comment: str = "") -> None:
         """Open nothing yet.
 
         Args:
@@ -179,7 +179,7 @@ class VideoWriter:
         """
         if not 0 < rate <= MAX_RATE:
             raise InputError(f"rate is {rate}; it must be above 0 and at most {MAX_RATE} frames per second.")
-        self.path, self.size, self.comment = path, size, comment
+        self.path, self.size, self.comment = Path(path), size, comment
         self.rate = max(Fraction(rate).limit_denominator(10_000), SLOWEST)
 
     def __enter__(self) -> VideoWriter:

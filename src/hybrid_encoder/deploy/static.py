@@ -21,7 +21,7 @@ MAX_PICTURES = 128  # what is observed no longer changes much, and every picture
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 
 
-def calibration_pictures(model: HybridDepthModel, paths: Sequence[Path], size: tuple[int, int]) -> list[Tensor]:
+def calibration_pictures(model: HybridDepthModel, paths: Sequence[str | Path], size: tuple[int, int]) -> list[Tensor]:
     """Return pictures as ``infer`` would give them to the network at this size, (1, 3, H, W) each.
 
     Args:

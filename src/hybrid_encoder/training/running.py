@@ -27,7 +27,7 @@ def train_stage(
     items: Dataset[Any],
     groups: list[dict[str, Any]],
     recipe: StageRecipe,
-    folder: Path,
+    folder: str | Path,
     *,
     described: dict[str, Any] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
@@ -60,6 +60,7 @@ def train_stage(
     Raises:
         ConfigError: resumed with other settings, and as :func:`hybrid_encoder.training.loop.train`.
     """
+    folder = Path(folder)
     state = process_state(loop.get("cpu", False))
     num_steps = recipe.num_steps(len(items), state.num_processes)  # type: ignore[arg-type]
     config = LoopConfig(
