@@ -244,6 +244,58 @@ def test_a_file_that_differs_is_not_kept(
     assert _contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("int8", [None, "dynamic", "static"])
+@pytest.mark.parametrize(
+    ("gives", "says"),
+    [
+        (lambda found: found * torch.nan if len(found) > 1 else found, "disparity that is not finite, so it was not"),
+        (lambda found: found * torch.inf, "disparity that is not finite, so it was not kept"),
+        (lambda found: found[:1], "disparity of 1 x 1 x 64 x 96 for images of which the model gives 3 x 1 x 64 x 96"),
+        (lambda found: found[:, 0], "disparity of 1 x 64 x 96 for images of which the model gives 1 x 1 x 64 x 96"),
+    ],
+)
+def test_a_file_that_gives_no_disparity_is_not_kept(
+    model: HybridDepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gives: Any, says: str, int8: Any
+) -> None:
+    """However far int8 layers may be: numbers of the model's shape come out, whatever the batch."""
+    (tmp_path / "a.onnx").write_bytes(b"older")
+    monkeypatch.setattr(files, "export_onnx", lambda _, path, *args, **options: path.write_bytes(b"newer"))
+    monkeypatch.setattr(files, "load_file", lambda *_: lambda images: gives(model(images)))
+    calibration = {"calibration": [street()]} if int8 == "static" else {}
+    with torch.no_grad(), pytest.raises(ConfigError, match=says):
+        export_file(model, tmp_path / "a.onnx", SIZE, int8=int8, **calibration)
+    assert _contents(tmp_path) == {"a.onnx": b"older"}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_what_a_file_is_compared_on(
+    model: HybridDepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dynamic: bool
+) -> None:
+    """More than one image at once, which differ; where the size is open, another one; and never the tracing's alone."""
+    monkeypatch.setattr(files, "save_program", lambda _, path, *args, **options: path.write_bytes(b"newer"))
+    seen: list[Tensor] = []
+    monkeypatch.setattr(files, "load_file", lambda *_: lambda images: (seen.append(images), model(images))[1])
+    with torch.no_grad():
+        done = export_file(model, tmp_path / "a.pt2", SIZE, dynamic_size=dynamic)
+    last = (3, 3, 97, 115) if dynamic else (3, 3, *SIZE)
+    assert [tuple(images.shape) for images in seen] == [(1, 3, *SIZE)] * 3 + [last]
+    assert (seen[-1][0] - seen[-1][1]).abs().max() > 0.5 and done.largest == 0
+    with torch.no_grad(), pytest.raises(ConfigError, match="away from the model"):  # one image's for all of a batch
+        monkeypatch.setattr(
+            files, "load_file", lambda *_: lambda images: model(images)[:1].expand(len(images), 1, -1, -1)
+        )
+        export_file(model, tmp_path / "a.pt2", SIZE, dynamic_size=dynamic)
+
+
+def test_a_bin_file_of_something_else_stays(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "a.bin").write_bytes(b"weights of another model")
+    with pytest.raises(InputError, match=r"a\.bin is there without .*a\.xml, .* give another name"):
+        check_export(tmp_path / "a.xml")
+    (tmp_path / "a.xml").write_bytes(b"of an earlier export")
+    assert check_export(tmp_path / "a.xml") == "openvino"
+
+
 @pytest.mark.parametrize("at", range(4))
 def test_two_files_are_replaced_together_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int

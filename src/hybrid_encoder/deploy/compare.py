@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hybrid_encoder.deploy.formats import FORMATS, choose_format
 from hybrid_encoder.deploy.tools import check_packages, quiet_exporters
+from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.models.depth import HybridDepthModel
 
 Runner = Callable[[Tensor], Tensor]
@@ -48,24 +49,34 @@ def file_difference(
         images: RGB in [0, 1], (B, 3, H, W), of a size that the file accepts.
 
     Raises:
-        InputError, ConfigError: as :func:`load_file`.
+        InputError: as :func:`load_file`.
+        ConfigError: as :func:`load_file`; disparity of another shape than the model's.
     """
-    return _difference(model, images, load_file(path, to))
+    return difference(model, images, load_file(path, to))
+
+
+def difference(model: HybridDepthModel, images: Tensor, run: Runner) -> tuple[float, float]:
+    """Return :func:`file_difference` of a file that is loaded already."""
+    expected = model.infer(images, "native").disparity.cpu()
+    found = run(images.float().cpu())
+    if found.shape != expected.shape:  # else one image's disparity would be compared with every image's
+        shapes = [" x ".join(map(str, disparity.shape)) for disparity in (found, expected)]
+        raise ConfigError(
+            f"the exported file gives disparity of {shapes[0]} for images of which the model gives {shapes[1]}; export "
+            "the model again."
+        )
+    apart = (found - expected).abs()
+    return float(apart.max()), float(apart.mean())
 
 
 def onnx_difference(model: HybridDepthModel, path: str | Path, images: Tensor) -> tuple[float, float]:
     """Return :func:`file_difference` of an ONNX file, whatever its name; it runs in onnxruntime on the CPU."""
-    return _difference(model, images, _load_onnx(path))
+    return difference(model, images, _load_onnx(path))
 
 
 def program_difference(model: HybridDepthModel, path: str | Path, images: Tensor) -> tuple[float, float]:
     """Return :func:`file_difference` of a program of ``torch.export``, whatever its file's name."""
-    return _difference(model, images, _load_program(path))
-
-
-def _difference(model: HybridDepthModel, images: Tensor, run: Runner) -> tuple[float, float]:
-    difference = (run(images.float().cpu()) - model.infer(images, "native").disparity.cpu()).abs()
-    return float(difference.max()), float(difference.mean())
+    return difference(model, images, _load_program(path))
 
 
 def _load_onnx(path: str | Path) -> Runner:

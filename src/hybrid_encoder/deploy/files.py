@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from hybrid_encoder.deploy.aoti import check_compiler, save_aoti
-from hybrid_encoder.deploy.compare import file_difference
+from hybrid_encoder.deploy.compare import difference, load_file
 from hybrid_encoder.deploy.export import export_onnx, save_program
 from hybrid_encoder.deploy.folding import writable_path
 from hybrid_encoder.deploy.formats import FORMATS, choose_format
-from hybrid_encoder.deploy.openvino import save_openvino
+from hybrid_encoder.deploy.openvino import save_openvino, writable_pair
 from hybrid_encoder.deploy.tools import check_packages
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.models.depth import HybridDepthModel
@@ -62,8 +63,7 @@ def check_export(path: Path, to: str | None = None, int8: Int8 | None = None) ->
     if int8 is not None and int8 not in FORMATS[name].int8:
         able = " or ".join(other for other, format in FORMATS.items() if int8 in format.int8)
         raise ConfigError(f"{int8} int8 layers are for {able}, and the format is {name}; leave one of the two out.")
-    for file in _files(path, name):
-        writable_path(file)
+    writable_pair(path) if name == "openvino" else writable_path(path)
     check_packages(*FORMATS[name].packages, extra=FORMATS[name].extra)
     if int8 is not None:
         check_packages("onnxruntime")
@@ -116,12 +116,9 @@ def export_file(
             save_aoti(model, written, size, dynamic_size=dynamic_size)
         else:
             save_program(model, written, size, dynamic_size=dynamic_size)
-        found = _compare(model, written, name, calibration or _made_up(size, dynamic_size))
-        if found is not None and int8 is None and not found[0] <= TOLERANCE:
-            raise ConfigError(
-                f"the exported file gives disparity up to {found[0]:.2g} away from the model; at most {TOLERANCE:g} is "
-                "allowed, so it was not kept: try a fixed size or another format."
-            )
+        found = _compare(model, written, name, _batches(calibration or _made_up(size), dynamic_size))
+        if found is not None:
+            _refuse_bad(*found, None if int8 else TOLERANCE)
         files = _files(written, name)
         num_bytes = sum(file.stat().st_size for file in files)
         move = replace_files if len(files) == 1 else replace_together
@@ -141,16 +138,37 @@ def _compare(model: HybridDepthModel, path: Path, name: str, batches: Sequence[T
     runtime = FORMATS[name].runtime
     if runtime is not None and importlib.util.find_spec(runtime) is None:
         return None
-    differences = [file_difference(model, path, images, name) for images in batches]
-    return max(one[0] for one in differences), sum(one[1] for one in differences) / len(differences)
+    run = load_file(path, name)
+    differences = torch.tensor([difference(model, images, run) for images in batches])
+    return float(differences[:, 0].max()), float(differences[:, 1].mean())  # NaN where one of them is
 
 
-def _made_up(size: tuple[int, int], dynamic_size: bool) -> list[Tensor]:
+def _refuse_bad(largest: float, mean: float, tolerance: float | None) -> None:
+    """Raise ConfigError where a file is too far from the model, or gives what is no number."""
+    if not math.isfinite(mean):
+        raise ConfigError(
+            "the exported file gives disparity that is not finite, so it was not kept: export another format, and look "
+            "at what the model gives for a picture."
+        )
+    if tolerance is not None and largest > tolerance:
+        raise ConfigError(
+            f"the exported file gives disparity up to {largest:.2g} away from the model; at most {tolerance:g} is "
+            "allowed, so it was not kept: try a fixed size or another format."
+        )
+
+
+def _batches(images: Sequence[Tensor], dynamic_size: bool) -> list[Tensor]:
+    """Return what a file is compared on: images (1, 3, H, W), and three of them at once.
+
+    It was traced with two. A dynamic size is tried on a second one, too, which the file was not traced with.
+    """
+    several = torch.cat([*images, *images, *images][:3])
+    if dynamic_size:
+        several = interpolate(several, (several.shape[-2] + 33, several.shape[-1] + 19), mode="bilinear")
+    return [*images, several]
+
+
+def _made_up(size: tuple[int, int]) -> list[Tensor]:
     """Return images with edges and smooth parts, as pictures have: upsampled noise."""
-    # A dynamic size is tried on a second size and batch, which the graph was not traced with.
-    sizes = [size, (size[0] + 33, size[1] + 19)] if dynamic_size else [size]
-    batches = []
-    for batch_size, (height, width) in enumerate(sizes, start=1):
-        coarse = torch.rand(batch_size, 3, 6, 10, generator=torch.Generator().manual_seed(0))
-        batches.append(interpolate(coarse, (height, width), mode="bilinear"))
-    return batches
+    coarse = torch.rand(3, 3, 6, 10, generator=torch.Generator().manual_seed(0))
+    return list(interpolate(coarse, size, mode="bilinear").split(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from hybrid_encoder.deploy.export import describe, export_program, onnx_model
 from hybrid_encoder.deploy.folding import writable_path
 from hybrid_encoder.deploy.formats import FORMATS
 from hybrid_encoder.deploy.tools import check_packages, quiet_exporters
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.writing import replace_together
 
@@ -54,8 +55,7 @@ def save_openvino(
         ConfigError: as for ``export_program``; ``via="program"`` with an open size or calibration; packages of the
             extra ``openvino`` are missing.
     """
-    path = writable_path(path)
-    writable_path(path.with_suffix(".bin"))
+    path = writable_pair(path)
     check_packages(*FORMATS["openvino"].packages, extra="openvino")
     import openvino
 
@@ -76,6 +76,21 @@ def save_openvino(
         written = Path(folder) / path.name
         openvino.save_model(converted, written, compress_to_fp16=False)
         replace_together(written.parent, path.parent, [path.with_suffix(".bin").name, path.name])
+    return path
+
+
+def writable_pair(path: str | Path) -> Path:
+    """Return the path of an ``.xml`` file to write to; raise InputError where it, or its ``.bin``, cannot stand there.
+
+    A ``.bin`` without its ``.xml`` is of something else, and is not replaced.
+    """
+    path = writable_path(path)
+    weights = writable_path(path.with_suffix(".bin"))
+    if os.path.lexists(weights) and not os.path.lexists(path):
+        raise InputError(
+            f"{weights} is there without {path}, so that it is of something else, and the file's weights would replace "
+            "it; give another name, or move it away."
+        )
     return path
 
 
