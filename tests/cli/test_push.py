@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +88,7 @@ class TestWhatIsSent:
     def test_the_shipped_weights(self, hub: FakeHub) -> None:
         said = done("tiny").out
         files = hub.files[REPO]
-        assert set(files) == {"config.json", "model.safetensors", "README.md"}
+        assert set(files) == {file.name for file in TINY.iterdir()}
         for name in ("config.json", "model.safetensors"):
             assert files[name] == (TINY / name).read_bytes()
         card = files["README.md"].decode()
@@ -117,8 +120,12 @@ class TestWhatIsSent:
 
     def test_what_else_is_in_the_folder_stays_here(self, hub: FakeHub, folder: Path) -> None:
         (folder / "secret.txt").write_text("mine")
+        for inner in ("__pycache__", ".saving-x"):
+            (folder / inner).mkdir()
+            (folder / inner / "model.safetensors").write_bytes(b"Not shown.")
+        (folder / "optimizer.pth").write_bytes(b"\x80\x04.")
         (folder / "preprocessor_config.json").write_text("{}")
-        assert "stays here: secret.txt\n" in done(folder).out
+        assert "stays here: .saving-x, __pycache__, optimizer.pth, secret.txt\n" in done(folder).out
         assert set(hub.files[REPO]) == {"config.json", "model.safetensors", "README.md", "preprocessor_config.json"}
 
     def test_a_branch_that_is_made(self, hub: FakeHub, folder: Path) -> None:
@@ -127,6 +134,18 @@ class TestWhatIsSent:
         assert said.endswith(f'HybridDepthModel.from_pretrained("{REPO}", revision="trials/one")\n')
         assert "Another." in hub.revisions[REPO]["trials/one"][1]["README.md"].decode()
         assert "Another." not in hub.files[REPO]["README.md"].decode()
+
+    def test_a_branch_starts_from_main_and_keeps_what_a_person_wrote_there(self, hub: FakeHub, encoder: Path) -> None:
+        done("tiny")
+        hub.files[REPO]["README.md"] += PERSONS.encode()
+        hub.files[REPO]["preprocessor_config.json"] = b"{}"
+        said = " ".join(done(encoder, "--branch", "encoder").out.split())
+        assert "which is there (public); branch is made from main" in said
+        assert "deleted there: preprocessor_config.json, which is not of this model" in said
+        made = hub.revisions[REPO]["encoder"][1]
+        assert set(made) == {"config.json", "model.safetensors", "README.md"}
+        assert "By a person." in made["README.md"].decode() and "# HybridDepthEncoder\n" in made["README.md"].decode()
+        assert b"HybridDepthModel" in hub.files[REPO]["config.json"]
 
     def test_a_pull_request(self, hub: FakeHub) -> None:
         assert "nothing to open a pull request for" in refused("tiny", "--create-pr")
@@ -243,6 +262,74 @@ class TestAgain:
             assert "somebody has changed it in the meantime" in refused("tiny", "--notes", "By hand.")
         assert b"By hand." not in hub.files[REPO]["README.md"]
 
+    def test_a_repository_that_somebody_makes_meanwhile(self, hub: FakeHub) -> None:
+        """It may be public, where a private one was asked for, and hold what nobody was shown."""
+        shown = "hybrid_encoder.cli.push._confirm"
+        with mock.patch(shown, side_effect=lambda *_: hub.files.update({REPO: {"notes.txt": b"By another."}})):
+            assert "409, as somebody has changed it in the meantime; look at what is" in refused("tiny", "--private")
+        assert hub.files[REPO] == {"notes.txt": b"By another."} and weights_sent(hub) == 0
+
+    def test_a_process_that_is_killed(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.hanging.add("/commit/")
+        line = [sys.executable, "-m", "hybrid_encoder", "push", "tiny", "--repo", REPO, "--yes"]
+        with subprocess.Popen(line, env={**os.environ, **hub.environment}, stdout=subprocess.DEVNULL) as running:
+            for _ in range(1200):
+                if any("/commit/" in row for row in hub.requests) or running.poll() is not None:
+                    break
+                time.sleep(0.1)
+            running.kill()
+        assert weights_sent(hub) == 1 and hub.files[REPO] == {}
+        hub.hanging.clear()
+        done("tiny")
+        assert weights_sent(hub) == 1 and "model.safetensors" in hub.files[REPO]
+
+
+class TestFolderThatChanges:
+    def other_weights(self, folder: Path) -> None:
+        torch.manual_seed(0)
+        HybridDepthModel("tiny", pretrained=False).save_pretrained(folder)
+
+    def test_after_it_was_shown(self, hub: FakeHub, folder: Path) -> None:
+        with mock.patch("hybrid_encoder.cli.push._confirm", side_effect=lambda *_: self.other_weights(folder)):
+            said = refused(folder)
+        assert "model.safetensors has changed since it was looked at" in said and hub.files == {}
+
+    def test_while_it_is_checked(self, hub: FakeHub, folder: Path) -> None:
+        with mock.patch.object(HybridDepthModel, "from_checkpoint", side_effect=lambda *_: self.other_weights(folder)):
+            assert "model.safetensors has changed since it was looked at" in refused(folder)
+        assert hub.files == {}
+
+    def test_while_it_is_uploaded(self, hub: FakeHub, folder: Path) -> None:
+        answer = hub.answer
+
+        def change(method: str, path: str, body: bytes, token: str = "") -> Any:
+            if "/objects/batch" in path:  # it is hashed, and not sent yet
+                weights = folder / "model.safetensors"
+                weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+            return answer(method, path, body, token)
+
+        with mock.patch.object(hub, "answer", change):
+            said = refused(folder)
+        assert "model.safetensors has changed since it was looked at" in said and hub.files[REPO] == {}
+
+    def test_small_files_are_those_that_were_shown(self, hub: FakeHub, folder: Path) -> None:
+        def change(*_: object) -> None:
+            for name in ("config.json", "README.md"):
+                (folder / name).write_text("Not shown.")
+
+        with mock.patch("hybrid_encoder.cli.push._confirm", side_effect=change):
+            done(folder)
+        assert hub.files[REPO]["config.json"] == (TINY / "config.json").read_bytes()
+        assert b"400 synthetic" in hub.files[REPO]["README.md"]
+
+    def test_weights_that_are_a_link(self, hub: FakeHub, folder: Path, tmp_path: Path) -> None:
+        (folder / "model.safetensors").rename(tmp_path / "blob")
+        (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+        done(folder)
+        assert hub.files[REPO]["model.safetensors"] == (tmp_path / "blob").read_bytes()
+        (tmp_path / "blob").unlink()
+        assert "has no model.safetensors" in refused(folder)
+
 
 class TestLogin:
     def test_nobody_is_logged_in(self, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +345,9 @@ class TestLogin:
         assert ended.status == 2 and "hf_stale" not in ended.out + ended.err
         assert "does not know the token in HF_TOKEN" in ended.err and "unset HF_TOKEN" in ended.err
         assert asked(hub) == ["GET /api/whoami-v2"]
+        monkeypatch.delenv("HF_TOKEN")
+        monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_older")
+        assert "does not know the token in HUGGING_FACE_HUB_TOKEN" in refused("tiny")
 
     def test_a_token_that_may_only_read(self, hub: FakeHub) -> None:
         hub.tokens[TOKEN] = "somebody", "read"

@@ -13,6 +13,7 @@ from hybrid_encoder.checkpoints.files import CONFIG, WEIGHTS
 from hybrid_encoder.checkpoints.reading import Checkpoint, read_checkpoint
 from hybrid_encoder.checkpoints.repositories import CARD, PICTURES, Repository
 from hybrid_encoder.checkpoints.sources import find_local
+from hybrid_encoder.checkpoints.uploading import size_and_hash
 from hybrid_encoder.errors import CheckpointError
 
 
@@ -22,28 +23,37 @@ class Publication:
 
     Attributes:
         checkpoint: as it was read.
-        files: paths here, or content, by the names that they have on the Hub.
+        files: content by the names that they have on the Hub; of the weights, the path here.
+        sha256: of the weights, before they were read.
         card: the text of the model card; None where the one on the Hub stays, which a person wrote.
         left: the names of other files and folders beside the model, which stay here.
     """
 
     checkpoint: Checkpoint
     files: Mapping[str, Path | bytes]
+    sha256: str
     card: str | None
     left: tuple[str, ...]
 
 
-def read_published(source: str | Path) -> Checkpoint:
+def read_published(source: str | Path) -> tuple[Checkpoint, str]:
     """Read the folder of a saved model that is to be published, or ``"tiny"``, which ships in the package.
+
+    Returns:
+        The checkpoint, and the SHA-256 of its weights as they were before they were read, so that a file which changes
+        later is noticed.
 
     Raises:
         CheckpointError: it is not there, damaged, or of another layout than this library's.
     """
-    if find_local(source) is None:
+    local = find_local(source)
+    if local is None:
         raise CheckpointError(
             f"there is no folder {str(source)!r} here, and a model is published from a folder; check the path, or save "
             "the model with save_pretrained('path/to/folder') first."
         )
+    weights = (local if local.is_dir() else local.parent) / WEIGHTS
+    sha256 = size_and_hash(weights)[1] if weights.is_file() else ""
     checkpoint = read_checkpoint(source)
     layout = checkpoint.layout
     if layout != "ours" or not (checkpoint.path / WEIGHTS).is_file():
@@ -52,11 +62,12 @@ def read_published(source: str | Path) -> Checkpoint:
             f"{source} has {other}; write it in this library's layout with "
             f"'hybrid-encoder convert {source} FOLDER', and publish that folder."
         )
-    return checkpoint
+    return checkpoint, sha256
 
 
 def publication(
     checkpoint: Checkpoint,
+    sha256: str,
     there: Repository,
     *,
     notes: str | None = None,
@@ -70,7 +81,7 @@ def publication(
     there is one in the folder, too.
 
     Args:
-        checkpoint: from :func:`read_published`.
+        checkpoint, sha256: from :func:`read_published`.
         there: where it goes.
         notes, license, datasets: for the card; None takes what the folder's card says.
 
@@ -78,16 +89,19 @@ def publication(
         CheckpointError: something for the card where a person wrote the ``README.md``.
     """
     folder = checkpoint.path
-    files: dict[str, Path | bytes] = {n: folder / n for n in (CONFIG, WEIGHTS, PICTURES) if (folder / n).is_file()}
+    # Small files are read now, so that what is uploaded is what is shown.
+    small = {name: (folder / name).read_bytes() for name in (CONFIG, PICTURES, CARD) if (folder / name).is_file()}
+    mine = small.pop(CARD, None)
+    files: dict[str, Path | bytes] = {**small, WEIGHTS: folder / WEIGHTS}
     card: str | None = None
-    own = (folder / CARD).read_text("utf-8", errors="replace") if (folder / CARD).is_file() else None
-    if own is not None and read_card(own) is None:
+    own = None if mine is None else mine.decode(errors="replace")
+    if mine is not None and own is not None and read_card(own) is None:
         if given := next((n for n, v in (("notes", notes), ("license", license), ("datasets", datasets)) if v), None):
             raise CheckpointError(
                 f"{folder / CARD} is not a card of this library, so that nothing is written into it, and {given!r} "
                 "would change nothing; write it there, or move the file away for a card to be made."
             )
-        card, files[CARD] = own, folder / CARD
+        card, files[CARD] = own, mine
     else:
         new = model_card(
             checkpoint.holds,
@@ -102,4 +116,4 @@ def publication(
         if card is not None:
             files[CARD] = card.encode()
     left = sorted(name for name in os.listdir(folder) if name not in (CONFIG, WEIGHTS, PICTURES, CARD))
-    return Publication(checkpoint, files, card, tuple(left))
+    return Publication(checkpoint, files, sha256, card, tuple(left))

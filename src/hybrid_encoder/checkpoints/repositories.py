@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 PICTURES = "preprocessor_config.json"  # as transformers calls it
+VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # in which huggingface_hub looks for one, in its order
 TOKENS = "https://huggingface.co/settings/tokens"
 WEIGHTS_OF_OTHERS = (*FILES, ".gguf", ".h5", ".keras", ".msgpack", ".onnx", ".pkl", ".pdparams", ".tflite")
 
@@ -29,10 +31,11 @@ class Repository:
         name: ``owner/name``.
         branch: the one that the commit goes to.
         exists: whether the repository is there.
-        commit: that the branch is at; None where there is no such branch yet.
+        commit: that the branch is at, or starts from; None where the repository is not there.
+        starts: whether the branch is to be made.
         private: whether only its owner sees it; None where the Hub did not say, or where it is not there.
-        files: the names of what is on the branch.
-        holds: the class of a model of this library, a few words on what else is a model, or nothing.
+        files: the names of what is on the branch, or on the one that it starts from.
+        holds: the class of a model of this library that stands there, a few words on what else is a model, or nothing.
         card: the text of ``README.md``, None where there is none.
     """
 
@@ -44,6 +47,11 @@ class Repository:
     files: tuple[str, ...] = ()
     holds: str = ""
     card: str | None = None
+    starts: bool = False
+
+    def stale(self, files: Container[str]) -> list[str]:
+        """Return the names of what is there of the model that stood there, and has no place beside these files."""
+        return [PICTURES] if PICTURES in self.files and PICTURES not in files else []
 
     def refuse_other_kind(self, kind: str) -> None:
         """Raise CheckpointError where another kind of model than this class is there, which would be replaced."""
@@ -68,10 +76,11 @@ def log_in(token: str | bool | None = None) -> str:
     try:
         who = ask(lambda: HfApi(token=token).whoami())
     except errors.HfHubHTTPError as error:
-        if token in (None, True) and os.environ.get("HF_TOKEN") and _status(error) == 401:
+        variable = next((name for name in VARIABLES if os.environ.get(name)), None)
+        if token in (None, True) and variable and _status(error) == 401:
             raise CheckpointError(
-                "the Hugging Face Hub does not know the token in HF_TOKEN, which comes before that of 'hf auth login'; "
-                f"unset HF_TOKEN, or set it to a token of {TOKENS}."
+                f"the Hugging Face Hub does not know the token in {variable}, which comes before that of 'hf auth "
+                f"login'; unset {variable}, or set it to a token of {TOKENS}."
             ) from None
         raise
     if ((who.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
@@ -131,15 +140,16 @@ def find_repository(
             f"{name!r} is on the Hugging Face Hub already and public, and only a new repository is made private; "
             "change it in its settings first, or name another one."
         )
+    starts = False
     if branch != "main":
         try:
             about = ask(lambda: api.model_info(name, revision=branch))
         except errors.RevisionNotFoundError:
-            return Repository(name, branch, exists=True, private=about.private)
+            starts = True
     files = tuple(sibling.rfilename for sibling in about.siblings or ())
     card = _download(api, name, CARD, about.sha).decode(errors="replace") if CARD in files else None
-    holds = _kind(api, name, files, about.sha)
-    return Repository(name, branch, True, about.sha, about.private, files, holds, card)
+    holds = "" if starts else _kind(api, name, files, about.sha)  # on a new branch, nothing is replaced
+    return Repository(name, branch, True, about.sha, about.private, files, holds, card, starts)
 
 
 def _kind(api: HfApi, repo: str, files: tuple[str, ...], revision: str | None) -> str:

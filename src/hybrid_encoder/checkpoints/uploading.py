@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybrid_encoder.checkpoints.repositories import CARD, PICTURES, Repository
+from hybrid_encoder.checkpoints.repositories import CARD, Repository
 from hybrid_encoder.downloading.network import ask
 from hybrid_encoder.errors import CheckpointError
 
@@ -42,12 +43,14 @@ def upload(
     private: bool | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
+    sha256: Mapping[str, str] | None = None,
 ) -> Pushed:
     """Upload files in one commit, and read back what the Hub then has of them.
 
     What the Hub has already is not sent again: neither files that are as they were, nor large ones that arrived before
     a connection broke, since these reach the Hub before the commit that names them. Until the commit, nobody sees
-    anything of it. A repository that has changed since it was looked at is not written to.
+    anything of it. A repository that has changed since it was looked at is not written to, and neither is one that was
+    made since.
 
     Args:
         there: from :func:`find_repository`.
@@ -56,9 +59,10 @@ def upload(
         private: whether a repository that is made is private; None leaves it to the Hub.
         create_pr: open a pull request instead.
         token: in the place of that of ``hf auth login``.
+        sha256: of files as they were looked at, by name; a file without one is taken as it is now.
 
     Raises:
-        CheckpointError: what is on the Hub afterwards is not what was sent.
+        CheckpointError: a file has changed since it was looked at; what is on the Hub afterwards is not what was sent.
         Exception: whatever the network's libraries raise, for :func:`~hybrid_encoder.downloading.weights.uploads`.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -66,15 +70,21 @@ def upload(
     api = HfApi(token=token)
     if CARD in files:
         _check_metadata(files[CARD])
+    added = [CommitOperationAdd(name, content) for name, content in files.items()]  # reads and hashes them
+    sent = {one.path_in_repo: one.upload_info.sha256.hex() for one in added}
+    _refuse_changed(sent, sha256 or {})
     if not there.exists:
-        ask(lambda: api.create_repo(there.name, private=private, exist_ok=True))
-    if there.commit is None and there.branch != "main":
-        ask(lambda: api.create_branch(there.name, branch=there.branch, exist_ok=True))
-    operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
-    if PICTURES in there.files and PICTURES not in files:  # of the model that stood there, and not of this one
-        operations.append(CommitOperationDelete(PICTURES))
+        ask(lambda: api.create_repo(there.name, private=private))  # an error where somebody else has made it by now
+    if there.branch != "main" and (there.starts or not there.exists):
+        ask(lambda: api.create_branch(there.name, branch=there.branch, revision=there.commit))
+    operations: list[Any] = [*added, *map(CommitOperationDelete, there.stale(files))]
     options: dict[str, Any] = {"revision": there.branch, "create_pr": create_pr, "parent_commit": there.commit}
-    commit = api.create_commit(there.name, operations, commit_message=message, **options)
+    try:
+        commit = api.create_commit(there.name, operations, commit_message=message, **options)
+    except Exception:
+        _refuse_changed(_hashes(files), sent)  # the Hub was told of one file and given another
+        raise
+    _refuse_changed(_hashes(files), sent)
     hashes = _read_back(api, there.name, files, commit.pr_revision or commit.oid)
     address = commit.pr_url or str(commit.commit_url)
     return Pushed(address, commit.pr_revision or there.branch, commit.oid != there.commit, hashes)
@@ -105,7 +115,7 @@ def _read_back(api: HfApi, repo: str, files: Mapping[str, Path | bytes], revisio
         row: Any = rows.get(name)
         large = getattr(row, "lfs", None)
         found = None if row is None else (row.size, large.sha256 if large else row.blob_id)
-        sent = _size_and_hash(content, git=not large)
+        sent = size_and_hash(content, git=not large)
         if found != sent:
             has = "has no such file" if found is None else f"has {found[0]} bytes with the hash {found[1]}"
             raise CheckpointError(
@@ -117,7 +127,26 @@ def _read_back(api: HfApi, repo: str, files: Mapping[str, Path | bytes], revisio
     return hashes
 
 
-def _size_and_hash(content: Path | bytes, git: bool) -> tuple[int, str]:
+def _hashes(files: Mapping[str, Path | bytes]) -> dict[str, str]:
+    """Return the SHA-256 of files as they are now; of one that cannot be read any more, nothing."""
+    found = {}
+    for name, content in files.items():
+        with contextlib.suppress(OSError):
+            found[name] = size_and_hash(content)[1]
+    return found
+
+
+def _refuse_changed(now: Mapping[str, str], before: Mapping[str, str]) -> None:
+    """Raise CheckpointError where a file is no longer the one that was looked at."""
+    for name, digest in before.items():
+        if now.get(name) != digest:
+            raise CheckpointError(
+                f"{name} has changed since it was looked at, so that it is not what was to be published; wait until "
+                "nothing writes to it any more, and push it again."
+            )
+
+
+def size_and_hash(content: Path | bytes, git: bool = False) -> tuple[int, str]:
     """Return the size in bytes, and the SHA-256 or the SHA-1 by which git names a file."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if git else hashlib.sha256()

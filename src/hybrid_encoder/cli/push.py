@@ -51,6 +51,7 @@ def push_command(
     by byte as they are. After a broken connection, give the same command again.
     """
     import hybrid_encoder
+    from hybrid_encoder.checkpoints.files import WEIGHTS
     from hybrid_encoder.checkpoints.publishing import publication, read_published
     from hybrid_encoder.checkpoints.repositories import find_repository, log_in
     from hybrid_encoder.checkpoints.uploading import upload
@@ -58,15 +59,16 @@ def push_command(
 
     with uploads(repo, LATER), _bars_for_people():
         user = log_in()
-        checkpoint = read_published(folder)
+        checkpoint, digest = read_published(folder)
         getattr(hybrid_encoder, checkpoint.holds).from_checkpoint(checkpoint)  # or an error that says what is wrong
         there = find_repository(repo, user, branch=branch, create_pr=create_pr, private=private)
         names = [name.strip() for name in datasets.split(",") if name.strip()] if datasets else None
-        about = publication(checkpoint, there, notes=notes, license=license, datasets=names)
+        about = publication(checkpoint, digest, there, notes=notes, license=license, datasets=names)
         _show(about, there, user, private)
         _confirm(about, there, yes, overwrite)
         message = f"Push a {checkpoint.holds} of hybrid-encoder"
-        done = upload(there, about.files, message, private=private or None, create_pr=create_pr)
+        sha256 = {WEIGHTS: about.sha256}
+        done = upload(there, about.files, message, private=private or None, create_pr=create_pr, sha256=sha256)
     _report(about, there, done)
 
 
@@ -89,7 +91,8 @@ def _show(about: Publication, there: Repository, user: str, private: bool) -> No
     """Print what will be uploaded, and the card in full."""
     if there.exists:
         seen = "private" if there.private else "public"
-        where = f"which is there ({seen}) and holds {there.holds or 'no model'}"
+        holds = "branch is made from main" if there.starts else f"it holds {there.holds or 'no model'}"
+        where = f"which is there ({seen}); {holds}"
     else:
         where = "a new repository, " + (
             "private" if private else "public unless your settings on the Hub say otherwise"
@@ -98,6 +101,8 @@ def _show(about: Publication, there: Repository, user: str, private: bool) -> No
     for name, content in about.files.items():
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         console.print(f"  {name:<26}{_readable(size):>10}")
+    for name in there.stale(about.files):
+        console.print(f"  deleted there: {name}, which is not of this model")
     if about.left:
         console.print(f"  stays here: {', '.join(about.left)}", soft_wrap=True)
     if about.card is None:

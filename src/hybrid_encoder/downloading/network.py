@@ -143,7 +143,7 @@ def _of_status(error: BaseException, repo: str) -> Reason | None:
     message = str(getattr(error, "server_message", None) or "").rstrip(". ")
     if status in (402, 403, 413, 507) and re.search(SPACE, message, re.IGNORECASE):
         return f"{said}: {message}", FREE
-    if status == 412:
+    if status in (409, 412):
         return f"{said}, as somebody has changed it in the meantime", "look at what is there and push again"
     if status == 401:
         return f"{said}, as nobody is logged in or the token is not valid", LOG_IN
