@@ -210,6 +210,18 @@ def test_openvino_takes_static_int8(
     assert 0 < done.largest < 0.1 * float(model.infer(torch.cat(calibration), "native").disparity.max())
 
 
+@opens_sizes
+@pytest.mark.slow
+def test_static_int8_with_an_open_size(model: HybridDepthModel, photographs: Path, tmp_path: Path) -> None:
+    """The scales of one size serve others."""
+    pytest.importorskip("onnxruntime")
+    calibration = _calibration(model, photographs)
+    done = export_file(model, tmp_path / "a.onnx", SIZE, int8="static", dynamic_size=True, calibration=calibration)
+    for images in (street(1, 70, 106), street(2, 128, 96)):
+        largest, _ = file_difference(model, done.path, images)
+        assert 0 < largest < 0.15 * float(model.infer(images, "native").disparity.max())
+
+
 def test_static_int8_needs_pictures_and_they_need_it(model: HybridDepthModel, tmp_path: Path) -> None:
     for given in ({"int8": "static"}, {"calibration": [street()]}):
         with pytest.raises(ConfigError, match="calibration pictures and static int8 layers belong together"):
