@@ -228,10 +228,32 @@ class TestFolders:
             with pytest.raises(CheckpointError, match=message):
                 HybridDepthModel.from_pretrained(tmp_path)
 
-    def test_older_folders(self, model: HybridDepthModel) -> None:
-        assert "model_type" not in json.loads((SHIPPED / "tiny" / "config.json").read_text())
-        equal_weights(ours.HybridDepthForDepthEstimation.from_pretrained(SHIPPED / "tiny"), model)
-        equal_weights(ours.HybridDepthBackbone.from_pretrained(SHIPPED / "tiny").encoder, model.encoder)
+    def test_the_shipped_weights_are_as_saved_today(self, folders: dict[str, Path]) -> None:
+        for name in ("config.json", "preprocessor_config.json"):
+            assert (SHIPPED / "tiny" / name).read_text() == (folders["model"] / name).read_text()
+        saved, shipped = (load_file(folder / "model.safetensors") for folder in (folders["model"], SHIPPED / "tiny"))
+        assert {x.dtype for x in shipped.values() if x.is_floating_point()} == {torch.float16}  # to be small
+        torch.testing.assert_close(
+            {name: x.to(saved[name].dtype) for name, x in shipped.items()}, saved, rtol=0, atol=0
+        )
+
+    def test_the_shipped_folder(self, model: HybridDepthModel) -> None:
+        image = picture(110, 330)
+        found: Any = pipeline("depth-estimation", model=str(SHIPPED / "tiny"))(image)
+        torch.testing.assert_close(found["predicted_depth"], model.infer(image).disparity[0], rtol=0, atol=1e-6)
+        opened = AutoModelForDepthEstimation.from_pretrained(SHIPPED / "tiny")
+        assert opened.dtype == torch.float32
+        equal_weights(opened, model)
+        equal_weights(AutoBackbone.from_pretrained(SHIPPED / "tiny").encoder, model.encoder)
+
+    def test_older_folders(self, model: HybridDepthModel, tmp_path: Path) -> None:
+        shutil.copy(SHIPPED / "tiny" / "model.safetensors", tmp_path)
+        content = json.loads((SHIPPED / "tiny" / "config.json").read_text())
+        del content["model_type"], content["config"]["encoder"]["prompts"]["token_ids"]
+        (tmp_path / "config.json").write_text(json.dumps({**content, "format_version": 2}))
+        equal_weights(ours.HybridDepthForDepthEstimation.from_pretrained(tmp_path), model)
+        equal_weights(ours.HybridDepthBackbone.from_pretrained(tmp_path).encoder, model.encoder)
+        assert ours.HybridDepthImageProcessor.from_pretrained(tmp_path).size == {"height": 96, "width": 320}
 
     def test_models_handed_over(self, model: HybridDepthModel) -> None:
         wrapped = ours.HybridDepthForDepthEstimation.from_hybrid(model)
