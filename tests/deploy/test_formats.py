@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -297,6 +298,20 @@ def test_what_a_file_is_compared_on(
             files, "load_file", lambda *_: lambda images: model(images)[:1].expand(len(images), 1, -1, -1)
         )
         export_file(model, tmp_path / "a.pt2", SIZE, dynamic_size=dynamic)
+
+
+def test_a_model_of_another_type_is_compared_in_float32(
+    model: HybridDepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the file computes: bfloat16 is further away than a file may be."""
+    stored = copy.deepcopy(model).to(torch.bfloat16)
+    exact = copy.deepcopy(stored).float()
+    monkeypatch.setattr(files, "save_program", lambda _, path, *args, **options: path.write_bytes(b"newer"))
+    monkeypatch.setattr(files, "load_file", lambda *_: exact)
+    with torch.no_grad():
+        assert export_file(stored, tmp_path / "a.pt2", SIZE).largest == 0
+        away = exact(street()) - stored.infer(street(), "native").disparity
+    assert next(stored.parameters()).dtype == torch.bfloat16 and away.abs().max() > files.TOLERANCE
 
 
 def test_a_bin_file_of_something_else_stays(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import tempfile
@@ -36,8 +37,8 @@ class ExportedFile:
     Attributes:
         path: of the file; a second one with the weights may lie beside it.
         num_bytes: of all its files.
-        largest, mean: absolute difference of disparity from the model's, which is in [0, 1]; None where the package
-            that runs the file is missing.
+        largest, mean: absolute difference of disparity, which is in [0, 1], from the model's in float32; None where the
+            package that runs the file is missing.
         compared_on: what both were run on, in words.
     """
 
@@ -116,7 +117,7 @@ def export_file(
             save_aoti(model, written, size, dynamic_size=dynamic_size)
         else:
             save_program(model, written, size, dynamic_size=dynamic_size)
-        found = _compare(model, written, name, _batches(calibration or _made_up(size), dynamic_size))
+        found = _compare(_in_float32(model), written, name, _batches(calibration or _made_up(size), dynamic_size))
         if found is not None:
             _refuse_bad(*found, None if int8 else TOLERANCE)
         files = _files(written, name)
@@ -141,6 +142,12 @@ def _compare(model: HybridDepthModel, path: Path, name: str, batches: Sequence[T
     run = load_file(path, name)
     differences = torch.tensor([difference(model, images, run) for images in batches])
     return float(differences[:, 0].max()), float(differences[:, 1].mean())  # NaN where one of them is
+
+
+def _in_float32(model: HybridDepthModel) -> HybridDepthModel:
+    """Return the model as it computes in float32, which is what files compute in, whatever its own type is."""
+    own = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    return model if own == {torch.float32} else copy.deepcopy(model).float()
 
 
 def _refuse_bad(largest: float, mean: float, tolerance: float | None) -> None:
