@@ -88,7 +88,13 @@ def _api_text(room: str, names: list[str]) -> str:
 
 
 def _api_index(names: list[str]) -> str:
-    top = [f"- [`{name}`][hybrid_encoder.{name}]" for name in names]
+    inside = ROOT / "src" / "hybrid_encoder"
+    values = [
+        name
+        for name in names
+        if not (name.startswith("_") or (inside / name).exists() or (inside / f"{name}.py").exists())
+    ]
+    top = [f"- [`{name}`][hybrid_encoder.{name}]" for name in values]
     others = [f"- [`{room}`]({_api_page(room)[4:]})" for room in rooms() if room != "hybrid_encoder"]
     return BEHIND + "\n".join(("# API", "", *top, "", *others, ""))
 
