@@ -255,6 +255,33 @@ class TestAgain:
         assert "model.safetensors of 'somebody/roads' is not on the Hugging Face Hub as it was sent" in said
         assert digest in said and said.endswith("push it again.\n")
 
+    @pytest.mark.parametrize(
+        ("asked_for", "change", "says"),
+        [
+            ("/paths-info/", lambda row: row.update(oid="0" * 40), f"bytes with the hash {'0' * 40}; push it"),
+            ("/paths-info/", lambda row: row.update(path="other"), "the Hub has no such file"),
+            ("/preupload/", lambda row: row.update(shouldIgnore=True), "the Hub has no such file"),
+        ],
+    )
+    def test_small_files_that_arrive_otherwise_are_told(
+        self, hub: FakeHub, asked_for: str, change: Any, says: str
+    ) -> None:
+        """The last one as by a .gitignore there, for which huggingface_hub leaves a file out and says nothing."""
+        answer = hub.answer
+
+        def changed(method: str, path: str, body: bytes, token: str = "") -> Any:
+            status, headers, text = answer(method, path, body, token)
+            if asked_for in path:
+                about = json.loads(text)
+                rows = about["files"] if isinstance(about, dict) else about
+                change(next(row for row in rows if row["path"] == "config.json"))
+                text = json.dumps(about).encode()
+            return status, headers, text
+
+        with mock.patch.object(hub, "answer", changed):
+            said = refused("tiny")
+        assert "config.json of 'somebody/roads' is not on the Hugging Face Hub as it was sent" in said and says in said
+
     def test_a_repository_that_changes_meanwhile_is_not_written_to(self, hub: FakeHub) -> None:
         done("tiny")
         shown = "hybrid_encoder.cli.push._confirm"

@@ -117,7 +117,11 @@ def _read_back(api: HfApi, repo: str, files: Mapping[str, Path | bytes], revisio
         found = None if row is None else (row.size, large.sha256 if large else row.blob_id)
         sent = size_and_hash(content, git=not large)
         if found != sent:
-            has = "has no such file" if found is None else f"has {found[0]} bytes with the hash {found[1]}"
+            has = (
+                "has no such file, which a .gitignore there may leave out"
+                if found is None
+                else f"has {found[0]} bytes with the hash {found[1]}"
+            )
             raise CheckpointError(
                 f"{name} of {repo!r} is not on the Hugging Face Hub as it was sent ({sent[0]} bytes with the hash "
                 f"{sent[1]}): the Hub {has}; push it again."
