@@ -16,7 +16,15 @@ import torch
 from accelerate import init_empty_weights, load_checkpoint_and_dispatch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation, pipeline
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForDepthEstimation,
+    DPTConfig,
+    DPTForDepthEstimation,
+    pipeline,
+)
 
 import hybrid_encoder.integrations.transformers as ours
 from hybrid_encoder.checkpoints.sources import SHIPPED
@@ -164,6 +172,8 @@ class TestImageProcessor:
 
     def test_bad_pictures(self, folders: dict[str, Path]) -> None:
         processor = AutoImageProcessor.from_pretrained(folders["model"])
+        with pytest.raises(InputError, match="return_tensors is 'jax'; 'pt', 'np' or None"):
+            processor(picture(96, 320), return_tensors="jax")
         for bad, message in ((torch.rand(3, 40, 50) * 255, "RGB in \\[0, 1\\]"), ([], "empty list"), (7, "is a int")):
             with pytest.raises(InputError, match=message):
                 processor(bad, return_tensors="pt")
@@ -254,6 +264,20 @@ class TestFolders:
         equal_weights(ours.HybridDepthForDepthEstimation.from_pretrained(tmp_path), model)
         equal_weights(ours.HybridDepthBackbone.from_pretrained(tmp_path).encoder, model.encoder)
         assert ours.HybridDepthImageProcessor.from_pretrained(tmp_path).size == {"height": 96, "width": 320}
+        for folder in (tmp_path, SHIPPED / "tiny"):
+            options: Any = {"size": (64, 128), "do_resize": False, "patch_size": 16}
+            settings = ours.HybridDepthImageProcessor.from_pretrained(folder, **options)
+            assert (settings.size, settings.do_resize, settings.patch_size) == ({"height": 64, "width": 128}, False, 16)
+            with pytest.raises(ConfigError, match="patch_size is 0"):
+                ours.HybridDepthImageProcessor.from_pretrained(folder, patch_size=0)
+        with pytest.raises(OSError, match="nowhere"):
+            ours.HybridDepthImageProcessor.from_pretrained(tmp_path / "nowhere")
+
+    def test_subfolders(self, model: HybridDepthModel) -> None:
+        options: Any = {"subfolder": "tiny"}
+        equal_weights(AutoBackbone.from_pretrained(SHIPPED, **options).encoder, model.encoder)
+        equal_weights(AutoModelForDepthEstimation.from_pretrained(SHIPPED, **options), model)
+        assert AutoImageProcessor.from_pretrained(SHIPPED, **options).size == {"height": 96, "width": 320}
 
     def test_models_handed_over(self, model: HybridDepthModel) -> None:
         wrapped = ours.HybridDepthForDepthEstimation.from_hybrid(model)
@@ -271,6 +295,7 @@ class TestFolders:
         assert prompts is not None
         assert prompts.words == ("close", "distant")
 
+    @pytest.mark.slow
     def test_in_another_process(self, folders: dict[str, Path], model: HybridDepthModel, tmp_path: Path) -> None:
         picture(96, 320).save(tmp_path / "a.png")
         program = (
@@ -307,6 +332,33 @@ class TestMemory:
     def test_by_transformers(self, folders: dict[str, Path], model: HybridDepthModel, options: dict[str, Any]) -> None:
         opened = AutoModelForDepthEstimation.from_pretrained(folders["model"], **options)
         assert torch.equal(self.outputs(opened), self.outputs(model))
+
+    @pytest.mark.parametrize("encoder", ["disk", "cpu"])
+    def test_offloaded(self, folders: dict[str, Path], model: HybridDepthModel, encoder: str, tmp_path: Path) -> None:
+        device_map = {"encoder": encoder, "decoder": "cpu" if encoder == "disk" else "disk"}
+        options: Any = {"device_map": device_map, "offload_folder": str(tmp_path)}
+        opened = AutoModelForDepthEstimation.from_pretrained(folders["model"], **options)
+        away = {name.partition(".")[0] for name, x in opened.named_parameters() if x.is_meta}
+        assert away == {name for name, place in device_map.items() if place == "disk"}
+        for _ in range(2):  # weights leave again
+            assert torch.equal(self.outputs(opened), self.outputs(model))
+        assert any(x.is_meta for x in opened.parameters())
+        assert torch.equal(self.outputs(opened.to_hybrid()), self.outputs(model))
+        opened.save_pretrained(tmp_path / "saved")
+        equal_weights(HybridDepthModel.from_pretrained(tmp_path / "saved"), model)
+
+    def test_an_offloaded_backbone_under_a_head(self, tmp_path: Path) -> None:
+        config = ours.HybridDepthConfig.from_pretrained("tiny", reshape_hidden_states=False)
+        sizes: dict[str, Any] = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
+        head = DPTForDepthEstimation(DPTConfig(backbone_config=config, is_hybrid=False, **sizes)).eval()
+        head.save_pretrained(tmp_path)
+        options: Any = {
+            "device_map": {"backbone": "disk", "neck": "cpu", "head": "cpu"},
+            "offload_folder": str(tmp_path / "away"),
+        }
+        opened = DPTForDepthEstimation.from_pretrained(tmp_path, **options)
+        assert {name.partition(".")[0] for name, x in opened.named_parameters() if x.is_meta} == {"backbone"}
+        assert torch.equal(self.outputs(opened), self.outputs(head))
 
     def test_on_the_meta_device(self, model: HybridDepthModel) -> None:
         with torch.device("meta"):
@@ -381,6 +433,10 @@ class TestRefused:
         folder = self.damaged(folders["model"], tmp_path / "nan", **{name: nan})
         with pytest.raises(CheckpointError, match=f"'{name}' holds values that are not finite"):
             AutoModelForDepthEstimation.from_pretrained(folder)
+        part, other = ("decoder", "encoder") if name.startswith("decoder.") else ("encoder", "decoder")
+        away: Any = {"device_map": {part: "disk", other: "cpu"}, "offload_folder": str(tmp_path / "away")}
+        with pytest.raises(CheckpointError, match=f"'{name}' holds values that are not finite"):
+            AutoModelForDepthEstimation.from_pretrained(folder, **away)
         whole = (folder / "model.safetensors").read_bytes()
         (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(CheckpointError, match=r"are damaged .* download them again"):
@@ -427,5 +483,14 @@ class TestRefused:
         with pytest.raises(ConfigError, match="config is 7"):
             ours.HybridDepthConfig(7)  # type: ignore[arg-type]
         assert ours.HybridDepthConfig("tiny").hybrid == HybridDepthConfig.preset("tiny")
+        content = HybridDepthConfig.preset("tiny").to_dict()
+        assert ours.HybridDepthConfig(content, **{"class": "HybridDepthModel"}).hybrid == HybridDepthConfig.preset(
+            "tiny"
+        )
+        for kind, message in ((None, "'class' is None"), (["x"], r"'class' is \['x'\]"), ("X", "'class' is 'X'")):
+            with pytest.raises(ConfigError, match=message):
+                ours.HybridDepthConfig(content, **{"class": kind})
+        with pytest.raises(ConfigError, match="without the 'class' that it is of, HybridDepthModel or"):
+            ours.HybridDepthConfig(content)
         uneven = HybridEncoderConfig.preset("tiny").replace(towers="semantic", prompts=None)
         assert len(set(ours.HybridDepthBackbone(ours.HybridDepthConfig(uneven)).channels)) == 1

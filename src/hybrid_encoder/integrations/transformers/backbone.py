@@ -70,7 +70,7 @@ class HybridDepthBackbone(BackboneMixin, HybridDepthPreTrainedModel):
             if whole != pixel_values.shape[-2:]:
                 self.encoder.check_images(pixel_values)
                 pixel_values = F.interpolate(pixel_values, whole, mode="bilinear", align_corners=False)
-        maps = self.encoder(pixel_values)
+        maps = self._encode(pixel_values)
         if not self.config.reshape_hidden_states:
             rows = [x.flatten(2).transpose(1, 2) for x in maps]
             maps = [torch.cat([x.mean(1, keepdim=True), x], dim=1) for x in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from safetensors import SafetensorError
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from hybrid_encoder.checkpoints.filling import is_finite
 from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.integrations.transformers.configuration import HybridDepthConfig, shipped
+from hybrid_encoder.integrations.transformers.offloading import bring_in_at_once, offloaded_weights
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 
 
@@ -90,11 +92,12 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
                     f"{source} does not fit a {cls.__name__}: its weights {problem} {names[0]!r} "
                     f"({len(names)} in all); load weights of this model."
                 )
-        state = model.state_dict()
-        if broken := [name for name, value in state.items() if not value.is_meta and not is_finite(value)]:
-            raise CheckpointError(
-                f"{source}: {broken[0]!r} holds values that are not finite; use an earlier checkpoint."
-            )
+        here = ((name, value) for name, value in model.state_dict().items() if not value.is_meta)
+        for name, value in chain(here, offloaded_weights(model)):
+            if not is_finite(value):
+                raise CheckpointError(
+                    f"{source}: {name!r} holds values that are not finite; use an earlier checkpoint."
+                )
         model._restore()
         return (model, info) if wants_info else model
 
@@ -109,6 +112,11 @@ class HybridDepthPreTrainedModel(PreTrainedModel):
         self._follow_encoder()
         state = self._named_as_ours(self.state_dict() if state_dict is None else state_dict)
         super().save_pretrained(save_directory, is_main_process, state, **options)
+
+    def _encode(self, pixel_values: Tensor) -> list[Tensor]:
+        bring_in_at_once(self.encoder)
+        maps: list[Tensor] = self.encoder(pixel_values)
+        return maps
 
     def _follow_encoder(self) -> None:
         """Take over the encoder's configuration, whose prompts may have been replaced since."""

@@ -33,8 +33,8 @@ class HybridDepthConfig(BackboneConfigMixin, PretrainedConfig):
 
     Args:
         config: a preset's name (``"paper"``, ``"small"``, ``"large"``, ``"tiny"``), a configuration
-            (``hybrid_encoder.config.HybridDepthConfig``, or ``HybridEncoderConfig`` for a backbone alone), or what its
-            ``to_dict`` returned.
+            (``hybrid_encoder.config.HybridDepthConfig``, or ``HybridEncoderConfig`` for a backbone alone); a file's
+            content as a dict, with its ``class`` among the options.
         out_features: of a backbone: which of ``"stage1"`` to ``"stage4"`` it returns; all without it.
         out_indices: the same by number, 0 to 3.
         reshape_hidden_states: of a backbone: return maps (B, C, h, w); False returns tokens (B, 1 + h * w, C), as the
@@ -64,7 +64,11 @@ class HybridDepthConfig(BackboneConfigMixin, PretrainedConfig):
         if isinstance(config, str):
             config = data.HybridDepthConfig.preset(config)
         if isinstance(config, dict):
-            config = _decoded({"class": "HybridDepthModel", **content, "config": config})
+            if "class" not in content:
+                raise ConfigError(
+                    f"config is {shown(config)} without the 'class' that it is of, {' or '.join(OPENED)}."
+                )
+            config = _decoded({**content, "config": config})
         self.describe(config)
         self.stage_names = list(STAGES)
         self.reshape_hidden_states = reshape_hidden_states
@@ -156,7 +160,7 @@ def shipped(source: str | os.PathLike[str]) -> str:
 
 def _decoded(content: dict[str, Any]) -> Any:
     kind = content.get("class")
-    if kind in DESCRIBED and kind not in OPENED:
+    if isinstance(kind, str) and kind in DESCRIBED and kind not in OPENED:
         raise ConfigError(
             f"the weights are of {DESCRIBED[kind]}, which transformers cannot open; load them with "
             f"hybrid_encoder's {kind}.from_pretrained."

@@ -18,6 +18,7 @@ from hybrid_encoder.integrations.transformers.base import HybridDepthPreTrainedM
 from hybrid_encoder.integrations.transformers.configuration import HybridDepthConfig
 from hybrid_encoder.integrations.transformers.image_processing import HybridDepthImageProcessor
 from hybrid_encoder.integrations.transformers.losses import log_depth_loss
+from hybrid_encoder.integrations.transformers.offloading import bring_in_at_once
 from hybrid_encoder.models.depth import HybridDepthModel
 
 
@@ -51,6 +52,7 @@ class HybridDepthForDepthEstimation(HybridDepthPreTrainedModel):
     def to_hybrid(self) -> HybridDepthModel:
         """Return a model of this library, with ``infer``, around this one's own encoder and decoder, not copies."""
         self._follow_encoder()
+        bring_in_at_once(self.encoder)
         with no_initialisation():
             model = HybridDepthModel(_whole(self.config), encoder=self.encoder)
         model.decoder = self.decoder
@@ -83,7 +85,7 @@ class HybridDepthForDepthEstimation(HybridDepthPreTrainedModel):
             InputError: images or labels of another kind.
         """
         data = _whole(self.config)
-        maps = self.encoder(pixel_values)
+        maps = self._encode(pixel_values)
         size = (pixel_values.shape[-2], pixel_values.shape[-1])
         outputs = self.decoder(maps, size)
         disparity = outputs[min(outputs)].float()

@@ -16,6 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import DepthEstimatorOutput
 from typing_extensions import Self
 
+from hybrid_encoder.checkpoints.sources import HUB_OPTIONS
 from hybrid_encoder.config.checking import shown
 from hybrid_encoder.data.conversion import to_image
 from hybrid_encoder.errors import ConfigError, InputError
@@ -25,6 +26,7 @@ from hybrid_encoder.models.encoder import check_value_range
 from hybrid_encoder.models.sizes import Size, working_size
 
 KINDS = ("relative", "metric")
+SETTINGS = ("size", "patch_size", "depth_estimation_type", "do_resize")
 
 
 class HybridDepthImageProcessor(BaseImageProcessor):
@@ -79,14 +81,27 @@ class HybridDepthImageProcessor(BaseImageProcessor):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
     ) -> Any:
         """Read the processor of ``"tiny"``, a folder or a Hub id; where there is none, what suits the model there."""
-        source = shipped(pretrained_model_name_or_path)
+        return super().from_pretrained(shipped(pretrained_model_name_or_path), **options)
+
+    @classmethod
+    def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+        """Return the settings that are there, or those that suit the model there; and the options that are left."""
         try:
-            return super().from_pretrained(source, **options)
+            return super().get_image_processor_dict(pretrained_model_name_or_path, **options)
         except OSError as none:
+            hub = {name: options.pop(name) for name in (*HUB_OPTIONS, "subfolder") if name in options}
             try:
-                return cls.of_model(HybridDepthConfig.from_pretrained(source))
+                return cls.of_model(
+                    HybridDepthConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+                ).to_dict(), options
             except OSError:
                 raise none from None
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **options: Any) -> Any:
+        """Build the processor of its settings, options in their place."""
+        own = {name: options.pop(name) for name in SETTINGS if name in options}
+        return super().from_dict({**image_processor_dict, **own}, **options)
 
     def preprocess(
         self,
@@ -107,8 +122,11 @@ class HybridDepthImageProcessor(BaseImageProcessor):
             others: settings of other processors, which a pipeline may hand on; nothing is done with them.
 
         Raises:
-            InputError: pictures of another kind; several that are worked at in different sizes, as one tensor.
+            InputError: pictures of another kind; several that are worked at in different sizes, as one tensor; another
+                ``return_tensors``.
         """
+        if return_tensors not in (None, "pt", "np"):
+            raise InputError(f"return_tensors is {shown(return_tensors)}; 'pt', 'np' or None is needed.")
         several = isinstance(images, (list, tuple)) or (isinstance(images, Tensor) and images.ndim == 4)
         ready = []
         for index, image in enumerate(images if several else [images]):

@@ -41,7 +41,7 @@ def _open_folders() -> None:
         return
 
     def from_pretrained(cls: Any, source: Any, *args: Any, **options: Any) -> Any:
-        if _is_ours(source):
+        if _is_ours(source, options.get("subfolder") or ""):
             options.pop("use_timm_backbone", None)
             return HybridDepthBackbone.from_pretrained(source, *args, **options)
         return original(source, *args, **options)
@@ -51,9 +51,9 @@ def _open_folders() -> None:
     AutoBackbone.from_pretrained = classmethod(from_pretrained)  # type: ignore[method-assign,assignment]
 
 
-def _is_ours(source: Any) -> bool:
+def _is_ours(source: Any, subfolder: str) -> bool:
     try:
-        with (Path(source).expanduser() / CONFIG).open("rb") as file:
+        with (Path(source).expanduser() / subfolder / CONFIG).open("rb") as file:
             content = json.loads(file.read(MAX_BYTES))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
