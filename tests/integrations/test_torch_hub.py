@@ -100,6 +100,7 @@ def test_a_repository_that_torch_hub_has_downloaded(archive: Path, monkeypatch: 
     assert isinstance(model, torch.nn.Module) and not model.training
 
 
+@pytest.mark.slow
 def test_without_an_installation_and_with_nothing_but_the_dependencies(archive: Path, tmp_path: Path) -> None:
     assert set(_dependencies()) <= _declared()
     images = torch.rand(1, 3, 96, 320, generator=torch.Generator().manual_seed(0))

@@ -330,5 +330,4 @@ def _plain(indices: Any) -> int | list[int]:
 
 
 for _name, _preset in PRESETS.items():
-    for _known in (f"hybrid_encoder_{_name}", *(("hybrid_encoder",) if _name == "paper" else ())):
-        _register(_known, _preset.encoder, "tiny" if _name == "tiny" else BACKBONES, SIZES.get(_name))
+    _register(f"hybrid_encoder_{_name}", _preset.encoder, "tiny" if _name == "tiny" else BACKBONES, SIZES.get(_name))
