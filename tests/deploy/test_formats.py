@@ -398,7 +398,12 @@ def test_the_command_refuses_before_the_weights_are_loaded(  # type: ignore[no-u
 
 @pytest.mark.parametrize(
     ("name", "package", "extra"),
-    [("a.onnx", "onnxscript", "export"), ("a.xml", "openvino", "openvino"), ("a.xml", "onnx", "openvino")],
+    [
+        ("a.onnx", "onnxscript", "export"),
+        ("a.onnx", "onnxruntime", "export"),
+        ("a.xml", "openvino", "openvino"),
+        ("a.xml", "onnx", "openvino"),
+    ],
 )
 def test_a_missing_package_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
@@ -415,16 +420,12 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_command_tells_the_difference(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    for found, words in (
-        ((2e-4, 1e-5), "disparity differs from the model's by 0.0002 at most, 1e-05 on average, on made-up images"),
-        ((None, None), "not compared with the model: the package onnxruntime is missing"),
-    ):
-        largest, mean = found
-        done = ExportedFile(tmp_path / "a.onnx", 2_500_000, largest, mean, "made-up images")
-        monkeypatch.setattr(files, "export_file", lambda *_, done=done, **__: done)
-        code, out, _ = run("tiny", tmp_path / "a.onnx", "--size", "64x96")
-        said = " ".join(out.split())
-        assert code == 0 and "(onnx, 2.5 MB)" in said and words in said
+    done = ExportedFile(tmp_path / "a.onnx", 2_500_000, 2e-4, 1e-5, "made-up images")
+    monkeypatch.setattr(files, "export_file", lambda *_, **__: done)
+    code, out, _ = run("tiny", tmp_path / "a.onnx", "--size", "64x96")
+    said = " ".join(out.split())
+    assert code == 0 and "(onnx, 2.5 MB)" in said
+    assert "disparity differs from the model's by 0.0002 at most, 1e-05 on average, on made-up images" in said
 
 
 def test_a_program_says_what_it_is(model: HybridDepthModel, traced_once: None, tmp_path: Path) -> None:

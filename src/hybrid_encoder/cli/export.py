@@ -48,7 +48,6 @@ def export_command(
     """
     from hybrid_encoder.data.finding import find_images
     from hybrid_encoder.deploy.files import check_export, export_file
-    from hybrid_encoder.deploy.formats import FORMATS
     from hybrid_encoder.deploy.static import calibration_pictures
     from hybrid_encoder.models.depth import HybridDepthModel
 
@@ -72,15 +71,8 @@ def export_command(
         int8=how,  # type: ignore[arg-type]
         calibration=calibration_pictures(model, pictures, working) if pictures else None,
     )
-    if done.largest is None:
-        format = FORMATS[name]
-        told = (
-            f"not compared with the model: the package {format.runtime} is missing (pip install "
-            f"'hybrid-encoder[{format.extra}]')"
-        )
-    else:
-        told = (
-            f"disparity differs from the model's by {done.largest:.2g} at most, {done.mean:.2g} on average, on "
-            f"{done.compared_on}"
-        )
+    told = (
+        f"disparity differs from the model's by {done.largest:.2g} at most, {done.mean:.2g} on average, on "
+        f"{done.compared_on}"
+    )
     console.print(f"{output} ({name}, {done.num_bytes / 1e6:.1f} MB): {told}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 import tempfile
 from collections.abc import Sequence
@@ -37,15 +36,14 @@ class ExportedFile:
     Attributes:
         path: of the file; a second one with the weights may lie beside it.
         num_bytes: of all its files.
-        largest, mean: absolute difference of disparity, which is in [0, 1], from the model's in float32; None where the
-            package that runs the file is missing.
+        largest, mean: absolute difference of disparity, which is in [0, 1], from the model's in float32.
         compared_on: what both were run on, in words.
     """
 
     path: Path
     num_bytes: int
-    largest: float | None
-    mean: float | None
+    largest: float
+    mean: float
     compared_on: str
 
 
@@ -65,9 +63,10 @@ def check_export(path: Path, to: str | None = None, int8: Int8 | None = None) ->
         able = " or ".join(other for other, format in FORMATS.items() if int8 in format.int8)
         raise ConfigError(f"{int8} int8 layers are for {able}, and the format is {name}; leave one of the two out.")
     writable_pair(path) if name == "openvino" else writable_path(path)
-    check_packages(*FORMATS[name].packages, extra=FORMATS[name].extra)
+    format = FORMATS[name]
+    check_packages(*format.packages, *([format.runtime] if format.runtime else []), extra=format.extra)
     if int8 is not None:
-        check_packages("onnxruntime")
+        check_packages("onnxruntime")  # of the extra export, whatever the format is
     if name == "aoti":
         check_compiler()
     return name
@@ -117,15 +116,14 @@ def export_file(
             save_aoti(model, written, size, dynamic_size=dynamic_size)
         else:
             save_program(model, written, size, dynamic_size=dynamic_size)
-        found = _compare(_in_float32(model), written, name, _batches(calibration or _made_up(size), dynamic_size))
-        if found is not None:
-            _refuse_bad(*found, None if int8 else TOLERANCE)
+        batches = _batches(calibration or _made_up(size), dynamic_size)
+        largest, mean = _compare(_in_float32(model), written, name, batches)
+        _refuse_bad(largest, mean, None if int8 else TOLERANCE)
         files = _files(written, name)
         num_bytes = sum(file.stat().st_size for file in files)
         move = replace_files if len(files) == 1 else replace_together
         move(written.parent, path.parent, [file.name for file in files])
     on = "made-up images" if calibration is None else f"the {len(calibration)} calibration pictures"
-    largest, mean = found or (None, None)
     return ExportedFile(path, num_bytes, largest, mean, on)
 
 
@@ -134,11 +132,8 @@ def _files(path: Path, name: str) -> list[Path]:
     return [path.with_suffix(".bin"), path] if name == "openvino" else [path]
 
 
-def _compare(model: HybridDepthModel, path: Path, name: str, batches: Sequence[Tensor]) -> tuple[float, float] | None:
-    """Return the largest and the mean difference on batches; None where nothing runs the file here."""
-    runtime = FORMATS[name].runtime
-    if runtime is not None and importlib.util.find_spec(runtime) is None:
-        return None
+def _compare(model: HybridDepthModel, path: Path, name: str, batches: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the largest and the mean difference on batches."""
     run = load_file(path, name)
     differences = torch.tensor([difference(model, images, run) for images in batches])
     return float(differences[:, 0].max()), float(differences[:, 1].mean())  # NaN where one of them is

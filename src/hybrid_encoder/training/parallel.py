@@ -95,7 +95,7 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncedBatchNorm):
             on_cpu = device.type == "cpu"  # torch's own works on accelerators only
-            made: Any = SyncedBatchNorm.of(child) if on_cpu else convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
+            made: Any = SyncedBatchNorm.of(child) if on_cpu else convert_sync_batchnorm(child)
             setattr(module, name, made)
         else:
             synchronize_batch_norm(child, device)
