@@ -287,6 +287,15 @@ def test_an_encoder_is_registered_by_a_configuration_or_by_what_has_one() -> Non
         assert smp.encoders.encoders["hybrid_encoder_other"]["params"]["config"] == expected
     with pytest.raises(ConfigError, match="config is 3; a HybridEncoderConfig is needed"):
         integration.register_encoder("hybrid_encoder_other", 3)
+    for name in ("resnet18", 3):
+        with pytest.raises(ConfigError, match=f"name is {name!r}; .* no encoder of smp has"):
+            integration.register_encoder(name, WITHOUT_PROMPTS)  # type: ignore[arg-type]
+
+
+def test_the_shipped_weights_go_with_every_name(images: Tensor) -> None:
+    expected = HybridDepthEncoder.from_pretrained("tiny")(images)
+    encoder = smp.encoders.get_encoder("hybrid_encoder_small", weights="tiny").eval()
+    assert all(map(torch.equal, encoder.encoder(images), expected))
 
 
 def test_public_backbones_are_asked_for_by_their_names(tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ def test_an_encoder_of_ones_own_is_registered(tmp_path: Path, pictures: Tensor) 
         assert torch.equal(ours, theirs)
     with pytest.raises(ConfigError, match=r"name is 'my\.own'"):
         register_encoder("my.own", tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"name is 'resnet18'; .* no model of timm"):
+        register_encoder("resnet18", tmp_path / "mine")
+    assert not isinstance(timm.create_model("resnet18"), TimmEncoder)
     with pytest.raises(ConfigError, match="config is 3"):
         register_encoder("my_own_encoder", 3)
 

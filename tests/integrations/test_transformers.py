@@ -483,14 +483,13 @@ class TestRefused:
         with pytest.raises(ConfigError, match="config is 7"):
             ours.HybridDepthConfig(7)  # type: ignore[arg-type]
         assert ours.HybridDepthConfig("tiny").hybrid == HybridDepthConfig.preset("tiny")
-        content = HybridDepthConfig.preset("tiny").to_dict()
-        assert ours.HybridDepthConfig(content, **{"class": "HybridDepthModel"}).hybrid == HybridDepthConfig.preset(
-            "tiny"
-        )
+        content: Any = {"config": HybridDepthConfig.preset("tiny").to_dict()}
+        made = ours.HybridDepthConfig(**content, **{"class": "HybridDepthModel"})
+        assert made.hybrid == HybridDepthConfig.preset("tiny")
         for kind, message in ((None, "'class' is None"), (["x"], r"'class' is \['x'\]"), ("X", "'class' is 'X'")):
             with pytest.raises(ConfigError, match=message):
-                ours.HybridDepthConfig(content, **{"class": kind})
+                ours.HybridDepthConfig(**content, **{"class": kind})
         with pytest.raises(ConfigError, match="without the 'class' that it is of, HybridDepthModel or"):
-            ours.HybridDepthConfig(content)
+            ours.HybridDepthConfig(**content)
         uneven = HybridEncoderConfig.preset("tiny").replace(towers="semantic", prompts=None)
         assert len(set(ours.HybridDepthBackbone(ours.HybridDepthConfig(uneven)).channels)) == 1

@@ -35,6 +35,7 @@ except ImportError as error:
     ) from error
 
 BACKBONES = "backbones"  # the public CLIP and DINO weights that a configuration names
+TINY = "tiny"  # the weights that ship with the package, and the preset that they are of
 PREPROCESSING = Path(__file__).with_suffix(".json")  # as smp reads it: RGB in [0, 1], without mean and deviation
 
 
@@ -203,15 +204,18 @@ def register_encoder(name: str, config: Any) -> None:
 
     Raises:
         CheckpointError: weights that are not found or unreadable.
-        ConfigError: not a configuration.
+        ConfigError: not a configuration, or a name that is smp's own.
     """
+    entry = smp.encoders.encoders.get(name)
+    if not isinstance(name, str) or (entry is not None and entry["encoder"] is not SegmentationEncoder):
+        raise ConfigError(f"name is {shown(name)}; a name is needed that no encoder of smp has.")
     if isinstance(config, (str, Path)):
         config = read_checkpoint(config).part(HybridEncoderConfig)[0]
     if type(config) not in (HybridEncoderConfig, *MODEL_CONFIGS.values()):
         raise ConfigError(
             f"config is {shown(config)}; a HybridEncoderConfig is needed, or trained weights that have one."
         )
-    _register(name, find_encoder_config(config), BACKBONES)
+    _register(name, find_encoder_config(config), TINY, BACKBONES)
 
 
 def _register(name: str, config: HybridEncoderConfig, *weights: str) -> None:
@@ -241,4 +245,4 @@ def _look_up_ours(download: Callable[..., Any], load_file: Callable[..., Any]) -
 
 _look_up_ours(smp.encoders.hf_hub_download, smp.encoders.load_file)
 for _name, _preset in PRESETS.items():
-    _register(f"hybrid_encoder_{_name}", _preset.encoder, "tiny" if _name == "tiny" else BACKBONES)
+    _register(f"hybrid_encoder_{_name}", _preset.encoder, TINY, *(() if _name == TINY else (BACKBONES,)))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.layers.classifier import ClassifierHead
 from timm.layers.format import Format, nchw_to
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -262,12 +262,14 @@ def register_encoder(name: str, config: Any) -> None:
 
     Raises:
         CheckpointError: weights that are not found or unreadable.
-        ConfigError: not a configuration, or no name.
+        ConfigError: not a configuration, no name, or a name of timm's own.
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise ConfigError(
             f"name is {shown(name)}; letters, digits and underscores are needed: timm reads a dot as a tag."
         )
+    if is_model(name) and model_entrypoint(name).__module__ != __name__:
+        raise ConfigError(f"name is {shown(name)}; a name is needed that no model of timm has.")
     source, size = BACKBONES, None
     if isinstance(config, (str, Path)):
         source = str(config)
