@@ -97,7 +97,8 @@ def test_a_repository_that_torch_hub_has_downloaded(archive: Path, monkeypatch: 
     for entry in ("hybrid_depth", "hybrid_encoder"):
         assert "[0, 1]" in torch.hub.help(REPOSITORY, entry, trust_repo=True)
     model: Any = torch.hub.load(REPOSITORY, "hybrid_depth", trust_repo=True)
-    assert isinstance(model, torch.nn.Module) and not model.training
+    images = torch.rand(1, 3, 96, 320, generator=torch.Generator().manual_seed(0))
+    assert not model.training and torch.equal(model(images), HybridDepthModel.from_pretrained("tiny")(images))
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def pixels() -> Tensor:
     return torch.randint(0, 256, (3, 96, 320), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@plugs("torchvision", "`tv_tensors.Image`", "build", "run")
+@plugs("torchvision", "`tv_tensors.Image`", "run")
 @pytest.mark.parametrize("size", [None, (64, 128), "native"])
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("scale", [1, 255])

@@ -484,11 +484,12 @@ class TestRefused:
             ours.HybridDepthConfig(7)  # type: ignore[arg-type]
         assert ours.HybridDepthConfig("tiny").hybrid == HybridDepthConfig.preset("tiny")
         content: Any = {"config": HybridDepthConfig.preset("tiny").to_dict()}
-        made = ours.HybridDepthConfig(**content, **{"class": "HybridDepthModel"})
+        bad: Any = "HybridDepthModel"
+        made = ours.HybridDepthConfig(**content, **{"class": bad})
         assert made.hybrid == HybridDepthConfig.preset("tiny")
-        for kind, message in ((None, "'class' is None"), (["x"], r"'class' is \['x'\]"), ("X", "'class' is 'X'")):
+        for bad, message in ((None, "'class' is None"), (["x"], r"'class' is \['x'\]"), ("X", "'class' is 'X'")):
             with pytest.raises(ConfigError, match=message):
-                ours.HybridDepthConfig(**content, **{"class": kind})
+                ours.HybridDepthConfig(**content, **{"class": bad})
         with pytest.raises(ConfigError, match="without the 'class' that it is of, HybridDepthModel or"):
             ours.HybridDepthConfig(**content)
         uneven = HybridEncoderConfig.preset("tiny").replace(towers="semantic", prompts=None)

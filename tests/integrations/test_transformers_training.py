@@ -213,8 +213,14 @@ class TestHeads:
         images, labels = torch.rand(2, 3, 70, 106), torch.randint(0, 5, (2, 70, 106))
         found = model(images, labels=labels)
         assert found.logits.shape == (2, 5, 70, 106)
+        before, frozen = copies(model), {n for n, x in model.named_parameters() if not x.requires_grad}
+        optimizer = torch.optim.SGD([x for x in model.parameters() if x.requires_grad], lr=0.1)
         found.loss.backward()
-        assert all(x.grad is not None for x in model.backbone.encoder.fusion.parameters())
+        optimizer.step()
+        changed = {n for n, x in model.named_parameters() if not torch.equal(x, before[n])}
+        assert {n for n, _ in model.named_parameters() if ".fusion." in n or n.startswith("decode_head.")} <= changed
+        assert not changed & frozen
+        assert model(images, labels=labels).loss < found.loss
 
     def test_checkpointing_reaches_the_backbone(self) -> None:
         model = self.heads("dpt", ours.HybridDepthConfig.from_pretrained("tiny", reshape_hidden_states=False))
