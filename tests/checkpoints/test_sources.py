@@ -107,6 +107,11 @@ class TestNames:
         with pytest.raises(CheckpointError, match=r"it is of another library's model, '(dinov2|vit_base_.*)'; name"):
             HybridDepthModel.from_pretrained(tmp_path)
 
+    def test_a_configuration_of_ours_without_its_class(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "hybrid_depth", "config": {}}))
+        with pytest.raises(CheckpointError, match="it has no 'class'"):
+            HybridDepthModel.from_pretrained(tmp_path)
+
     @pytest.mark.parametrize(
         ("command", "says"),
         [

@@ -32,6 +32,7 @@ from hybrid_encoder.checkpoints.sources import find_source
 from hybrid_encoder.config import MODEL_CONFIGS, BevConfig, DepthScale, find_encoder_config
 from hybrid_encoder.config.architectures import check_stored
 from hybrid_encoder.config.checking import shown
+from hybrid_encoder.config.kinds import MODEL_TYPE
 from hybrid_encoder.config.serialization import MAX_BYTES, Serializable, parse
 from hybrid_encoder.errors import CheckpointError, ConfigError
 
@@ -188,7 +189,8 @@ def decode_config(content: dict[str, Any]) -> Any:
         ConfigError: not one of ours.
     """
     for name in ("class", "config"):
-        if name not in content and (other := content.get("model_type") or content.get("architecture")):
+        other = content.get("model_type") or content.get("architecture")
+        if name not in content and other and other != MODEL_TYPE:
             raise ConfigError(
                 f"it is of another library's model, {shown(other)}; name weights of a model of this library."
             )
