@@ -150,6 +150,7 @@ def test_a_mean_teacher_follows_its_student(model: HybridDepthModel) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_model_sees_it_too(model: HybridDepthModel) -> None:
+    torch._dynamo.reset()  # it compiles a module's code only so many times, and other tests compile it, too
     compiled = torch.compile(model)
     with torch.no_grad():
         compiled(IMAGES)

@@ -274,9 +274,9 @@ def test_a_file_that_gives_no_disparity_is_not_kept(
     (tmp_path / "a.onnx").write_bytes(b"older")
     monkeypatch.setattr(files, "export_onnx", lambda _, path, *args, **options: path.write_bytes(b"newer"))
     monkeypatch.setattr(files, "load_file", lambda *_: lambda images: gives(model(images)))
-    calibration = {"calibration": [street()]} if int8 == "static" else {}
+    calibration = [street()] if int8 == "static" else None
     with torch.no_grad(), pytest.raises(ConfigError, match=says):
-        export_file(model, tmp_path / "a.onnx", SIZE, int8=int8, **calibration)
+        export_file(model, tmp_path / "a.onnx", SIZE, int8=int8, calibration=calibration)
     assert _contents(tmp_path) == {"a.onnx": b"older"}
 
 
@@ -287,7 +287,12 @@ def test_what_a_file_is_compared_on(
     """More than one image at once, which differ; where the size is open, another one; and never the tracing's alone."""
     monkeypatch.setattr(files, "save_program", lambda _, path, *args, **options: path.write_bytes(b"newer"))
     seen: list[Tensor] = []
-    monkeypatch.setattr(files, "load_file", lambda *_: lambda images: (seen.append(images), model(images))[1])
+
+    def run(images: Tensor) -> Tensor:
+        seen.append(images)
+        return model(images)
+
+    monkeypatch.setattr(files, "load_file", lambda *_: run)
     with torch.no_grad():
         done = export_file(model, tmp_path / "a.pt2", SIZE, dynamic_size=dynamic)
     last = (3, 3, 97, 115) if dynamic else (3, 3, *SIZE)
