@@ -126,7 +126,8 @@ def test_track_writes_poses_and_a_picture(run: Run, weights: Path, odometry: Pat
     arguments = ("track", odometry / "sequences" / "04", "--weights", weights, "--output", output, "--device", "cpu")
     code, out, err = run(*arguments, "--picture", picture)
     assert code == 0, err
-    assert f"3 frames, a path of length 1 in no known unit -> {output}" in flat(out)
+    told = f"3 frames, a path of length 1 in no known unit -> {output}"
+    assert told.replace(" ", "") in "".join(out.split())  # lines may break anywhere in a long path
     poses, _ = read_trajectory(output)
     np.testing.assert_allclose(poses[:, :3, 3], np.array([[0, 0, 0], [0, 0, 0.5], [0, 0, 1]]), atol=1e-6)
     assert Image.open(picture).size[1] > 600

@@ -264,7 +264,7 @@ class Told(FineStage):
         disparity = 1 / self.depth
         return FinePrediction(None, {0: disparity}, self.told, self.told, batch.K)  # type: ignore[arg-type]
 
-    def _to_depth(self, disparity: Tensor) -> Tensor:
+    def view_depth(self, disparity: Tensor) -> Tensor:
         return 1 / disparity
 
 

@@ -191,11 +191,13 @@ def test_a_stopped_run_is_resumed_to_the_last_bit_and_its_cameras_are_written_do
 
 
 def test_only_data_that_numbers_its_cameras_and_moves_can_teach_them(tmp_path: Path) -> None:
-    items = SyntheticSequences([list(SyntheticDrive(seed, 3, *SIZE)) for seed in (0, 1)])
+    items, others = (
+        SyntheticSequences([list(SyntheticDrive(seed, 3, *SIZE)) for seed in seeds]) for seeds in ((0, 1), (2,))
+    )
     assert [start.name for start in camera_starts(Subset(items, [1]))] == items.cameras == ["drive 0", "drive 1"]
     assert learned_intrinsics(items, 400).wait == 100
     with pytest.raises(ConfigError, match="ConcatDataset, which does not number its cameras"):
-        learned_intrinsics(ConcatDataset([items, items]), 400)
+        learned_intrinsics(ConcatDataset([items, others]), 400)
     model = fine_model("tiny", SMALL, pretrained=False)
     with pytest.raises(ConfigError, match="moving camera"):
         fine_stage(model, dataclasses.replace(SMALL, stereo="only"), intrinsics=LearnedIntrinsics(["one"]))

@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -317,6 +318,9 @@ def test_workers_live_for_the_run_and_no_longer(tmp_path: Path) -> None:
     config = LoopConfig(25, 4, 2, cpu=True)  # five epochs
     train(stage, Named(), optimizer, None, tmp_path / "run", config)
     assert len([path for path in tmp_path.iterdir() if path.name.isdigit()]) == 2
+    deadline = time.monotonic() + 60  # a busy machine takes its time to end a process
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not multiprocessing.active_children()
 
 
