@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import multiprocessing
@@ -19,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hybrid_encoder import CheckpointError, ConfigError
+from hybrid_encoder import CheckpointError, ConfigError, InputError
 from hybrid_encoder.data import SyntheticDrive, SyntheticSequences
 from hybrid_encoder.training import stepping
 from hybrid_encoder.training.compiled import compiled_parts
@@ -307,21 +308,42 @@ def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolved_workers(None, 10_000) == 0
 
 
-def test_workers_live_for_the_run_and_no_longer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["last step", "item", "step", "worker"])
+def test_workers_live_for_the_run_and_no_longer(tmp_path: Path, way: str) -> None:
     class Named(Numbers):
         def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
             (tmp_path / f"{os.getpid()}").touch()
+            if index == 7 and way == "item":
+                raise InputError("item 7 is torn")
+            if index == 7 and way == "worker":
+                os._exit(3)
             return super().__getitem__(index)
 
-    stage = Regression()
+    class Stops(Regression):
+        def forward(self, batch: Any) -> dict[str, Tensor]:
+            if way == "step" and 7 in (batch[0][:, 0] * 22).round():
+                raise ValueError("step")
+            return super().forward(batch)
+
+    stage = Stops()
     optimizer = torch.optim.SGD(stage.parameters(), 0.1)
     config = LoopConfig(25, 4, 2, cpu=True)  # five epochs
-    train(stage, Named(), optimizer, None, tmp_path / "run", config)
-    assert len([path for path in tmp_path.iterdir() if path.name.isdigit()]) == 2
-    deadline = time.monotonic() + 60  # a busy machine takes its time to end a process
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not multiprocessing.active_children()
+    there = set(multiprocessing.active_children())  # of whatever ran before
+    error = None
+    gc.disable()  # whoever raises, lets go of the workers at once
+    try:
+        train(stage, Named(), optimizer, None, tmp_path / "run", config)
+    except (InputError, ValueError) as raised:
+        error = raised  # a notebook keeps the last one, with its traceback
+    try:
+        assert (error is None) == (way == "last step")
+        assert len([path for path in tmp_path.iterdir() if path.name.isdigit()]) == 2
+        deadline = time.monotonic() + 60  # a busy machine takes its time to end a process
+        while left := set(multiprocessing.active_children()) - there:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
+    finally:
+        gc.enable()
 
 
 # -- memory and speed ----------------------------------------------------------------------------------------

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import multiprocessing
 import random
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -47,6 +48,17 @@ class Failure:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+    def reraise(self) -> NoReturn:
+        """Raise the error, and forget it.
+
+        Its traceback refers to whoever holds this failure. If that led back to the error, the loader and its workers
+        would live until Python collects garbage.
+        """
+        try:
+            raise self.error
+        finally:
+            del self.error
 
 
 class Collate:
@@ -217,17 +229,17 @@ class SeededBatches:
             pin_memory=pin_memory,
         )
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Generator[list[Any], None, None]:
         progress = self.progress
         while True:
             # A run may be resumed at the end of an epoch; accelerate before 1.10 yields None from an empty loader.
             if progress.batch < self.steps_per_epoch * self.accumulate:
                 self.sampler.epoch = progress.epoch
                 self.sampler.start = progress.batch // self.accumulate * self.items_per_step
-                batches = self._batches()
-                while step := self._next_step(batches):
-                    progress.batch += self.accumulate
-                    yield step
+                with contextlib.closing(self._batches()) as batches:
+                    while step := self._next_step(batches):
+                        progress.batch += self.accumulate
+                        yield step
             progress.epoch, progress.batch = progress.epoch + 1, 0
 
     def _next_step(self, batches: Iterator[Any]) -> list[Any]:
@@ -237,10 +249,10 @@ class SeededBatches:
         self.waited = time.perf_counter() - began
         for batch in found:
             if isinstance(batch, Failure):
-                raise batch.error
+                batch.reraise()
         return found
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self) -> Generator[Any, None, None]:
         """Yield the batches of one epoch.
 
         Raises:
@@ -248,10 +260,12 @@ class SeededBatches:
         """
         try:
             yield from self.loader
+            return
         except RuntimeError as error:
-            if re.match(r"DataLoader worker .*(exited|killed)", str(error)):
-                raise InputError(
-                    f"a process that loads data has ended ({str(error).rstrip('. ')}); take fewer workers, or look at "
-                    "what the data set does."
-                ) from None
-            raise
+            if not re.match(r"DataLoader worker .*(exited|killed)", str(error)):
+                raise
+            reason = str(error).rstrip(". ")
+        # Outside the handler: an error whose context is the loader's would keep the other workers alive.
+        raise InputError(
+            f"a process that loads data has ended ({reason}); take fewer workers, or look at what the data set does."
+        )

@@ -212,11 +212,11 @@ class _Run:
             catch_sigterm() as sigterm_came,
             progress_bar(self.console if is_main else None, config.steps, progress.step) as show,
             RunLog(self.folder, config.log_every, is_main, progress.step, log_with) as log,
+            contextlib.closing(iter(self.batches)) as batches,
         ):
             self._check_weights("weights to start from")
             if 0 < progress.step > self.best.validated:  # SIGTERM came first
                 self._validate(log)
-            batches = iter(self.batches)
             stop = False
             while not (stop or self.over):
                 rate = self.stepper.optimizer.param_groups[0]["lr"]

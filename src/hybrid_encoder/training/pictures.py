@@ -103,7 +103,7 @@ class FinePictures:
         """
         batch = self.collate([self.items[0, index] for index in self.chosen])
         if isinstance(batch, Failure):
-            raise batch.error
+            batch.reraise()
         return fine_pictures(self.stage, send_to_device(batch, next(self.stage.parameters()).device))
 
 

@@ -123,7 +123,7 @@ class FineValidation:
         )
         for number, batch in zip(own, loader, strict=True):
             if isinstance(batch, Failure):
-                raise batch.error
+                batch.reraise()
             frames, truths = batch
             frames = send_to_device(frames, device)
             prediction = self.stage.predict(frames)
