@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from unittest import mock
 import pytest
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
+from safetensors.torch import load, save
 
 from hybrid_encoder.checkpoints.reading import read_checkpoint
 from hybrid_encoder.config import PromptConfig
@@ -150,6 +152,24 @@ class TestCache:
         other = HybridDepthModel(model.config, pretrained=False)
         other.push_to_hub(OURS, branch="v1")
         check_equal(HybridDepthModel.from_pretrained(OURS, revision="v1"), other)
+
+
+def test_weights_in_several_files(hub: FakeHub, model: HybridDepthModel, files: dict[str, dict[str, bytes]]) -> None:
+    """As transformers writes those of large models."""
+    tensors = load(files[OURS]["model.safetensors"])
+    shards = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
+    places = {name: shards[number % 3] for number, name in enumerate(tensors)}
+    content = {s: save({name: x for name, x in tensors.items() if places[name] == s}) for s in shards}
+    content["model.safetensors.index.json"] = json.dumps({"weight_map": places}).encode()
+    hub.files["org/several"] = {"config.json": files[OURS]["config.json"], **content}
+    check_equal(HybridDepthModel.from_pretrained("org/several"), model)
+    with closed_network([]):
+        check_equal(HybridDepthModel.from_pretrained("org/several", local_files_only=True), model)
+    cached = Path(hf_hub_download("org/several", shards[1]))
+    cached.unlink()
+    with closed_network([]), pytest.raises(CheckpointError, match=rf"part .* the cache \({shards[1]} is missing"):
+        HybridDepthModel.from_pretrained("org/several", local_files_only=True)
+    check_equal(HybridDepthModel.from_pretrained("org/several"), model)
 
 
 class TestFailures:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hybrid_encoder.checkpoints.files import CONFIG, FILES, WEIGHTS
+from hybrid_encoder.checkpoints.files import CONFIG, FILES, INDEX, WEIGHTS
 from hybrid_encoder.config import PRESETS
 from hybrid_encoder.downloading.cache import Alternative, cached_repositories
 from hybrid_encoder.downloading.names import explain_backbone
@@ -20,6 +20,7 @@ HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_down
 PAIRS = [(f"{folder}encoder.pth", f"{folder}depth.pth") for folder in ("checkpoints/", "")]
 LAYOUTS: tuple[Alternative, ...] = (
     (WEIGHTS, (CONFIG, WEIGHTS)),
+    (INDEX, (CONFIG, INDEX, "model-*.safetensors")),
     *((encoder, (encoder, decoder)) for encoder, decoder in PAIRS),
     *((encoder, (encoder,)) for encoder, _ in PAIRS),  # in the cache, where the decoder never was
     ("stage1_checkpoint/stage1.ckpt", ("stage1_checkpoint/stage1.ckpt",)),

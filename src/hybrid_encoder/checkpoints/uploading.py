@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from hybrid_encoder.downloading.network import ask
 from hybrid_encoder.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def upload(
         _refuse_changed(_hashes(files), sent)  # the Hub was told of one file and given another
         raise
     _refuse_changed(_hashes(files), sent)
-    hashes = _read_back(api, there.name, files, commit.pr_revision or commit.oid)
+    hashes = _read_back(api, there.name, added, commit.pr_revision or commit.oid)
     address = commit.pr_url or str(commit.commit_url)
     return Pushed(address, commit.pr_revision or there.branch, commit.oid != there.commit, hashes)
 
@@ -107,15 +107,21 @@ def _check_metadata(card: Path | bytes) -> None:
         ) from None
 
 
-def _read_back(api: HfApi, repo: str, files: Mapping[str, Path | bytes], revision: str) -> dict[str, str]:
-    """Compare what the Hub has of these files with what was sent, and return the SHA-256 of the large ones."""
-    rows = {row.path: row for row in ask(lambda: api.get_paths_info(repo, list(files), revision=revision))}
+def _read_back(api: HfApi, repo: str, added: Sequence[CommitOperationAdd], revision: str) -> dict[str, str]:
+    """Compare what the Hub has of files with what was sent, and return the SHA-256 of the large ones by name."""
+    names = [one.path_in_repo for one in added]
+    rows = {row.path: row for row in ask(lambda: api.get_paths_info(repo, names, revision=revision))}
     hashes = {}
-    for name, content in files.items():
+    for name, one in zip(names, added, strict=True):
         row: Any = rows.get(name)
         large = getattr(row, "lfs", None)
         found = None if row is None else (row.size, large.sha256 if large else row.blob_id)
-        sent = size_and_hash(content, git=not large)
+        if large:
+            sent = one.upload_info.size, one.upload_info.sha256.hex()
+            hashes[name] = sent[1]
+        else:
+            with one.as_file() as file:
+                sent = size_and_hash(file.read(), git=True)
         if found != sent:
             has = (
                 "has no such file, which a .gitignore there may leave out"
@@ -126,8 +132,6 @@ def _read_back(api: HfApi, repo: str, files: Mapping[str, Path | bytes], revisio
                 f"{name} of {repo!r} is not on the Hugging Face Hub as it was sent ({sent[0]} bytes with the hash "
                 f"{sent[1]}): the Hub {has}; push it again."
             )
-        if large:
-            hashes[name] = sent[1]
     return hashes
 
 

@@ -67,7 +67,8 @@ def find_cached(repo: str, alternatives: Sequence[Alternative], **where: Any) ->
         missing = tuple(name for name in names if name not in absent and not (folder / name).is_file())
         damaged = tuple(name for name in names if (folder / name).is_file() and not is_whole(folder / name))
         found.append(Cached(folder, names[0], missing, damaged))
-    return next((cached for cached in found if not cached.fault), found[0] if found else None)
+    # Of those in part, the one whose own file is there: others may share no more than the configuration with it.
+    return min(found, key=lambda cached: (bool(cached.fault), cached.name in cached.missing), default=None)
 
 
 def is_whole(path: Path) -> bool:
