@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -100,6 +101,15 @@ def test_every_public_name_is_listed() -> None:
         assert getattr(hybrid_encoder, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         hybrid_encoder.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_no_public_name_is_also_that_of_a_module_beside_it() -> None:
+    """An import of the module, by whoever, would put it in the place of the function or class."""
+    for room in ROOMS:
+        module = importlib.import_module(room)
+        modules = {found.name for found in pkgutil.iter_modules(getattr(module, "__path__", ()))}
+        for name in modules & set(getattr(module, "__all__", ())):
+            assert inspect.ismodule(getattr(module, name)), f"{room}.{name}"
 
 
 def test_paths_may_be_text() -> None:

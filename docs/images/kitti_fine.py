@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from hybrid_encoder import HybridDepthModel
 from hybrid_encoder.data.images import colorize, contact_sheet, to_pixels, write_png
-from hybrid_encoder.evaluation.kitti_frames import frames_with_lidar
+from hybrid_encoder.evaluation.kitti_listing import frames_with_lidar
 
 SIZE = (120, 400)
 

@@ -29,13 +29,13 @@ from hybrid_encoder.losses.pixel_language import PixelLanguageLoss, pixel_langua
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.demonstration import run_demo
 from hybrid_encoder.training.fine import fine_model, fine_stage, train_fine
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.loop import train
 from hybrid_encoder.training.loop_config import LoopConfig
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
 from hybrid_encoder.training.stage import Stage
 from hybrid_encoder.training.stage_recipe import StageRecipe
 from hybrid_encoder.training.stepping import NonFiniteLossError
+from hybrid_encoder.training.view_synthesis import FineStage
 
 from helpers import schedules
 from helpers.small_runs import Numbers, Regression, ScaledAccelerator, regress

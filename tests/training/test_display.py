@@ -21,9 +21,9 @@ from hybrid_encoder import ConfigError
 from hybrid_encoder.data import Frames, SyntheticDrive, SyntheticSequences
 from hybrid_encoder.data.images import to_pixels
 from hybrid_encoder.training.display import RunLog, validation_line
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.logs import EventLog, LineLog, lines_until
 from hybrid_encoder.training.pictures import FinePictures, Sheets, best_view, doubling
+from hybrid_encoder.training.view_synthesis import FineStage
 
 from helpers.small_runs import regress
 

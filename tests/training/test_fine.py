@@ -32,8 +32,8 @@ from hybrid_encoder.models.encoder import HybridFeatures
 from hybrid_encoder.models.pose_network import ClassTokenPoseHead, PoseNetwork, load_motion
 from hybrid_encoder.training.fine import fine_model, train_fine
 from hybrid_encoder.training.fine_motion import shrink
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.recipes import FineRecipe
+from hybrid_encoder.training.view_synthesis import FineStage
 
 from helpers.published_layout import stage1_config, write_stage1
 

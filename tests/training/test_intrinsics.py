@@ -32,8 +32,8 @@ from hybrid_encoder.training.calibration import (
 )
 from hybrid_encoder.training.fine import fine_model, fine_stage, train_fine
 from hybrid_encoder.training.fine_networks import FinePrediction
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.recipes import FINE
+from hybrid_encoder.training.view_synthesis import FineStage
 
 SIZE = (64, 208)
 SMALL = dataclasses.replace(FINE["small"], size=SIZE, steps=4, intrinsics="learn", intrinsics_lr=10.0)

@@ -28,7 +28,6 @@ from hybrid_encoder.errors import HybridEncoderError
 from hybrid_encoder.losses import CoarseLoss
 from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import LOCK
 from hybrid_encoder.training.loop import make_accelerator, train
 from hybrid_encoder.training.loop_config import LoopConfig
@@ -42,6 +41,7 @@ from hybrid_encoder.training.parallel import (
 )
 from hybrid_encoder.training.recipes import COARSE
 from hybrid_encoder.training.stage import Stage
+from hybrid_encoder.training.view_synthesis import FineStage
 
 STEPS, SECONDS = 3, 480
 PLAIN = (2, 1), (4, 1)

@@ -25,11 +25,11 @@ from hybrid_encoder.data import SyntheticDrive, SyntheticSequences
 from hybrid_encoder.training import stepping
 from hybrid_encoder.training.compiled import compiled_parts
 from hybrid_encoder.training.fine import collate_frames, fine_model, fine_stage, train_fine
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.loop import train
 from hybrid_encoder.training.loop_config import LoopConfig, resolved_precision, resolved_workers
 from hybrid_encoder.training.manifest import read_manifest, seal
 from hybrid_encoder.training.recipes import FINE
+from hybrid_encoder.training.view_synthesis import FineStage
 
 from helpers.small_runs import Numbers, Regression, ScaledAccelerator, regress
 

@@ -18,8 +18,8 @@ from hybrid_encoder.geometry.camera import warp
 from hybrid_encoder.losses.photometric import reprojection_loss
 from hybrid_encoder.models.encoder import HybridFeatures
 from hybrid_encoder.training.fine import collate_frames, fine_model, fine_stage, train_fine
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.recipes import STEREO_START, FineRecipe
+from hybrid_encoder.training.view_synthesis import FineStage
 
 SIZE = (64, 192)
 BASELINE = 0.5

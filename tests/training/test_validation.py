@@ -27,10 +27,10 @@ from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.calibration import read_calibrations
 from hybrid_encoder.training.fine import fine_model, train_fine
 from hybrid_encoder.training.fine_results import KeepBest
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.parallel import is_parallel, process_state
 from hybrid_encoder.training.recipes import FineRecipe
 from hybrid_encoder.training.validation import FineValidation, depth_control, depth_of
+from hybrid_encoder.training.view_synthesis import FineStage
 
 SIZE = (48, 96)
 DRIVES = [SyntheticDrive(seed=seed, num_frames=4, height=SIZE[0], width=SIZE[1]) for seed in (3, 4, 5)]

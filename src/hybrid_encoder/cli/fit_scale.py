@@ -59,7 +59,7 @@ def fit_scale_command(
     Where the written weights are evaluated, no scaling is needed. Evaluate them on other drives than these: a factor
     that was fitted to the same frames proves nothing.
     """
-    from hybrid_encoder.evaluation.kitti_frames import Needs, kitti_frames
+    from hybrid_encoder.evaluation.kitti_listing import Needs, kitti_frames
     from hybrid_encoder.evaluation.kitti_scale import KITTI_CAMERA_HEIGHT, fit_kitti_scale
     from hybrid_encoder.models.depth import HybridDepthModel
 

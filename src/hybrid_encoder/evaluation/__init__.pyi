@@ -6,7 +6,7 @@ from .evaluating import Compared, compare, evaluate
 from .frame_lists import Frame, read_frame_list
 from .ground_truth import annotated_depth, archive_samples, export_depths, kitti_samples, with_archive
 from .kitti import evaluate_kitti
-from .kitti_frames import frames_with_lidar, kitti_frames
+from .kitti_listing import frames_with_lidar, kitti_frames
 from .kitti_scale import fit_kitti_scale
 from .leaks import Leak, find_leak, refuse_leak
 from .make3d import make3d_samples

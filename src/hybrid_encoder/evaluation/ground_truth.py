@@ -21,7 +21,7 @@ from hybrid_encoder.data.opening import is_file
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.depth_archives import Depth, read_depth_archive, write_depth_archive
 from hybrid_encoder.evaluation.eigen import eigen_depth
-from hybrid_encoder.evaluation.kitti_frames import kitti_frames
+from hybrid_encoder.evaluation.kitti_listing import kitti_frames
 from hybrid_encoder.evaluation.samples import Sample
 from hybrid_encoder.geometry.camera import resized_intrinsics
 

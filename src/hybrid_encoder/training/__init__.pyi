@@ -5,7 +5,6 @@ from .coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
 from .fine import fine_model, fine_stage, train_fine
 from .fine_motion import shrink
 from .fine_networks import FineNetworks
-from .fine_stage import FineStage
 from .loop import Trained, train
 from .loop_config import LoopConfig
 from .pictures import FinePictures
@@ -15,6 +14,7 @@ from .stage import Stage
 from .stage_recipe import StageRecipe
 from .stepping import NonFiniteLossError
 from .validation import FineValidation
+from .view_synthesis import FineStage
 
 __all__ = [
     "BEV",

@@ -21,7 +21,7 @@ from hybrid_encoder.losses.photometric import reprojection_loss
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
 from hybrid_encoder.training.composition import parts_of
 from hybrid_encoder.training.fine_motion import shrink
-from hybrid_encoder.training.fine_stage import FineStage
+from hybrid_encoder.training.view_synthesis import FineStage
 from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:

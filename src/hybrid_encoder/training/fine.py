@@ -24,7 +24,6 @@ from hybrid_encoder.models.pose_network import PoseNetwork
 from hybrid_encoder.training.batches import check_finite_item
 from hybrid_encoder.training.calibration import learned_intrinsics, rate_to_double
 from hybrid_encoder.training.fine_results import KeepBest, save_fine, save_motion
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.locking import hold_run
 from hybrid_encoder.training.parallel import is_main_process, process_state
 from hybrid_encoder.training.pictures import FinePictures
@@ -32,6 +31,7 @@ from hybrid_encoder.training.recipes import FineRecipe
 from hybrid_encoder.training.running import train_stage
 from hybrid_encoder.training.trained_on import taught_by
 from hybrid_encoder.training.validation import FineValidation
+from hybrid_encoder.training.view_synthesis import FineStage
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames

@@ -46,7 +46,7 @@ class FineNetworks(Stage):
 
     Args:
         model, pose, offsets, levels, refine, intrinsics, stereo: of
-            :class:`hybrid_encoder.training.fine_stage.FineStage`, which adds the losses.
+            :class:`hybrid_encoder.training.view_synthesis.FineStage`, which adds the losses.
 
     Raises:
         ConfigError: no class token to read motion from, or a number out of its range.

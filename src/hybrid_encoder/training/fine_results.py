@@ -14,11 +14,11 @@ from hybrid_encoder.errors import CheckpointError
 from hybrid_encoder.models.pose_network import MotionNetwork
 from hybrid_encoder.training.calibration import Calibration, calibrations, save_calibrations
 from hybrid_encoder.training.checkpointing import failure_of
-from hybrid_encoder.training.fine_stage import FineStage
 from hybrid_encoder.training.parallel import any_process, is_main_process
 from hybrid_encoder.training.pictures import Sheets
 from hybrid_encoder.training.recipes import FineRecipe
 from hybrid_encoder.training.trained_on import save_trained
+from hybrid_encoder.training.view_synthesis import FineStage
 from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:

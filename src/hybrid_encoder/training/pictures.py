@@ -23,7 +23,7 @@ from hybrid_encoder.writing import write_whole
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
-    from hybrid_encoder.training.fine_stage import FineStage
+    from hybrid_encoder.training.view_synthesis import FineStage
 
 Collation = Callable[[list[Any]], Any] | None
 Pictures = Mapping[str, NDArray[np.uint8]]  # by name, (N, H, W, 3) each

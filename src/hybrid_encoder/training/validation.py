@@ -28,7 +28,7 @@ from hybrid_encoder.training.loop_config import resolved_workers
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.frames import Frames
-    from hybrid_encoder.training.fine_stage import FineStage
+    from hybrid_encoder.training.view_synthesis import FineStage
 
 Depth = NDArray[np.float32]
 RULE = Protocol("validation", "depth of held-out frames", "lidar")  # the whole image, from 1e-3 to 80 m
