@@ -128,8 +128,13 @@ def test_int8_is_smaller_and_moves_disparity_a_little(
     images = rendered(3, *SIZE)
     largest, mean = onnx_difference(model, small, images)
     spread = float(model.infer(images).disparity.amax())
-    assert 0 < mean <= largest < 0.02 * spread  # docs/export.md states what was measured
-    assert {e.key: e.value for e in onnx.load(small).metadata_props}["weights"] == "int8 linear layers"
+    assert 0 < mean <= largest < 0.005 * spread  # docs/export.md states what was measured
+    proto = onnx.load(small)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    weights = [constants[node.input[1]] for node in proto.graph.node if node.op_type == "MatMulInteger"]
+    # More would overflow where a processor adds products up in 16 bits, which not every one that runs this does.
+    assert len(weights) > 10 and all(60 < np.abs(weight.astype(int)).max() <= 64 for weight in weights)
+    assert {e.key: e.value for e in proto.metadata_props}["weights"] == "int8 linear layers"
 
 
 @pytest.mark.slow

@@ -133,6 +133,7 @@ def test_a_missing_compiler_is_told_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(torch.__version__ < "2.9", reason="torch.jit.trace takes a program from torch 2.9 on")
 @plugs("TorchScript", "`torch.jit.trace(program.module(), images)`", "save", "load", "run")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
 def test_torchscript_of_an_exported_program(model: HybridDepthModel, program: Any) -> None:
@@ -191,13 +192,15 @@ def test_static_int8_is_small_and_its_scales_are_constants(
         weight = made[node.input[1]]
         assert weight.op_type == "DequantizeLinear"
         assert constants[weight.input[0]].data_type == onnx.TensorProto.INT8
+        # More would overflow where a processor adds products up in 16 bits, which not every one that runs this does.
+        assert 60 < np.abs(onnx.numpy_helper.to_array(constants[weight.input[0]]).astype(int)).max() <= 64
     assert len(convolutions) > 40
     said = {entry.key: entry.value for entry in proto.metadata_props}
     assert said["weights"] == "int8 convolutions and linear layers, static"
     assert done.num_bytes < 0.4 * export_onnx(model, tmp_path / "float.onnx", SIZE).stat().st_size
     spread = float(model.infer(torch.cat(calibration), "native").disparity.max())
     assert done.largest is not None and done.mean is not None
-    assert 0 < done.mean <= done.largest < 0.1 * spread and done.compared_on == "the 3 calibration pictures"
+    assert 0 < done.mean <= done.largest < 0.04 * spread and done.compared_on == "the 3 calibration pictures"
 
 
 @plugs("openvino", "`hybrid-encoder export model.xml --int8-static PICTURES`", "save", "load", "run", "export")
@@ -209,7 +212,7 @@ def test_openvino_takes_static_int8(
     calibration = _calibration(model, photographs)
     done = export_file(model, tmp_path / "a.xml", SIZE, int8="static", calibration=calibration)
     assert done.num_bytes < 3e6 and done.largest is not None
-    assert 0 < done.largest < 0.1 * float(model.infer(torch.cat(calibration), "native").disparity.max())
+    assert 0 < done.largest < 0.04 * float(model.infer(torch.cat(calibration), "native").disparity.max())
 
 
 @opens_sizes

@@ -24,6 +24,9 @@ DATA = "--data_path {data} --num_workers 0 --batch_size 2 --num_epochs 1"
 KITTI = f"{DATA} {SIZE} --log_dir {{log}}"
 MONO = f"{KITTI} --model_name m --no_cuda --weights_init scratch --png --log_frequency 1"
 
+WITHOUT_RESUME = "without --resume its trainer reads a name that it has not set; splits/kitti/eigen lacks gt_depths.npz"
+MANYDEPTH2 = "there is no folder logs/, and splits/eigen/gt_depths.npz must be exported"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -77,7 +80,8 @@ CASES = (
         "kieran514/robustdepth",
         f"train.py {MONO} --val_num_workers 0 --load_weights_folder None --teacher --warp_clear",
         folder="Robust-Depth",
-        note="datasets/mono_dataset.py lacks a comma",
+        note="datasets/mono_dataset.py lacks a comma and reads a name that it has not set; "
+        "Robust-Depth/ has no splits/, with a gt_depths.npz in splits/eigen_zhou",
     ),
     Case(
         "KaileyWoo/monodepth2_uncertainty",
@@ -107,7 +111,13 @@ CASES = (
             ("attention", "resnet", "--use_attention_decoder", ()),
         )
     ),
-    Case("kaichen-z/Manydepth2", f"-m manydepth2.train {MONO} --mode many", option="many", adapter="manydepth"),
+    Case(
+        "kaichen-z/Manydepth2",
+        f"-m manydepth2.train {MONO} --mode many",
+        option="many",
+        adapter="manydepth",
+        note=MANYDEPTH2,
+    ),
     Case(
         "kaichen-z/Manydepth2",
         f"-m manydepth2.train {MONO} --mode many2 --freeze_teacher_epoch 5",
@@ -115,18 +125,19 @@ CASES = (
         adapter="manydepth",
         # Its student reads optical flow beside the images.
         refused=("no multi-frame encoder (the student) of it was built", "HRnetEncoderMatching"),
+        note=MANYDEPTH2,
     ),
     Case(
         "LiuJF1226/monodepth2-ddp",
         f"train.py {KITTI} --weights_init scratch --exp_name e --resume",
-        note="without --resume its trainer reads a name that it has not set",
+        note=WITHOUT_RESUME,
     ),
     *(
         Case(
             "LiuJF1226/BDEdepth",
             f"train.py {KITTI} --weights_init scratch --exp_name e --resume --backbone {backbone}",
             option=backbone,
-            note="without --resume its trainer reads a name that it has not set",
+            note=WITHOUT_RESUME,
         )
         for backbone in ("hrnet", "resnet")
     ),
@@ -153,7 +164,11 @@ CASES = (
         drive="r_msfm",
         note="trainer.py has a syntax error, misses an argument, and reads a name that it has not set",
     ),
-    Case("mattpoggi/mono-uncertainty", drive="mono_uncertainty"),
+    Case(
+        "mattpoggi/mono-uncertainty",
+        drive="mono_uncertainty",
+        note="its prepare_monodepth2_engine.sh must have copied Monodepth2 into monodepth2/",
+    ),
     Case("JiawangBian/sc_depth_pl", drive="sc_depth"),
     Case(
         "JiawangBian/sc_depth_pl",
@@ -216,7 +231,7 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
     """
     checkout, log = folder / case.name, folder / "log"
     skipped = shutil.ignore_patterns(".git", "assets", "__pycache__", "*.ipynb", "*.gif", "*.mp4")
-    shutil.copytree(FAMILY / case.name, checkout, ignore=skipped, ignore_dangling_symlinks=True)
+    shutil.copytree(FAMILY / case.name, checkout, ignore=skipped, symlinks=True)
     write_splits(checkout, case.layout)
     log.mkdir()
     places = {"data": str(lay_out(case.layout, folder / "frames")), "log": str(log)}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from hybrid_encoder.deploy.export import describe, export_program, onnx_model
@@ -110,12 +111,21 @@ def _of_program(program: ExportedProgram, size: tuple[int, int]) -> Any:
     """Convert a program; names and sizes, which OpenVINO does not take over, are put back."""
     import openvino
 
+    _remove_whole_slices(program)
     with quiet_exporters():
         converted = openvino.convert_model(program)
     converted.inputs[0].get_tensor().set_names({"images"})
     converted.outputs[0].get_tensor().set_names({"disparity"})
     converted.reshape({"images": openvino.PartialShape([-1, 3, *size])})
     return converted
+
+
+def _remove_whole_slices(program: ExportedProgram) -> None:
+    """Remove ``x[:]``, which torch before 2.9 leaves in programs and OpenVINO cannot convert."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten.slice.Tensor and len(node.args) == 1 and not node.kwargs:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
 
 
 def _of_onnx(proto: ModelProto) -> Any:
