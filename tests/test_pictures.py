@@ -57,8 +57,10 @@ def test_the_badges_say_what_the_package_says_of_itself() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     versions = [x.rsplit(" ", 1)[1] for x in declared["project"]["classifiers"] if "Python :: 3." in x]
     badges = re.findall(r"^!\[([^]]*)\]\(https://img", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    assert badges[:2] == [
+    assert badges == [
         f"Python {versions[0]} to {versions[-1]}",
         f"Licence: {declared['project']['license']}",
+        f"Coverage: at least {declared['tool']['coverage']['report']['fail_under']} %",
+        "Types: mypy strict",
     ]
     assert "Typing :: Typed" in declared["project"]["classifiers"] and declared["tool"]["mypy"]["strict"]
