@@ -193,11 +193,14 @@ write()
 limit = int(part * path.stat().st_size)
 path.write_bytes(earlier)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
 try:
     write()
 except OSError as error:
     print(sentence_of(error))
+finally:  # coverage writes a file when the process ends
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 """
 
 
