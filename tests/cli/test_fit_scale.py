@@ -121,7 +121,7 @@ def test_wrong_input_is_refused_before_the_model_is_loaded(
         ((root, "--output", file), "file exists already and is no empty folder; name another one"),
         ((root, "--output", tmp_path / "link"), "link exists already and is no empty folder"),
         ((root,), "Missing option"),
-        ((tmp_path / "gone", "--output", new), "gone holds no drive"),
+        ((tmp_path / "gone", "--output", new), "gone does not exist; give the folder of KITTI's dates"),
         ((root, "--output", new, "--from", "sonar"), "'sonar' is not one of"),
         (
             (root, "--output", new, "--camera-height", 2),

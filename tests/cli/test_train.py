@@ -171,7 +171,7 @@ def test_wrong_input_is_refused_in_one_sentence(refused: Callable[..., None], tm
     cases: list[tuple[list[object], str]] = [
         (["train-coarse", "synthetic", "--size", "96"], "--size is '96'; give HEIGHTxWIDTH with both at least 32"),
         (["train-coarse", "synthetic", "--size", "16x96"], "--size is '16x96'; give HEIGHTxWIDTH"),
-        (["train-coarse", tmp_path / "gone"], "gone holds no label_data_*.json; give the folder with TuSimple's"),
+        (["train-coarse", tmp_path / "gone"], "gone does not exist; give the folder with TuSimple's label files"),
         (["train-coarse", tmp_path / "empty", "--depths", tmp_path], "empty holds no images"),
         (["train-coarse", "synthetic", "--seed", "-1"], "--seed is -1; it must be from 0 to 99999"),
         (

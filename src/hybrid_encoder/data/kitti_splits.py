@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from hybrid_encoder.data.kitti import KittiDrive
-from hybrid_encoder.data.opening import expanded, is_file, is_folder
+from hybrid_encoder.data.opening import expanded, is_file, is_folder, is_there
 from hybrid_encoder.errors import InputError
 
 CAMERAS = {"l": 2, "r": 3}  # the sides in the lines of a split
@@ -34,6 +34,8 @@ def find_drives(root: str | Path) -> list[Path]:
         InputError: no drive is found.
     """
     root = expanded(root)
+    if not is_there(root):
+        raise InputError(f"{root} does not exist; give the folder of KITTI's dates, or that of one drive.")
     if any(is_folder(root / f"image_0{camera}") for camera in CAMERAS.values()):
         return [root.absolute()]  # the calibration lies in its parent, and '.' has none
     folders = sorted(folder for folder in root.glob("*/*_drive_*_sync") if is_folder(folder)) if is_folder(root) else []

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hybrid_encoder.data.opening import expanded, is_file, listed
+from hybrid_encoder.data.opening import expanded, is_file, is_there, listed
 from hybrid_encoder.data.ordered import OrderedPatches, check_group, resize_item
 from hybrid_encoder.data.transforms import Size, check_size
 from hybrid_encoder.errors import InputError
@@ -94,6 +94,8 @@ class TuSimpleLanes(Dataset[OrderedPatches]):
         return resize_item(image, points, size, self.size, flip, str(file), self.jitter)
 
     def _label_files(self, pattern: str) -> list[Path]:
+        if not is_there(self.root):
+            raise InputError(f"{self.root} does not exist; give the folder with TuSimple's label files.")
         try:
             files = listed(self.root.glob(pattern))
         except (OSError, ValueError, IndexError, NotImplementedError) as error:
