@@ -73,8 +73,8 @@ def check_same_text(one: str, other: str, tolerance: float) -> None:
 def check_same_picture(one: Any, other: Any) -> None:
     """Check that two sheets show the same, by their correlation.
 
-    A map after 100 steps differs visibly between processors and versions of torch (0.93 to 1 for a whole sheet);
-    a map from another start, or one of a network that was not trained, takes a sheet to 0.82 and less.
+    A map after 100 steps differs visibly between processors and versions of torch: 0.93 to 1 for a whole sheet. Words
+    from another seed and depth that was not trained take theirs to 0.82 and less; how good it got, the text says.
     """
     assert (one is None) == (other is None)
     if one is not None:

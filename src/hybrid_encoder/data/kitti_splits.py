@@ -31,7 +31,7 @@ def find_drives(root: str | Path) -> list[Path]:
     """List the folders of all drives under a KITTI raw root, in order; a drive's own folder is its only drive.
 
     Raises:
-        InputError: no drive is found.
+        InputError: the folder does not exist, or holds no drive.
     """
     root = expanded(root)
     if not is_there(root):
