@@ -25,6 +25,7 @@ ROOMS = (
     "hybrid_encoder.bev",
     "hybrid_encoder.checkpoints",
     "hybrid_encoder.data",
+    "hybrid_encoder.data.street",
     "hybrid_encoder.deploy",
     "hybrid_encoder.downloading",
     "hybrid_encoder.evaluation",

@@ -24,6 +24,7 @@ from .sources import (
     choose_items,
     open_sources,
 )
+from .street import StreetDrive, StreetFrame, StreetObject, render_streets
 from .synthetic import (
     SurroundFrame,
     SyntheticBatch,
@@ -54,6 +55,9 @@ __all__ = [
     "RenderedSource",
     "SensorTrack",
     "SourceSequences",
+    "StreetDrive",
+    "StreetFrame",
+    "StreetObject",
     "SurroundFrame",
     "SyntheticBatch",
     "SyntheticDrive",
@@ -76,6 +80,7 @@ __all__ = [
     "ordered_points_from_depth",
     "read_trajectory",
     "render_drives",
+    "render_streets",
     "synthetic_batch",
     "unprojected",
     "write_cloud",

@@ -101,7 +101,7 @@ def shade(street: Street, origin: Array, rays: Array, depth: Array, hit: Array, 
     pixel = far / np.float32(focal)  # what one pixel spans at that depth, in metres
     slanted = pixel * norm[solid].astype(np.float32) / np.maximum(np.abs(through), 1e-3)
     along, across = np.where(side == 0, z, x), np.where(side == 1, z, y)
-    grain = _noise(street.noise, along + np.float32(7.3) * n.astype(np.float32), across, slanted)
+    grain = noise_at(street.noise, along + np.float32(7.3) * n.astype(np.float32), across, slanted)
 
     colour = np.empty((len(n), 3), dtype=np.float32)
     ground = n == GROUND
@@ -163,7 +163,7 @@ def _ground_colours(
     for position, half, share, yellow in street.lines.tolist():
         # The share of the pixel that the line covers, across and along, so that it does not flicker far away.
         low, high = np.maximum(s - wide / 2, position - half), np.minimum(s + wide / 2, position + half)
-        cover = np.maximum(high - low, 0) / wide * _stripes(z / DASH_PERIOD, share, slanted / DASH_PERIOD)
+        cover = np.maximum(high - low, 0) / wide * stripes(z / DASH_PERIOD, share, slanted / DASH_PERIOD)
         paint = palette[3] * np.array([1, 0.8 if yellow else 1, 0.3 if yellow else 1], dtype=np.float32)
         base += (cover * (1 + 0.1 * grain))[:, None] * paint - cover[:, None] * base
     return base
@@ -190,8 +190,8 @@ def _box_colours(
     period, share, rise, rise_share, rough = street.pattern.astype(np.float32)[n].T
     start = np.where(side == 0, street.low[n, 2], street.low[n, 0]).astype(np.float32)
     up = street.high[n, 1].astype(np.float32) - y
-    cover = _stripes((along - start) / period - (1 - share) / 2, share, slanted / period)
-    cover = cover * _stripes(up / rise - (1 - rise_share) / 2, rise_share, pixel / rise) * (side != 1)
+    cover = stripes((along - start) / period - (1 - share) / 2, share, slanted / period)
+    cover = cover * stripes(up / rise - (1 - rise_share) / 2, rise_share, pixel / rise) * (side != 1)
     face, mark = street.colours.astype(np.float32)[n].transpose(1, 0, 2)
     near_ground = 0.65 + 0.35 * np.minimum(-y / 0.7, 1)  # darker towards the ground
     brightness = near_ground * (1 + rough * 0.45 * grain)
@@ -199,7 +199,7 @@ def _box_colours(
     return colour
 
 
-def _stripes(at: Array, share: Any, width: Array) -> Array:
+def stripes(at: Array, share: Any, width: Array) -> Array:
     """Return the painted share of [at - width / 2, at + width / 2], [k, k + share] being painted for all integers k."""
     low, high = at - width / 2, at + width / 2
     low_floor, high_floor = np.floor(low), np.floor(high)
@@ -209,7 +209,7 @@ def _stripes(at: Array, share: Any, width: Array) -> Array:
     return painted
 
 
-def _noise(table: Array, a: Array, b: Array, pixel: Array) -> Array:
+def noise_at(table: Array, a: Array, b: Array, pixel: Array) -> Array:
     """Return value noise in octaves at (a, b), about [-1, 1]; octaves finer than what a pixel spans fade out."""
     total = np.zeros_like(a)
     for cell, amplitude in OCTAVES:
