@@ -140,13 +140,13 @@ def enter(solids: Solids, which: Array, sizes: Array, origin: Array, rays: Array
         which: the solids, (M,).
         sizes: how many of the rays are for each of them, (M,).
         origin: one for all, (3,), or of each ray, (3, N).
-        rays: their directions, (3, N).
+        rays: their directions, (3, N); their precision is the one of all that follows.
     """
     rows, cos, sin = solids.rows[which], solids.cos[which], solids.sin[which]
     half, taper, weights = rows[:, Column.HALF], rows[:, Column.TAPER], rows[:, Column.WEIGHTS]
 
     def spread(values: Array) -> Array:
-        return np.repeat(values, sizes)
+        return np.repeat(values.astype(rays.dtype), sizes)
 
     c, s = spread(cos), spread(sin)
     ray_x, ray_z, ray_up = c * rays[0] - s * rays[2], s * rays[0] + c * rays[2], -rays[1]
@@ -212,14 +212,16 @@ def cast(solids: Solids, pose: Array, K: Array, rays: Array, depth: Array) -> tu
         z-depth, infinite for the sky, and the index of the solid, -1 for none; each (H, W).
     """
     height, width = depth.shape
-    flat, nearest = rays.reshape(3, -1), depth.copy()
-    hit = np.full(depth.shape, -1, dtype=np.int64)
+    nearest = depth.copy()
+    exact = rays.reshape(3, -1)
+    coarse = exact.astype(np.float32)  # enough for planes; a thin cylinder far away needs more
+    hit = np.full(depth.shape, -1, dtype=np.int32)
     which, bounds = outlines(solids.corners(), pose, K, (height, width))
     origin = pose[:3, 3]
-    for group in groups(solids.rows[which]):
+    for group, flat in zip(groups(solids.rows[which]), (coarse, coarse, exact), strict=True):
         members, limits = which[group], bounds[group]
         for part, sizes, pixel in pairs(limits, width):
-            first, last = enter(solids, members[part], sizes, origin, flat[:, pixel])
+            first, last = enter(solids, members[part], sizes, origin, np.take(flat, pixel, axis=1))
             first[(first > last) | (first <= NEAR)] = np.inf
             at = 0
             for n, (top, bottom, left, right), size in zip(
@@ -230,7 +232,7 @@ def cast(solids: Solids, pose: Array, K: Array, rays: Array, depth: Array) -> tu
                 window = nearest[top:bottom, left:right]
                 nearer = found < window
                 np.copyto(window, found, where=nearer)
-                hit[top:bottom, left:right][nearer] = n
+                np.copyto(hit[top:bottom, left:right], n, where=nearer)
     return nearest, hit
 
 
@@ -250,7 +252,8 @@ def shadowed(solids: Solids, sun: Array, pose: Array, K: Array, points: Array, g
     corners = casters.corners()
     drop = np.maximum((corners[..., 1] - y[casting]) / sun[1], -0.5)  # a little below ground that slopes, too
     which, bounds = outlines(corners - drop[..., None] * sun, pose, K, shape, least=3.0)
-    flat, open_ground = points.reshape(3, -1), ground.ravel()
+    flat, open_ground = points.reshape(3, -1).astype(np.float32), ground.ravel()
+    light = sun.astype(np.float32)[:, None]
     for group in groups(casters.rows[which]):
         members, limits = which[group], bounds[group]
         for part, sizes, pixel in pairs(limits, shape[1]):
@@ -258,6 +261,6 @@ def shadowed(solids: Solids, sun: Array, pose: Array, K: Array, points: Array, g
             owner = np.repeat(np.arange(len(sizes)), sizes)[lit]
             pixel = pixel[lit]
             sizes = np.bincount(owner, minlength=len(sizes))
-            first, last = enter(casters, members[part], sizes, flat[:, pixel], np.repeat(sun[:, None], len(pixel), 1))
+            first, last = enter(casters, members[part], sizes, flat[:, pixel], np.repeat(light, len(pixel), 1))
             dark[pixel[(first <= last) & (last > 0)]] = True
     return dark.reshape(shape)

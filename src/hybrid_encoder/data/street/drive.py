@@ -172,35 +172,38 @@ class StreetDrive:
             pixel=(far.ravel() / K[0, 0]).astype(np.float32),
         )
         image, textureless, surface = shade(world, solids, view)
-        return np.ascontiguousarray(image.T).reshape(3, *shape), textureless, surface, view
+        return image.reshape(3, *shape), textureless, surface, view
 
     def _motion(self, frame: int, points: Array, thing: Array, moves: Array) -> Array:
-        motion = np.zeros(points.shape, dtype=np.float32)
-        if not moves.any():
-            return motion
-        x, y, z, cos, sin = self._world.poses(frame)[thing[moves]].T
-        x2, y2, z2, cos2, sin2 = self._world.poses(frame + 1)[thing[moves]].T
-        here = points[:, moves]
-        across, along = cos * (here[0] - x) - sin * (here[2] - z), sin * (here[0] - x) + cos * (here[2] - z)
-        motion[0, moves] = x2 + cos2 * across + sin2 * along - here[0]
-        motion[1, moves] = y2 - y
-        motion[2, moves] = z2 - sin2 * across + cos2 * along - here[2]
-        return motion
+        motion = np.zeros((3, moves.size), dtype=np.float32)
+        some = np.flatnonzero(moves)
+        if len(some):
+            owner = thing.ravel()[some]
+            x, y, z, cos, sin = self._world.poses(frame).T[:, owner]
+            x2, y2, z2, cos2, sin2 = self._world.poses(frame + 1).T[:, owner]
+            here = points.reshape(3, -1)[:, some]
+            across, along = cos * (here[0] - x) - sin * (here[2] - z), sin * (here[0] - x) + cos * (here[2] - z)
+            motion[0, some] = x2 + cos2 * across + sin2 * along - here[0]
+            motion[1, some] = y2 - y
+            motion[2, some] = z2 - sin2 * across + cos2 * along - here[2]
+        return motion.reshape(points.shape)
 
     def _objects(self, thing: Array, depth: Array) -> tuple[Array, tuple[StreetObject, ...]]:
         """Return ``StreetFrame.instance``, (H, W), and ``StreetFrame.objects``."""
         world, flat = self._world, thing.ravel()
         seen = np.flatnonzero(flat >= 0)
-        seen = seen[np.argsort(flat[seen], kind="stable")]
-        names, first = np.unique(flat[seen], return_index=True)
+        seen = seen[np.argsort(flat[seen].astype(np.int16), kind="stable")]
+        ordered = flat[seen]
+        first = np.flatnonzero(np.diff(ordered, prepend=-1))
+        names, ends = ordered[first], [*first[1:].tolist(), len(seen)]
         numbers = np.zeros(len(world.kinds) + 1, dtype=np.int64)  # the last one is for -1
         numbers[names] = 1 + np.arange(len(names))
         far, moving, objects = depth.ravel()[seen], world.moving, []
         rows, columns = seen // self.width, seen % self.width
-        for name, start, stop in zip(names.tolist(), first.tolist(), [*first[1:].tolist(), len(seen)], strict=True):
-            across = columns[start:stop]
+        for name, start, stop in zip(names.tolist(), first.tolist(), ends, strict=True):
+            across, near = columns[start:stop], np.sort(far[start:stop])
             box = int(across.min()), int(rows[start]), int(across.max()) + 1, int(rows[stop - 1]) + 1
-            distance = float(np.median(far[start:stop]))
+            distance = (float(near[(len(near) - 1) // 2]) + float(near[len(near) // 2])) / 2
             about = world.kinds[name], world.colours[name], box, distance, side_of(box, self.width)
             objects.append(StreetObject(*about, bool(moving[name]), stop - start))
         return numbers[thing], tuple(objects)

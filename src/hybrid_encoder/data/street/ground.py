@@ -51,13 +51,16 @@ class Ground:
             rays: directions, no component of which is zero, (3, N).
         """
         found = np.full(rays.shape[1], np.inf)
+        steepest = max(abs(float(self.slope(knot))) for knot in self.knots[1:-1]) if len(self.parts) > 1 else 0.0
+        which = np.flatnonzero(rays[1] > -steepest * np.abs(rays[2]))  # others rise faster than any ground
         here = int(self._part(origin[2])[0])
         ahead = range(here + 1, len(self.parts))
         behind = range(here - 1, -1, -1)
-        forward = rays[2] > 0
-        self._meet(here, origin, rays, np.arange(rays.shape[1]), found)
+        self._meet(here, origin, rays, which, found)
+        which = which[found[which] == np.inf]
+        forward = rays[2, which] > 0
         for side, parts in ((forward, ahead), (~forward, behind)):
-            left = np.flatnonzero(side & (found == np.inf))
+            left = which[side]
             for k in parts:  # from the nearest on, so that the first that is met hides those after it
                 if len(left):
                     self._meet(k, origin, rays, left, found)
@@ -67,8 +70,7 @@ class Ground:
     def _meet(self, k: int, origin: Array, rays: Array, which: Array, found: Array) -> None:
         """Fill in where the rays ``which`` meet parabola k, if they do within its part of the street."""
         height, slope, bend = (float(number) for number in self.parts[k])
-        whole = len(which) == rays.shape[1]
-        down, along = (rays[1], rays[2]) if whole else (rays[1, which], rays[2, which])
+        down, along = rays[1, which], rays[2, which]
         start = float(origin[2]) - float(self.starts[k])
         # The height of the ray above the parabola is -(a t^2 + b t + c).
         c = height + start * (slope + start * bend) + float(origin[1])
@@ -96,6 +98,8 @@ def draw_ground(draws: Draws, start: float, end: float, steepest: float) -> Grou
     Args:
         steepest: largest slope, in metres per metre; 0 for level ground.
     """
+    if steepest == 0:
+        return Ground(np.array([-FAR, FAR]), np.zeros(1), np.zeros((1, 3)))
     knots, slopes, sign = [start], [0.0], 2 * draws.choice(2) - 1
     while knots[-1] < end:
         knots.append(knots[-1] + draws.between(14, 40))

@@ -28,15 +28,16 @@ def label_lanes(world: World, points: Array, depth: Array, visible: Array, rows:
     shown, far = visible[rows], depth[rows]
     if np.isfinite(roads.crossing):
         shown = shown & (np.abs(z - roads.crossing) > roads.side_half + roads.side_walk + 4)
-    both = shown[:, :-1] & shown[:, 1:]
-    for k, position in enumerate(roads.lines[:, 0].tolist()):
-        past = s - position
-        change = both & ((past[:, :-1] < 0) != (past[:, 1:] < 0))
-        nearest = np.inf
-        for r in np.flatnonzero(change.any(1))[::-1]:  # from the nearest row up
-            columns = np.flatnonzero(change[r])
-            columns = columns + (np.abs(past[r, columns + 1]) < np.abs(past[r, columns]))
-            u = columns[far[r, columns].argmin()]
-            if nearest == np.inf or far[r, u] > nearest:
-                lanes[k, r], nearest = u, far[r, u]
+    positions = roads.lines[:, 0]
+    between = np.searchsorted(positions, s)
+    places, columns = np.nonzero(shown[:, :-1] & shown[:, 1:] & (between[:, :-1] != between[:, 1:]))
+    low, high = s[places, columns], s[places, columns + 1]
+    for k, position in enumerate(positions.tolist()):
+        over = np.flatnonzero((low < position) != (high < position))
+        column = columns[over] + (np.abs(high[over] - position) < np.abs(low[over] - position))
+        last, nearest = len(rows), -np.inf
+        order = np.lexsort((far[places[over], column], -places[over]))  # from the lowest row up, nearest points first
+        for r, u in zip(places[over][order].tolist(), column[order].tolist(), strict=True):
+            if r < last and far[r, u] > nearest:
+                lanes[k, r], last, nearest = u, r, far[r, u]
     return lanes

@@ -5,6 +5,7 @@ All numbers come from one random stream: changing the order in which they are dr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from hybrid_encoder.data.synthetic.layout import Draws, Road, draw_road
 from hybrid_encoder.data.synthetic.street import Array, turn, wave
 
 CameraKind = Literal["kitti", "random"]
-WEATHER = ("clear", "clear", "clear", "overcast", "overcast", "rain", "fog")
+WEATHER = ("clear", "clear", "clear", "clear", "overcast", "overcast", "rain", "fog")
 
 
 class Going(NamedTuple):
@@ -33,7 +34,7 @@ class Going(NamedTuple):
 def build_world(seed: int, num_frames: int, max_depth: float, camera: CameraKind) -> World:
     """Lay out a world that is long enough for ``num_frames`` frames that see ``max_depth`` metres ahead."""
     draws = Draws(seed)
-    plan, mounting = draw_road(draws), draw_camera(draws, camera)
+    plan, mounting = _draw_lanes(draws), draw_camera(draws, camera)
     going = _draw_going(draws, num_frames)
     length = going.step * min(going.stops, num_frames)
     roads = _draw_roads(draws, plan, going, length)
@@ -70,13 +71,22 @@ def draw_camera(draws: Draws, kind: CameraKind) -> Camera:
     """Draw a camera: about KITTI's, or any that vehicles have."""
     if kind == "kitti":
         return Camera(1.65, draws.between(-0.01, 0.03), 0.0, 0.58, (0.0, 0.0))
-    return Camera(
-        height=draws.between(0.8, 2.5),
-        pitch=draws.between(-0.12, 0.2),
-        roll=draws.between(-0.06, 0.06),
-        focal=draws.between(0.45, 1.1),
-        centre=(draws.between(-0.06, 0.06), draws.between(-0.12, 0.12)),
-    )
+    height, roll, focal = draws.between(0.8, 2.5), draws.between(-0.08, 0.08), draws.between(0.45, 1.1)
+    centre = draws.between(-0.06, 0.06), draws.between(-0.12, 0.12)
+    horizon = draws.between(0.2, 0.85)  # as a share of the height of an image that is 0.3 x as high as wide
+    return Camera(height, (0.5 + centre[1] - horizon) * 0.3 / focal, roll, focal, centre)
+
+
+def _draw_lanes(draws: Draws) -> Road:
+    """Draw the lanes of the main road: often a narrow street, whose houses stand close to the camera."""
+    plan, narrow = draw_road(draws), draws.chance(0.45)
+    width = draws.between(2.7, 3.1)
+    kerbs, walks = ([draws.between(low, high) for _ in range(2)] for low, high in ((0.0, 1.2), (0.6, 1.6)))
+    if not narrow:
+        return plan
+    left, right = -width - kerbs[0], width + kerbs[1]
+    edges = np.array([left - walks[0], left, right, right + walks[1]])
+    return replace(plan, num_lanes=2, lane_width=width, edges=edges, ego_lane=plan.ego_lane % 2)
 
 
 def _draw_going(draws: Draws, num_frames: int) -> Going:
@@ -147,7 +157,7 @@ def _draw_light(draws: Draws) -> tuple[str, Light]:
         far, direct, horizon = draws.between(28, 70), 0.12, np.full(3, draws.between(0.6, 0.85))
         zenith, clouds = horizon, 0.0
     if weather == "rain":
-        far, ambient = draws.between(60, 140), ambient * draws.between(0.6, 0.85)
+        far, ambient = draws.between(60, 140), ambient * draws.between(0.75, 1.0)
     norm = float(np.sqrt(x * x + up * up + z * z))
     sun = x / norm, -up / norm, z / norm
     return weather, Light(sun, ambient, direct, far, horizon, zenith, clouds)

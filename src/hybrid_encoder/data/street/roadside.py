@@ -122,7 +122,7 @@ class Roadside:
         draws, roads = self.draws, self.roads
         kerb, edge = (abs(roads.edges[k]) for k in ((1, 0) if side < 0 else (2, 3)))
         parking = kerb - self.plan.half
-        trees, poles = draws.chance(0.35), draws.chance(0.6)
+        trees, poles = draws.chance(0.5), draws.chance(0.6)
         crowded, at = draws.between(0.2, 0.95), draws.between(-4, 10)
         while at < self.end:
             spot = at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,14 +147,21 @@ class World:
 
     def poses(self, frame: float) -> Array:
         """Return x, y, z, cosine and sine of the heading of every thing at a frame, (T, 5)."""
-        return np.array([self.pose_of(k, frame) for k in range(len(self.courses))]).reshape(-1, 5)
+        poses = self._first.copy()
+        for k in np.flatnonzero(self.moving).tolist():
+            poses[k] = self.pose_of(k, frame)
+        return poses
+
+    @cached_property
+    def _first(self) -> Array:
+        return np.array([self.pose_of(k, 0) for k in range(len(self.courses))]).reshape(-1, 5)
 
     def pose_of(self, thing: int, frame: float) -> tuple[float, float, float, float, float]:
         """Return x, y, z, cosine and sine of the heading of one thing at a frame."""
         x, z, cos, sin = pose_on(self.roads, self.courses[thing], frame)
         return x, -float(self.ground.height(z)), z, cos, sin
 
-    @property
+    @cached_property
     def moving(self) -> Array:
         """Which things move, bool, (T,)."""
         return np.array([c.per_frame != 0 or c.aside != 0 for c in self.courses], dtype=bool)

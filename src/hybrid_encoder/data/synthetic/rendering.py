@@ -209,12 +209,20 @@ def stripes(at: Array, share: Any, width: Array) -> Array:
     return painted
 
 
-def noise_at(table: Array, a: Array, b: Array, pixel: Array) -> Array:
+def noise_at(
+    table: Array, a: Array, b: Array, pixel: Array, octaves: tuple[tuple[float, float], ...] = OCTAVES
+) -> Array:
     """Return value noise in octaves at (a, b), about [-1, 1]; octaves finer than what a pixel spans fade out."""
     total = np.zeros_like(a)
-    for cell, amplitude in OCTAVES:
+    for cell, amplitude in octaves:
         a, b = 0.8 * a - 0.6 * b + 17.3, 0.6 * a + 0.8 * b + 5.1  # so that no octave's lattice shows
-        p, q = a / cell, b / cell
+        weight = np.clip(cell / pixel - 0.75, 0, 1)
+        near = np.flatnonzero(weight)
+        if not len(near):
+            continue
+        # Far away most octaves have faded: they are left out, which changes no bit of the sum.
+        some = near if len(near) < 0.8 * len(a) else slice(None)
+        p, q = a[some] / cell, b[some] / cell
         i, j = np.floor(p), np.floor(q)
         p, q = p - i, q - j
         p, q = p * p * (3 - 2 * p), q * q * (3 - 2 * q)
@@ -223,5 +231,5 @@ def noise_at(table: Array, a: Array, b: Array, pixel: Array) -> Array:
         top <<= 8
         upper = table[top + left] * (1 - p) + table[top + right] * p
         lower = table[bottom + left] * (1 - p) + table[bottom + right] * p
-        total += amplitude * np.clip(cell / pixel - 0.75, 0, 1) * (upper + (lower - upper) * q)
+        total[some] += amplitude * weight[some] * (upper + (lower - upper) * q)
     return total
