@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hybrid_encoder.data.sources.base import Array, FrameSource
+from hybrid_encoder.data.street.drive import StreetDrive
 from hybrid_encoder.data.synthetic.drive import RenderedDrive, SyntheticDrive
 from hybrid_encoder.errors import InputError
 
@@ -13,7 +14,7 @@ class RenderedSource(FrameSource):
     """Rendered frames, with exact depth and poses, and a right view where they were rendered with a baseline.
 
     Args:
-        drive: a ``SyntheticDrive``, which renders frames on demand, or a list that holds them.
+        drive: a ``SyntheticDrive`` or ``StreetDrive``, which renders frames on demand, or a list that holds them.
         name: what messages call it.
 
     Raises:
@@ -47,7 +48,7 @@ class RenderedSource(FrameSource):
         return depth
 
     def world_T_cam(self, frame: int) -> Array:
-        if isinstance(self.drive, SyntheticDrive):  # which need not render the frame for it
+        if isinstance(self.drive, SyntheticDrive | StreetDrive):  # which need not render the frame for it
             return self.drive.world_T_cam(frame)
         return self.drive[frame].world_T_cam
 

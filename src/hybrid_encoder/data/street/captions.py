@@ -15,7 +15,7 @@ from hybrid_encoder.data.street.frame import StreetFrame, StreetObject
 from hybrid_encoder.data.street.palette import COLOURS
 from hybrid_encoder.errors import InputError
 
-DEPTH_LIMITS = tuple(4 * 1.6**k for k in range(6))
+DEPTH_LIMITS = (4.0, 6.4, 10.24, 16.384, 26.2144, 41.94304)
 """Metres of z-depth at which the next one of ``DEPTH_WORDS`` begins: each 1.6 times the one before."""
 
 GROUND_KINDS = ("road", "pavement", "grass", "ground")

@@ -51,7 +51,7 @@ def shade(world: World, solids: Solids, view: View) -> tuple[Array, Array, Array
     if len(built):
         image[:, built], blank[built] = _solids(world, solids, view, built)
     far = np.where(endless, 0, np.minimum(view.depth, FAR)).astype(np.float32)
-    haze = far * far / (far * far + np.float32(light.haze**2))
+    haze = far * far / (far * far + np.float32(light.haze * light.haze))
     for plane, horizon in zip(image, light.horizon.astype(np.float32), strict=True):
         plane += (horizon - plane) * haze
     return np.clip(image, 0, 1, out=image), blank, surface
@@ -147,9 +147,7 @@ def _solids(world: World, solids: Solids, view: View, which: Array) -> tuple[Arr
     grain = noise_at(world.noise, along + np.float32(7.3) * n.astype(np.float32), across, slanted, OCTAVES)
     upright = np.flatnonzero((on_side | on_end) & (share > 0))
     cover = np.zeros_like(along)
-    period, share, rise, rise_share = (
-        numbers[k][upright] for k in range(Column.PATTERN.start, Column.PATTERN.stop - 1)
-    )
+    period, share, rise, rise_share = (row[upright] for row in numbers[Column.PATTERN][:4])
     span, high, width = np.where(on_side, half[2], half[0])[upright], (half[1] - up)[upright], slanted[upright]
     part = stripes((along[upright] + span) / period - (1 - share) / 2, share, width / period)
     cover[upright] = part * stripes(high / rise - (1 - rise_share) / 2, rise_share, width / rise)

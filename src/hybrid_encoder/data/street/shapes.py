@@ -89,7 +89,7 @@ class Thing:
             half: half the width, height and length.
         """
         x, z, up = middle
-        weights = [0.0 if axis == name else 1 / h**2 for name, h in zip(("x", "up", "z"), half, strict=True)]
+        weights = [0.0 if axis == name else 1 / (h * h) for name, h in zip(("x", "up", "z"), half, strict=True)]
         self.rows.append([x, up, z, *half, 0, 0, *weights, *face, *face, *pattern, float(casts)])
 
     def half_size(self) -> tuple[float, float]:

@@ -147,7 +147,7 @@ class World:
 
     def poses(self, frame: float) -> Array:
         """Return x, y, z, cosine and sine of the heading of every thing at a frame, (T, 5)."""
-        poses = self._first.copy()
+        poses: Array = self._first.copy()
         for k in np.flatnonzero(self.moving).tolist():
             poses[k] = self.pose_of(k, frame)
         return poses
