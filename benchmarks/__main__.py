@@ -8,7 +8,7 @@ import sys
 import torch
 from rich.console import Console
 
-from benchmarks import bev, cost_volume, data_waiting, export, gpu, kept_values
+from benchmarks import bev, cost_volume, data_waiting, export, gpu, kept_values, rendering
 
 LONG = {"data": data_waiting.main, "export": export.main, "gpu": gpu.main}
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    for module in (cost_volume, kept_values, bev):
+    for module in (cost_volume, kept_values, bev, rendering):
         Console(width=130).print(module.table(given.rounds))
 
 

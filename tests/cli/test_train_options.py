@@ -60,6 +60,7 @@ def test_options_that_would_change_nothing_are_refused(
             [frames, "--fov", 60, "--drives", 7],
             "--drives would change nothing: they are rendered for 'synthetic' alone",
         ),
+        ([frames, "--fov", 60, "--world", "street"], "--world would change nothing: they are rendered for"),
         ([frames, "--fov", 60, "--camera", "all"], "--camera would change nothing: no source has several cameras"),
         ([frames, "--fov", 60, "--teacher-weight", 2], "--teacher-weight would change nothing: there is no --teacher"),
         (["synthetic", "--fov", 20], f"--fov would change nothing: {alone}; leave it out"),
@@ -78,7 +79,8 @@ def test_options_that_would_change_nothing_are_refused(
 
 
 @pytest.mark.parametrize(
-    "options", [("--prompts", 5), ("--stereo", "only"), ("--stereo", "add", "--lr-scale", "pose=0.5")]
+    "options",
+    [("--prompts", 5), ("--stereo", "only"), ("--stereo", "add", "--lr-scale", "pose=0.5"), ("--world", "street")],
 )
 def test_a_run_is_repeated_by_its_settings_alone(run: Run, tmp_path: Path, options: tuple[Any, ...]) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
@@ -89,6 +91,30 @@ def test_a_run_is_repeated_by_its_settings_alone(run: Run, tmp_path: Path, optio
     for name in ("run.json", "final/model.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     assert json.loads((first / "run.json").read_text())["pretrained"] is False
+
+
+def test_the_coarse_stage_learns_from_varied_streets(run: Run, tmp_path: Path, refused: Callable[..., None]) -> None:
+    weights = {}
+    for world in ("plain", "street"):
+        options = (
+            *TINY,
+            "--drives",
+            3,
+            "--steps",
+            1,
+            "--size",
+            "96x320",
+            "--world",
+            world,
+            "--output",
+            tmp_path / world,
+        )
+        code, _, err = run("train-coarse", "synthetic", *options)
+        assert code == 0, err
+        weights[world] = (tmp_path / world / "final" / "model.safetensors").read_bytes()
+        assert json.loads((tmp_path / world / "run.json").read_text()).get("world", "plain") == world
+    assert weights["plain"] != weights["street"]
+    refused("--world would change nothing", "train-coarse", tmp_path, *TINY, "--world", "street")
 
 
 def test_a_recording_that_has_changed_is_not_trained_on_instead(

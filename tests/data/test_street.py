@@ -202,7 +202,7 @@ def test_a_seed_gives_the_same_bytes() -> None:
 
     assert digest(0) == digest(0)
     assert len({digest(seed) for seed in range(5)} | {digest(0, 3), digest(0, camera="kitti")}) == 7
-    assert "".join(digest(seed)[:8] for seed in range(4)) == "e05e39c5e6494b248ac83f4603ae18cc"
+    assert "".join(digest(seed)[:8] for seed in range(4)) == "9dd8a0a7e6494b24784fc861d86523aa"
 
 
 def test_frames_do_not_depend_on_the_order_of_rendering() -> None:
@@ -250,7 +250,7 @@ def test_the_row_says_less_about_depth_than_on_a_plain_street() -> None:
 def test_cameras() -> None:
     kitti = [StreetDrive(seed, 1, camera="kitti") for seed in range(12)]
     for drive in kitti:
-        assert np.allclose(drive.K, [[185.6, 0, 159.5], [0, 185.6, 47.5], [0, 0, 1]])
+        assert np.allclose(drive.K, np.array([[185.6, 0, 159.5], [0, 185.6, 47.5], [0, 0, 1]]))
         pose = drive.world_T_cam(0)
         height = -pose[1, 3] - drive._world.ground.height(pose[2, 3])
         assert height == pytest.approx(1.65) and abs(pose[1, 0]) < 1e-9  # it does not roll

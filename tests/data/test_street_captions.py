@@ -40,8 +40,8 @@ def test_every_word_is_in_the_vocabulary_and_most_of_it_is_used() -> None:
         for caption in frame.captions:
             used.update(words(caption))
         for _ in range(20):
-            left, top = rng.integers(0, 260), rng.integers(0, 60)
-            box = (left, top, left + rng.integers(8, 60), top + rng.integers(8, 36))
+            left, top, wide, high = rng.integers((0, 0, 8, 8), (260, 60, 60, 36)).tolist()
+            box = (left, top, left + wide, top + high)
             for caption in (*region_captions(frame, box), patch_caption(frame, box)):
                 used.update(words(caption))
     assert used <= set(VOCABULARY) and len(used) > 0.75 * len(VOCABULARY)
@@ -75,7 +75,7 @@ def test_the_patch_sentence_says_the_median_depth() -> None:
     said = set()
     for frame in FRAMES:
         for _ in range(10):
-            left, top = rng.integers(0, 304), rng.integers(0, 80)
+            left, top = rng.integers((0, 0), (304, 80)).tolist()
             depth = float(np.median(frame.depth[0, top : top + 16, left : left + 16]))
             caption = patch_caption(frame, (left, top, left + 16, top + 16))
             assert caption == f"This patch appears to be {distance_word(depth)}"

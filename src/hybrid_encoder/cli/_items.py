@@ -50,7 +50,7 @@ def look(chosen: Recordings, recipe: FineRecipe) -> Looked:
     chosen.check()
     if chosen.split is not None:
         why = "--split reads the frames of KITTI raw as they are"
-        unused = dict.fromkeys(("every", "keep_still", "cache", "drives"), why)
+        unused = dict.fromkeys(("every", "keep_still", "cache", "drives", "world"), why)
         return Looked(unused, _split_items(chosen, recipe))
     kinds = {kind for path in chosen.data if path != shared.SYNTHETIC for kind, _ in recognise(path)}
     unused = {}
@@ -58,7 +58,7 @@ def look(chosen: Recordings, recipe: FineRecipe) -> Looked:
         moving = ("step", "keep_still", "pose", "pose_pretrained")
         unused |= dict.fromkeys(moving, "--stereo only compares no frames in time")
     if shared.SYNTHETIC not in chosen.data:
-        unused["drives"] = "they are rendered for 'synthetic' alone"
+        unused |= dict.fromkeys(("drives", "world"), shared.ONLY_RENDERED)
     if VIDEO not in kinds:
         unused["every"] = "there is no video among the sources"
     if kinds.isdisjoint(WITH_CAMERAS):
@@ -142,7 +142,7 @@ def _render(chosen: Recordings, recipe: FineRecipe, console: Console) -> list[Fr
     from hybrid_encoder.data.sources.rendered import RenderedSource
 
     rendered = shared.render_training_drives(
-        chosen.drives or 1, recipe.size, chosen.seed, console, stereo=recipe.stereo != "no"
+        chosen.drives or 1, recipe.size, chosen.seed, console, recipe.stereo != "no", chosen.world
     )
     return [RenderedSource(drive, f"drive {number}") for number, drive in enumerate(rendered)]
 

@@ -78,6 +78,7 @@ class Recordings:
     validation: str | None = None
     drives: int | None = None
     seed: int = 0
+    world: shared.WorldName = "plain"
 
     def described(self) -> dict[str, Any]:
         """Return what repeats this choice, by the names of the command's parameters."""
@@ -86,7 +87,7 @@ class Recordings:
         kept["data"] = self.data[0] if len(self.data) == 1 else self.data
         kept["drives"] = self.drives if shared.SYNTHETIC in self.data else None
         # What the recordings themselves say is the default of old and new runs alike.
-        unchanged = {"every": 1, "step": "1", "keep_still": False}
+        unchanged = {"every": 1, "step": "1", "keep_still": False, "world": "plain"}
         return {name: value for name, value in kept.items() if unchanged.get(name, ()) != value}
 
     def check(self) -> None:

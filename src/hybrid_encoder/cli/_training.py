@@ -35,6 +35,7 @@ NUM_RENDERED_SEEDS = 100_000  # those of synthetic drives, each with drives of i
 of_data, of_recipe, of_run = (partial(typer.Option, rich_help_panel=name) for name in ("Data", "Recipe", "Run"))
 
 RecipeName = Literal["published", "small"]
+WorldName = Literal["plain", "street"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
 Output = Annotated[Path, typer.Option(help="Folder of the run; the weights are saved into its 'final'.")]
@@ -51,6 +52,10 @@ Pretrained = Annotated[bool, of_recipe(help="Start a preset from the public CLIP
 Drives = Annotated[
     int,
     of_data(min=1, max=SEEDS_PER_RUN, help="Number of drives to render for 'synthetic'."),
+]
+World = Annotated[
+    WorldName,
+    of_data(help="Streets of 'synthetic': plain, or varied ones (curves, slopes, traffic, weather) by any camera."),
 ]
 LrScale = Annotated[
     list[str] | None,
@@ -107,6 +112,9 @@ ResumeFrom = Annotated[
     str | None,
     of_run(help="Continue from this checkpoint, such as step_00000500; newer ones are set aside."),
 ]
+
+
+ONLY_RENDERED = "they are rendered for 'synthetic' alone"  # why an option of drives would change nothing
 
 
 def check_seed(seed: int, data: str) -> None:
@@ -186,18 +194,23 @@ def parse_factors(texts: Sequence[str]) -> dict[str, float]:
 
 
 def render_training_drives(
-    num_drives: int, size: tuple[int, int], seed: int, console: Console, stereo: bool = False
-) -> list[list[SyntheticFrame]]:
+    num_drives: int,
+    size: tuple[int, int],
+    seed: int,
+    console: Console,
+    stereo: bool = False,
+    world: WorldName = "plain",
+) -> Sequence[Sequence[SyntheticFrame]]:
     """Render the synthetic drives of a run, with a right view for stereo; another seed gives others."""
     from rich.progress import track
 
+    from hybrid_encoder.data.street.drive import render_streets
     from hybrid_encoder.data.synthetic.drive import render_drives
 
     first = SEEDS_PER_RUN * seed
     show = partial(track, description="rendering drives", console=console)
-    return render_drives(
-        range(first, first + num_drives), NUM_FRAMES, size, show, baseline=BASELINE if stereo else None
-    )
+    render = render_streets if world == "street" else render_drives
+    return render(range(first, first + num_drives), NUM_FRAMES, size, show, baseline=BASELINE if stereo else None)
 
 
 def print_result(console: Console, weights: Path | None, output: Path) -> None:

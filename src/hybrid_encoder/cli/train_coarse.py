@@ -9,7 +9,7 @@ import typer
 
 from hybrid_encoder.cli import _training as shared
 from hybrid_encoder.cli._config import ConfigOption
-from hybrid_encoder.cli.options import OnCpu, make_folder
+from hybrid_encoder.cli.options import OnCpu, make_folder, refuse_unused
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +42,7 @@ def train_coarse_command(
     two_sided: Annotated[bool | None, typer.Option(help="Compare patches with nearer ones as well.")] = None,
     pretrained: shared.Pretrained = True,
     drives: shared.Drives = 60,
+    world: shared.World = "plain",
     workers: shared.Workers = None,
     compile: shared.Compile = False,
     checkpoint_activations: shared.CheckpointActivations = False,
@@ -65,6 +66,7 @@ def train_coarse_command(
     from hybrid_encoder.training.recipes import COARSE
 
     shared.check_seed(seed, data)
+    refuse_unused(context, {} if data == shared.SYNTHETIC else {"world": shared.ONLY_RENDERED})
     console = shared.console_of_run(cpu)
     chosen = shared.change_recipe(
         COARSE[recipe or shared.fitting_recipe(encoder)],
@@ -85,12 +87,13 @@ def train_coarse_command(
     set_seed(seed)
     model = coarse_encoder(encoder, chosen, pretrained)
     if items is None:
-        items = _synthetic_lanes(chosen, drives, seed, console)
+        items = _synthetic_lanes(chosen, drives, seed, console, world)
     described = {
         "data": data,
         "depths": depths,
         "encoder": encoder,
         "drives": drives if data == shared.SYNTHETIC else None,
+        **({} if world == "plain" else {"world": world}),
         **shared.described_start(pretrained),
     }
     loop = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
@@ -100,12 +103,14 @@ def train_coarse_command(
     shared.print_result(console, weights, output)
 
 
-def _synthetic_lanes(recipe: CoarseRecipe, num_drives: int, seed: int, console: Console) -> Dataset[Any]:
+def _synthetic_lanes(
+    recipe: CoarseRecipe, num_drives: int, seed: int, console: Console, world: shared.WorldName
+) -> Dataset[Any]:
     from hybrid_encoder.data.transforms import item_size
     from hybrid_encoder.data.tusimple import SyntheticLanes
 
     size = item_size(recipe.size, SHAPE)
-    rendered = shared.render_training_drives(num_drives, size, seed, console)
+    rendered = shared.render_training_drives(num_drives, size, seed, console, world=world)
     return SyntheticLanes(rendered, len(recipe.words), recipe.flip, recipe.jitter)
 
 

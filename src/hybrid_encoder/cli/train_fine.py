@@ -98,6 +98,7 @@ def train_fine_command(
     keep_still: _recordings.KeepStill = False,
     cache: _recordings.Cache = None,
     drives: shared.Drives = 60,
+    world: shared.World = "plain",
     validation: _recordings.Validation = None,
     validate_every: ValidateEvery = 0,
     patience: Patience = 0,
@@ -191,6 +192,7 @@ def train_fine_command(
         validation,
         drives,
         seed,
+        world,
     )
     # What is quick comes first: paths are looked at before weights are read, and videos are decoded after that.
     if chosen.pose != "class_token":

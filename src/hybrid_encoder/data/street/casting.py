@@ -15,7 +15,7 @@ from hybrid_encoder.data.synthetic.rendering import NEAR
 from hybrid_encoder.data.synthetic.street import Array
 
 CHUNK = 24_000  # pairs at once: their arrays stay in a processor's cache
-SMALL = 0.6  # pixels; what looks smaller is left out
+SMALL = 0.9  # pixels; what looks smaller is left out
 # The edges of a block, as pairs of its corners; corner k is at the high end of axis j where bit j of k is set.
 EDGES = np.array([(k, k | bit) for bit in (1, 2, 4) for k in range(8) if not k & bit])
 

@@ -24,7 +24,8 @@ def paint(roads: Roads, s: Array, z: Array, wide: Array, long: Array, asphalt: A
         asphalt: which share of it is asphalt, (N,).
     """
     cover, yellow = np.zeros_like(s), np.zeros_like(s)
-    dash = ((z / DASH_PERIOD) % 64.0).astype(np.float32)
+    dash = z / DASH_PERIOD
+    dash = (dash - 64 * np.floor(dash / 64)).astype(np.float32)  # small enough for float32
     for position, half, share, tint in roads.lines.tolist():
         near = np.minimum(s + wide / 2, position + half) - np.maximum(s - wide / 2, position - half)
         some = np.flatnonzero(near > 0)

@@ -68,7 +68,7 @@ def _sky(world: World, view: View, which: Array) -> tuple[Array, bool]:
         return colour, True
     high = np.maximum(-rays[1], 0.02 * norm) + 0.12 * norm
     a, b = (np.float32(2) * (rays[k] / high).astype(np.float32) for k in (0, 2))
-    grain = noise_at(world.noise, a, b, np.full_like(a, 0.5), OCTAVES)
+    grain = noise_at(world.noise, a, b, np.full_like(a, 0.5), OCTAVES[1:])
     cover = np.clip(grain + np.float32(light.clouds - 0.5), 0, 1) * np.minimum(climb * 6, 1)
     return colour + (np.float32(0.93) - colour) * cover, False
 
