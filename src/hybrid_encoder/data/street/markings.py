@@ -39,7 +39,8 @@ def paint(roads: Roads, s: Array, z: Array, wide: Array, long: Array, asphalt: A
         away = np.abs(q) - np.float32(roads.side_half + roads.side_walk)
         cover *= _beyond(away, UNPAINTED, long)
         first, last = ZEBRA if roads.zebra else STOP
-        lanes = (s > roads.edges[1]) & (s < roads.edges[2])
+        low, high = float(roads.edges[1]), float(roads.edges[2])
+        lanes = (s > low) & (s < high)
         if not roads.zebra:
             lanes &= (s > 0) == (q < 0)  # those that lead to the crossing
         some = np.flatnonzero(lanes & (away > first - long) & (away < last + long))
@@ -48,7 +49,7 @@ def paint(roads: Roads, s: Array, z: Array, wide: Array, long: Array, asphalt: A
             band = band * stripes(s[some], np.float32(0.5), wide[some])
         cover[some], yellow[some] = np.maximum(cover[some], band), 0
         if roads.side_line:
-            off = (s < roads.edges[1]) | (s > roads.edges[2])
+            off = (s < low) | (s > high)
             some = np.flatnonzero(off & (np.abs(q) < SIDE_LINE + long))
             part = _beyond(SIDE_LINE - np.abs(q[some]), 0.0, long[some])
             if roads.side_line < 1:
