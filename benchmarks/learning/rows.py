@@ -1,0 +1,161 @@
+"""The conditions that are compared, and what is claimed of them, as data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+Coarse = Literal["true", "shuffled", "relabelled", "none"]
+Weights = Literal["random", "clip", "dino", "both", "shuffled captions"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One condition; the defaults are those of the reference.
+
+    Args:
+        name: by which the command and the results know it.
+        network: the hybrid encoder, a U-Net of the usual size, or what knows nothing of the image.
+        towers: which of both.
+        language: whether there are prompts.
+        coarse: the order that the coarse stage teaches. ``"true"``; ``"shuffled"``, the points of every lane permuted
+            anew at every read, so that nothing about depth can be learned from them; ``"relabelled"``, all lanes in one
+            wrong order that the seed draws, so that depths are told apart but words stand for others; ``"none"``, no
+            coarse stage.
+        points: what the coarse stage reads: groups of pixels of increasing ``"depth"``, for which the order of the
+            exact rendered depth is the label, or points along ``"lanes"``, whose label is the image row.
+        readout: how words are read off the maps, ``"joint"`` or ``"published"``.
+        language_loss: whether the fine stage has the pixel-language loss.
+        weights: of the towers before the coarse stage.
+        frozen: nothing; the image ``"towers"`` in both stages; or the whole ``"encoder"`` in the fine stage.
+        drives: to train on; None takes the number of the settings.
+    """
+
+    name: str
+    network: Literal["hybrid", "unet", "baseline"] = "hybrid"
+    towers: Literal["both", "semantic", "spatial"] = "both"
+    language: bool = True
+    coarse: Coarse = "true"
+    points: Literal["depth", "lanes"] = "depth"
+    readout: Literal["joint", "published"] = "joint"
+    language_loss: bool = True
+    weights: Weights = "random"
+    frozen: Literal["nothing", "towers", "encoder"] = "nothing"
+    drives: int | None = None
+
+    @property
+    def definition(self) -> dict[str, object]:
+        """All fields but the name, as JSON has them."""
+        return {name: value for name, value in asdict(self).items() if name != "name"}
+
+    def differs(self, other: Row) -> tuple[str, ...]:
+        """Return the names of the fields, except the name, in which two rows differ."""
+        return tuple(
+            field.name
+            for field in fields(self)
+            if field.name != "name" and getattr(self, field.name) != getattr(other, field.name)
+        )
+
+
+REFERENCE = Row("reference")
+BASELINES = ("constant", "image row", "mean map", "plane")
+_ROWS = (
+    REFERENCE,
+    Row("published readout", readout="published"),
+    Row("shuffled order", coarse="shuffled"),
+    Row("relabelled order", coarse="relabelled"),
+    Row("no coarse stage", coarse="none"),
+    Row("no language", language=False, coarse="none"),
+    Row("no language loss", language_loss=False),
+    Row("no language loss, published readout", language_loss=False, readout="published"),
+    Row("lane points", points="lanes"),
+    Row("CLIP tower alone", towers="semantic"),
+    Row("DINO tower alone", towers="spatial"),
+    Row("U-Net", network="unet", language=False, coarse="none"),
+    Row("encoder frozen", frozen="encoder"),
+    Row("encoder frozen, shuffled order", frozen="encoder", coarse="shuffled"),
+    Row("encoder frozen, relabelled order", frozen="encoder", coarse="relabelled"),
+    Row("encoder frozen, no coarse stage", frozen="encoder", coarse="none"),
+    Row("towers frozen", frozen="towers"),
+    Row("pretrained", weights="both"),
+    Row("pretrained CLIP", weights="clip"),
+    Row("pretrained DINO", weights="dino"),
+    Row("pretrained, shuffled captions", weights="shuffled captions"),
+    Row("pretrained, shuffled order", weights="both", coarse="shuffled"),
+    Row("pretrained, no coarse stage", weights="both", coarse="none"),
+    Row("pretrained, no language", weights="both", coarse="none", language=False),
+    Row("pretrained, published readout", weights="both", readout="published"),
+    Row("pretrained, CLIP tower alone", weights="both", towers="semantic"),
+    Row("pretrained, DINO tower alone", weights="both", towers="spatial"),
+    Row("pretrained, towers frozen", weights="both", frozen="towers"),
+    Row("pretrained, towers frozen, shuffled order", weights="both", frozen="towers", coarse="shuffled"),
+    Row("pretrained, towers frozen, no coarse stage", weights="both", frozen="towers", coarse="none"),
+    Row("4 drives", drives=4),
+    Row("4 drives, pretrained", drives=4, weights="both"),
+    Row("16 drives", drives=16),
+    Row("16 drives, pretrained", drives=16, weights="both"),
+    *(Row(name, network="baseline", language=False, coarse="none") for name in BASELINES),
+)
+ROWS = {row.name: row for row in _ROWS}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row is better than another by a measure, or by any one of several.
+
+    Args:
+        says: what is claimed, in a sentence.
+        better, worse: names of rows.
+        measures: names of measures, of which ``MEASURES`` says which direction is better.
+    """
+
+    says: str
+    better: str
+    worse: str
+    measures: tuple[str, ...]
+
+
+DEPTH = ("abs_rel", "row_wrong")
+WORDS = ("words", "words_row_wrong")
+CLAIMS = (
+    Claim("joint readout keeps the order of words", "reference", "published readout", WORDS),
+    Claim("and does without a loss on words", "no language loss", "no language loss, published readout", WORDS),
+    Claim("true order above shuffled", "reference", "shuffled order", DEPTH),
+    Claim("true order above relabelled", "reference", "relabelled order", DEPTH),
+    Claim("a coarse stage above none", "reference", "no coarse stage", DEPTH),
+    Claim("encoder frozen: true order above shuffled", "encoder frozen", "encoder frozen, shuffled order", DEPTH),
+    Claim("encoder frozen: true order above relabelled", "encoder frozen", "encoder frozen, relabelled order", DEPTH),
+    Claim("encoder frozen: coarse above none", "encoder frozen", "encoder frozen, no coarse stage", DEPTH),
+    Claim("language above none", "reference", "no language", DEPTH),
+    Claim("points from depth above points on lanes", "reference", "lane points", DEPTH),
+    Claim("both towers above CLIP's alone", "reference", "CLIP tower alone", DEPTH),
+    Claim("both towers above DINO's alone", "reference", "DINO tower alone", DEPTH),
+    Claim("hybrid above the U-Net", "reference", "U-Net", DEPTH),
+    Claim("above a plane fitted to each frame", "reference", "plane", DEPTH),
+    Claim("above the mean map", "reference", "mean map", DEPTH),
+    Claim("pretrained towers above random ones", "pretrained", "reference", DEPTH),
+    Claim("pretrained CLIP alone helps", "pretrained CLIP", "reference", DEPTH),
+    Claim("pretrained DINO alone helps", "pretrained DINO", "reference", DEPTH),
+    Claim("true captions above shuffled", "pretrained", "pretrained, shuffled captions", DEPTH),
+    Claim("pretrained: true order above shuffled", "pretrained", "pretrained, shuffled order", DEPTH),
+    Claim("pretrained: coarse above none", "pretrained", "pretrained, no coarse stage", DEPTH),
+    Claim("pretrained: language above none", "pretrained", "pretrained, no language", DEPTH),
+    Claim("pretrained: joint keeps the order of words", "pretrained", "pretrained, published readout", WORDS),
+    Claim("pretrained: both above CLIP's alone", "pretrained", "pretrained, CLIP tower alone", DEPTH),
+    Claim("pretrained: both above DINO's alone", "pretrained", "pretrained, DINO tower alone", DEPTH),
+    Claim(
+        "pretrained and frozen: true order above shuffled",
+        "pretrained, towers frozen",
+        "pretrained, towers frozen, shuffled order",
+        DEPTH,
+    ),
+    Claim(
+        "pretrained and frozen: coarse above none",
+        "pretrained, towers frozen",
+        "pretrained, towers frozen, no coarse stage",
+        DEPTH,
+    ),
+    Claim("4 drives: pretrained above random", "4 drives, pretrained", "4 drives", DEPTH),
+    Claim("16 drives: pretrained above random", "16 drives, pretrained", "16 drives", DEPTH),
+    Claim("64 drives above 4", "reference", "4 drives", DEPTH),
+)

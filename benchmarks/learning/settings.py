@@ -1,0 +1,78 @@
+"""What all rows of a table have in common, and what a result is known by."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+
+import hybrid_encoder
+
+FRAMES = 5  # of a drive
+HELD_OUT = 1_000_000  # the first seed of held-out drives
+APART = 10_000  # between the first drives of two seeds: more than any row trains on
+LANGUAGE_LOSS = 0.003
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How all rows of a table are trained and measured.
+
+    Args:
+        world: which renderer.
+        camera: of the street's drives; the plain ones have their own.
+        size: (H, W) of the frames.
+        drives: to train on, where a row names no number.
+        coarse_steps, steps: optimizer steps of both stages.
+        coarse_lr, lr: their rates.
+        batch_size: frames in a step of the fine stage.
+        preset: of the encoder.
+        held_out: drives that are measured on, one frame each.
+        pairs: of pixels in each frame.
+        device: that trains.
+    """
+
+    world: Literal["street", "plain"] = "street"
+    camera: Literal["random", "kitti"] = "random"
+    size: tuple[int, int] = (64, 208)
+    drives: int = 64
+    coarse_steps: int = 120
+    steps: int = 300
+    coarse_lr: float = 1e-3
+    lr: float = 1e-3
+    batch_size: int = 4
+    preset: str = "tiny"
+    held_out: int = 48
+    pairs: int = 256
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON gives them back."""
+        return {**asdict(self), "size": list(self.size)}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a number depends on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "hybrid_encoder": hybrid_encoder.__version__,
+    }
+
+
+def code_digest() -> str:
+    """Return a digest of the sources that numbers depend on: of the library's training and of this benchmark."""
+    package, here = Path(hybrid_encoder.__file__).parent, Path(__file__).parent
+    rooms = ("config", "data", "geometry", "language", "losses", "models", "towers", "training")
+    files = [file for room in rooms for file in (package / room).rglob("*.py")]
+    files += [here / f"{name}.py" for name in ("worlds", "training", "measures", "words")] + [here.parent / "unet.py"]
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: (file.name, str(file))):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,175 @@
+"""One row with one seed: trained as the row says, and measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from rich.console import Console
+from torch.utils.data import Dataset
+
+from benchmarks.learning.measures import Numbers, measure_baseline, measure_encoder, measure_model
+from benchmarks.learning.rows import Row
+from benchmarks.learning.settings import LANGUAGE_LOSS, Settings
+from benchmarks.learning.worlds import concatenated, held_out, training_drives
+from benchmarks.unet import UNet
+from hybrid_encoder import HybridDepthConfig, HybridDepthEncoder
+from hybrid_encoder.data.ordered import OrderedDepth, OrderedPatches
+from hybrid_encoder.data.sequences import SyntheticSequences
+from hybrid_encoder.data.tusimple import SyntheticLanes
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
+from hybrid_encoder.training.fine import fine_model, fine_stage
+from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
+from hybrid_encoder.training.running import train_stage
+
+START_DEPTH = 0.6  # of the U-Net's decoder, as the recipe has it for the others
+
+
+class Reordered(Dataset[OrderedPatches]):
+    """Ordered patches in another order: the controls of the coarse stage.
+
+    Args:
+        items: whose lanes are reordered.
+        order: the same for every lane; None draws a new one for each lane whenever it is read, from torch's generator.
+    """
+
+    def __init__(self, items: Dataset[OrderedPatches], order: torch.Tensor | None) -> None:
+        self.items, self.order = items, order
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> OrderedPatches:
+        item = self.items[index]
+        lanes, points, _ = item.points.shape
+        order = torch.rand(lanes, points).argsort(1) if self.order is None else self.order.expand(lanes, points)
+        return item._replace(points=item.points.gather(1, order[..., None].expand_as(item.points)))
+
+
+def wrong_order(points: int, seed: int) -> torch.Tensor:
+    """Return an order of lanes that has as many pairs right as wrong, give or take one, drawn by the seed.
+
+    A mirrored order would be as good as the true one for whatever reads the words.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.triu_indices(points, points, 1)
+    while True:
+        order = torch.randperm(points, generator=generator)
+        right = int((order[first] < order[second]).sum())
+        if abs(2 * right - len(first)) <= 1:
+            return order
+
+
+def run(row: Row, seed: int, settings: Settings, kitti: str | None = None) -> Numbers:
+    """Train one row with one seed, and return its numbers on held-out frames.
+
+    The seed sets weights, drives and their order, alike for all rows.
+
+    Raises:
+        ConfigError: a row that needs more than this installation has.
+    """
+    measured = held_out(settings)
+    drives = training_drives(settings, seed)[: row.drives or settings.drives]
+    if row.network == "baseline":
+        return measure_baseline(row.name, drives, measured, settings)
+    fine = fine_recipe(row, settings)
+    options: dict[str, Any] = {"cpu": settings.device == "cpu", "seed": seed, "workers": 0}
+    options |= {"save_every": 10**9, "console": Console(quiet=True)}
+    start, numbers = time.perf_counter(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        source: HybridDepthEncoder | Path | None = None
+        if row.network == "hybrid":
+            source = encoder_of(row, seed, settings)
+            if row.coarse != "none":
+                recipe, lanes = coarse_recipe(row, settings), coarse_items(row, drives, seed)
+                source = train_coarse(source, lanes, Path(folder) / "coarse", recipe, **options)
+                _not_stopped(source)
+        set_seed(seed + 1)  # a coarse stage has drawn numbers, and decoders are to start alike
+        model: Any = unet(fine, settings) if source is None else fine_model(source, fine)
+        if row.language:
+            numbers["handover"], numbers["handover_row_wrong"] = measure_encoder(model.encoder, measured)
+        if row.frozen == "encoder":
+            model.set_trainable(semantic=False, spatial=False, text=False, prompts=False, fusion=False)
+        elif row.frozen == "towers":
+            model.set_trainable(semantic=False, spatial=False)
+        set_seed(seed + 2)
+        stage = fine_stage(model, fine, LANGUAGE_LOSS if row.language and row.language_loss else 0.0)
+        groups = stage.parameter_groups(fine.lr, fine.pose_lr)
+        items = SyntheticSequences(drives, fine.offsets, augment="flip")
+        _not_stopped(train_stage(stage, items, groups, fine, Path(folder) / "fine", **options))
+    numbers["seconds"] = time.perf_counter() - start
+    numbers["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    return {**measure_model(model, measured, kitti), **numbers}
+
+
+def _not_stopped(found: object) -> None:
+    if found is None:
+        raise SystemExit("stopped; what was finished before is in the file of results")
+
+
+def coarse_recipe(row: Row, settings: Settings) -> CoarseRecipe:
+    """Return the recipe of a row's coarse stage."""
+    return dataclasses.replace(
+        COARSE["small"],
+        steps=settings.coarse_steps,
+        lr=settings.coarse_lr,
+        size=settings.size,
+        freeze_spatial=row.frozen == "towers",
+    )
+
+
+def fine_recipe(row: Row, settings: Settings) -> FineRecipe:
+    """Return the recipe of a row's fine stage."""
+    changes: dict[str, Any] = {"steps": settings.steps, "lr": settings.lr, "size": settings.size}
+    if any(field.name == "readout" for field in dataclasses.fields(FineRecipe)):
+        changes["readout"] = row.readout if row.language else "published"
+    elif row.language and row.readout != "published":
+        raise ConfigError(f"row {row.name!r} has the readout {row.readout!r}, which this library does not have.")
+    return dataclasses.replace(FINE["small"], batch_size=settings.batch_size, **changes)
+
+
+def encoder_of(row: Row, seed: int, settings: Settings) -> HybridDepthEncoder:
+    """Return the encoder that a row starts from."""
+    if row.weights != "random":
+        raise ConfigError(f"row {row.name!r} starts from pretrained towers, which this library does not have.")
+    set_seed(seed)
+    encoder = coarse_encoder(settings.preset, COARSE["small"], pretrained=False)
+    config = encoder.config.replace(towers=row.towers)
+    if not row.language:
+        config = config.replace(prompts=None)
+    if config != encoder.config:
+        set_seed(seed)
+        encoder = HybridDepthEncoder(config, pretrained=False)
+    if row.frozen == "towers":
+        encoder.set_trainable(semantic=False, spatial=False)
+    return encoder
+
+
+def coarse_items(row: Row, drives: list[list[Any]], seed: int) -> Dataset[OrderedPatches]:
+    """Return what the coarse stage of a row reads."""
+    items: Dataset[OrderedPatches]
+    if row.points == "lanes":
+        items = SyntheticLanes(drives, flip=True)
+    else:
+        frames = concatenated(drives)
+        images = [lambda f=f: f.image for f in frames]
+        depths = [lambda f=f: (f.depth * f.valid)[0] for f in frames]
+        size = (frames[0].image.shape[1], frames[0].image.shape[2])
+        items = OrderedDepth(images, depths, size, flip=True)
+    if row.coarse == "true":
+        return items
+    points = len(COARSE["small"].words)
+    return Reordered(items, wrong_order(points, seed) if row.coarse == "relabelled" else None)
+
+
+def unet(fine: FineRecipe, settings: Settings) -> UNet:
+    """Return the U-Net that stands in for a model of the preset."""
+    config = HybridDepthConfig.preset(settings.preset)
+    scales = fine.scales or config.decoder.scales
+    return UNet(config.replace(decoder=dataclasses.replace(config.decoder, scales=scales)), START_DEPTH)
