@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,19 @@ from hybrid_encoder.data import (
     SyntheticLanes,
     SyntheticSequences,
     render_streets,
+    synthetic_batch,
+    write_tusimple,
 )
 from hybrid_encoder.data.street import KINDS
 from hybrid_encoder.data.street.casting import place
 from hybrid_encoder.data.street.shapes import Column
 
 SEEDS = range(8)
+
+
+def frames(seed: int, *indices: int) -> list[StreetFrame]:
+    drive = StreetDrive(seed)
+    return [drive[index] for index in indices]
 
 
 def to_world(frame: SyntheticFrame) -> Any:
@@ -90,7 +98,7 @@ def test_every_ray_is_free_up_to_its_depth_and_inside_of_something_behind_it(see
 def test_depth_pose_and_motion_lead_to_the_next_frame() -> None:
     still, moving, unmoved = [], [], []
     for seed in range(24):
-        here, there = (StreetDrive(seed)[index] for index in (2, 3))
+        here, there = frames(seed, 2, 3)
         inside, good = agreement(here, there, here.motion)
         still.append(good[inside & ~here.moving[0]].mean())
         # What moves fast enough to matter, and is not hidden on the way.
@@ -105,7 +113,7 @@ def test_depth_pose_and_motion_lead_to_the_next_frame() -> None:
 def test_the_next_frame_warped_is_this_frame() -> None:
     errors, identities = [], []
     for seed in range(12):
-        here, there = (StreetDrive(seed)[index] for index in (1, 2))
+        here, there = frames(seed, 1, 2)
         u, v, _ = seen_from(there, to_world(here) + here.motion)
         _, good = agreement(here, there, here.motion)
         grid = torch.from_numpy(np.stack([2 * u / 319 - 1, 2 * v / 95 - 1], -1))[None].float()
@@ -169,7 +177,7 @@ def test_objects_are_the_pixels_that_are_theirs() -> None:
 def test_the_colour_that_is_said_is_the_colour_that_is_seen() -> None:
     """Cars in full light: the strongest channel of their pixels is that of the colour's name."""
     right = []
-    for seed in range(60):
+    for seed in range(40):
         frame = StreetDrive(seed, num_frames=1)[0]
         for number, obj in enumerate(frame.objects, 1):
             channel = {"red": 0, "green": 1, "blue": 2}.get(obj.colour)
@@ -178,7 +186,7 @@ def test_the_colour_that_is_said_is_the_colour_that_is_seen() -> None:
                 vivid = np.ptp(colour, axis=0)
                 strongest = colour[:, vivid > np.quantile(vivid, 0.7)].mean(1).argmax()
                 right.append(strongest == channel)
-    assert len(right) > 25 and np.mean(right) > 0.95
+    assert len(right) > 15 and np.mean(right) > 0.95
 
 
 def test_what_has_no_texture_varies_less() -> None:
@@ -264,7 +272,8 @@ def test_cameras() -> None:
 def test_some_drives_turn_some_climb_and_few_stand() -> None:
     turned, climbed, stood = [], [], []
     for seed in range(60):
-        poses = [StreetDrive(seed).world_T_cam(index) for index in range(5)]
+        drive = StreetDrive(seed)
+        poses = [drive.world_T_cam(index) for index in range(5)]
         cosine = float(poses[0][:3, 2] @ poses[4][:3, 2])
         turned.append(np.degrees(np.arccos(min(cosine, 1))))
         climbed.append(abs(poses[0][1, 3] - poses[4][1, 3]))
@@ -276,13 +285,17 @@ def test_some_drives_turn_some_climb_and_few_stand() -> None:
     assert 1 <= sum(stood) <= 10
 
 
-def test_streets_take_the_place_of_synthetic_drives() -> None:
+def test_streets_take_the_place_of_synthetic_drives(tmp_path: Path) -> None:
     drives = render_streets([5, 2], 3, (48, 64), camera="kitti", baseline=0.54)
     assert [len(drive) for drive in drives] == [3, 3]
     assert np.array_equal(drives[1][1].image, StreetDrive(2, 3, 48, 64, camera="kitti")[1].image)
     assert drives[0][0].right is not None and not np.array_equal(drives[0][0].right, drives[0][0].image)
     assert len(SyntheticSequences(drives)) > 0
     assert len(SyntheticLanes([[frame for drive in render_streets(range(4), 2, (96, 320)) for frame in drive]])) > 0
+    batch = synthetic_batch([StreetDrive(seed, 2, 48, 64) for seed in (5, 2)], frames=(0, 1))
+    assert batch.images.shape == (4, 3, 48, 64)
+    labels = write_tusimple(tmp_path, drives)
+    assert len(labels.read_text().splitlines()) == 6
     with pytest.raises(InputError, match="height is 8"):
         render_streets([0], 1, (8, 64))
 

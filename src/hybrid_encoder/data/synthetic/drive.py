@@ -69,6 +69,16 @@ class RenderedDrive(Protocol):
     def __getitem__(self, index: int, /) -> SyntheticFrame: ...
 
 
+class _SizedDrive(RenderedDrive, Protocol):
+    """A drive that says how large its images are before it renders one."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class SyntheticDrive:
     """A short drive down a street made from ``seed``: a sequence of ``SyntheticFrame``, rendered on demand.
@@ -231,7 +241,7 @@ class SyntheticBatch(NamedTuple):
     world_T_cam: Tensor  # (B, 4, 4)
 
 
-def synthetic_batch(drives: Sequence[SyntheticDrive], frames: Sequence[int] = (0,)) -> SyntheticBatch:
+def synthetic_batch(drives: Sequence[_SizedDrive], frames: Sequence[int] = (0,)) -> SyntheticBatch:
     """Stack the given frames of every drive as one batch, drive by drive.
 
     Raises:
@@ -249,7 +259,7 @@ def synthetic_batch(drives: Sequence[SyntheticDrive], frames: Sequence[int] = (0
     return SyntheticBatch(*(torch.from_numpy(np.stack([getattr(f, name) for f in rendered])) for name in fields))
 
 
-def write_tusimple(root: str | Path, drives: Sequence[SyntheticDrive]) -> Path:
+def write_tusimple(root: str | Path, drives: Sequence[RenderedDrive]) -> Path:
     """Write drives as a TuSimple root: PNG images, and a JSON line for each in ``label_data_synthetic.json``.
 
     Lane lines without a visible point in a frame are left out of its ``lanes``. The label file is written last, and
@@ -265,8 +275,8 @@ def write_tusimple(root: str | Path, drives: Sequence[SyntheticDrive]) -> Path:
     for number, drive in enumerate(drives):
         clip = f"clips/synthetic/{number:04d}"
         (root / clip).mkdir(parents=True, exist_ok=True)
-        for index, frame in enumerate(drive):
-            name = f"{clip}/{index + 1}.png"
+        for index in range(len(drive)):
+            frame, name = drive[index], f"{clip}/{index + 1}.png"
             write_png(root / name, np.rint(frame.image.transpose(1, 2, 0) * 255).astype(np.uint8))
             lanes = [lane.tolist() for lane in frame.lanes if (lane >= 0).any()]
             label = {"lanes": lanes, "h_samples": frame.h_samples.tolist(), "raw_file": name}
