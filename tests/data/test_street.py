@@ -123,6 +123,22 @@ def test_the_next_frame_warped_is_this_frame() -> None:
     assert np.mean(errors) < 0.02 and np.mean(errors) < 0.35 * np.mean(identities)
 
 
+def test_ground_is_dark_where_something_stands_between_it_and_the_sun() -> None:
+    right: dict[bool, list[bool]] = {False: [], True: []}
+    for seed in range(12):
+        drive = StreetDrive(seed, num_frames=1)
+        solids = place(drive._world.rows, drive._world.owner, drive._world.poses(0))
+        view = drive._render(drive.world_T_cam(0), solids)[3]
+        ground = np.flatnonzero((view.hit < 0) & (view.depth < 40))
+        some = np.random.default_rng(seed).choice(ground, 60)
+        way = np.array(drive._world.light.sun)[:, None, None] * np.linspace(0.02, 40, 800)[:, None]
+        blocked = inside_of(drive, 0, (view.points[:, None, some] + way).reshape(3, -1)).reshape(800, -1).any(0)
+        for found, expected in zip(view.dark[some].tolist(), blocked.tolist(), strict=True):
+            right[expected].append(found == expected)
+    # Small parts such as wheels cast no shadow of their own.
+    assert len(right[True]) > 50 and np.mean(right[True]) > 0.9 and np.mean(right[False]) > 0.97
+
+
 def test_motion_is_zero_where_nothing_moves_and_only_there() -> None:
     share = []
     for seed in range(12):
