@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             console.file.write(markdown(found))
         return
-    settings = Settings(**{field.name: getattr(given, field.name) for field in fields(Settings)})
+    chosen = {field.name: getattr(given, field.name) for field in fields(Settings)}
+    settings = Settings(**{**chosen, "size": tuple(chosen["size"])})
     failed = False
     for seed in given.seeds:
         for row in (ROWS[name] for name in given.only or ROWS):

@@ -92,10 +92,12 @@ class Results:
 
 def known(results: list[Result], settings: dict[str, Any]) -> Iterator[Result]:
     """Give the results of one table whose rows are still defined as they were then; of several alike, the last."""
-    last = {(result.row, result.seed): result for result in results if result.settings == settings}
-    for result in last.values():
-        if result.row in ROWS and ROWS[result.row].definition == result.definition:
-            yield result
+    last: dict[tuple[str, int], Result] = {}
+    for result in results:
+        row = ROWS.get(result.row)
+        if row is not None and row.definition == result.definition and result.settings == settings:
+            last[result.row, result.seed] = result
+    yield from last.values()
 
 
 def by_row(results: Iterator[Result]) -> dict[str, dict[str, dict[int, float]]]:

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("benchmarks", reason="benchmarks are in the repository, not in an installed package")
-
-
-def test_learning_compares_every_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from benchmarks import learning
-    from hybrid_encoder.training.recipes import COARSE, FINE
-
-    monkeypatch.setattr(learning, "HELD_OUT", range(2))
-    for recipes in (COARSE, FINE):  # small images and batches, as only the run matters here
-        monkeypatch.setitem(recipes, "small", replace(recipes["small"], size=(64, 128), batch_size=2))
-    monkeypatch.setattr(
-        sys, "argv", ["learning", "--steps", "2", "--coarse-steps", "2", "--drives", "2", "--runs", "1"]
-    )
-    learning.main()
-    said = capsys.readouterr().out
-    assert all(f"{way}, seed 0: abs_rel" in said for way in learning.WAYS)
-    rows = [line for line in said.splitlines() if line.startswith("│")]
-    assert [row.split("│")[1].strip() for row in rows] == list(learning.WAYS)
 
 
 def test_kept_values_are_timed_inside_of_the_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
