@@ -312,7 +312,7 @@ def test_the_page_has_the_tables_of_the_file(tmp_path: Path) -> None:
 
 def test_two_rows_are_trained_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "results.jsonl"
-    given = ["--results", str(file), "--seeds", "0", "--size", "32", "96", "--drives", "1", "--coarse-steps", "1"]
+    given = ["--results", str(file), "--seeds", "0", "--size", "32", "96", "--drives", "2", "--coarse-steps", "1"]
     given += ["--steps", "1", "--batch-size", "2", "--held-out", "2", "--pairs", "16"]
     rows = ["published readout", "no language", "plane"]
     only = [word for row in rows for word in ("--only", row)]
