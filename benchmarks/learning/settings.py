@@ -17,6 +17,7 @@ FRAMES = 5  # of a drive
 HELD_OUT = 1_000_000  # the first seed of held-out drives
 APART = 10_000  # between the first drives of two seeds: more than any row trains on
 LANGUAGE_LOSS = 0.003
+BASELINE = 0.54  # metres between the two views, as in KITTI
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Settings:
     Args:
         world: which renderer.
         camera: of the street's drives; the plain ones have their own.
+        views: what the fine stage compares a frame with: its neighbours in ``"video"``, whose motion is learned too, or
+            the right view of a ``"stereo"`` pair, whose place is known.
         size: (H, W) of the frames.
         drives: to train on, where a row names no number.
         coarse_steps, steps: optimizer steps of both stages.
@@ -39,6 +42,7 @@ class Settings:
 
     world: Literal["street", "plain"] = "street"
     camera: Literal["random", "kitti"] = "random"
+    views: Literal["video", "stereo"] = "video"
     size: tuple[int, int] = (64, 208)
     drives: int = 64
     coarse_steps: int = 120

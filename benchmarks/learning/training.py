@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,9 @@ from hybrid_encoder.data.sequences import SyntheticSequences
 from hybrid_encoder.data.tusimple import SyntheticLanes
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
-from hybrid_encoder.training.fine import fine_model, fine_stage
+from hybrid_encoder.training.fine import collate_frames, fine_model, fine_stage
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
 from hybrid_encoder.training.running import train_stage
-
-START_DEPTH = 0.6  # of the U-Net's decoder, as the recipe has it for the others
 
 
 class Reordered(Dataset[OrderedPatches]):
@@ -101,8 +100,10 @@ def run(row: Row, seed: int, settings: Settings, kitti: str | None = None) -> Nu
         set_seed(seed + 2)
         stage = fine_stage(model, fine, LANGUAGE_LOSS if row.language and row.language_loss else 0.0)
         groups = stage.parameter_groups(fine.lr, fine.pose_lr)
-        items = SyntheticSequences(drives, fine.offsets, augment="flip")
-        _not_stopped(train_stage(stage, items, groups, fine, Path(folder) / "fine", **options))
+        stereo = settings.views == "stereo"
+        items = SyntheticSequences(drives, fine.neighbours, augment="flip", stereo=stereo)
+        collate = partial(collate_frames, stereo=stereo)
+        _not_stopped(train_stage(stage, items, groups, fine, Path(folder) / "fine", collate=collate, **options))
     numbers["seconds"] = time.perf_counter() - start
     numbers["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return {**measure_model(model, measured, kitti), **numbers}
@@ -131,7 +132,8 @@ def fine_recipe(row: Row, settings: Settings) -> FineRecipe:
         changes["readout"] = row.readout if row.language else "published"
     elif row.language and row.readout != "published":
         raise ConfigError(f"row {row.name!r} has the readout {row.readout!r}, which this library does not have.")
-    return dataclasses.replace(FINE["small"], batch_size=settings.batch_size, **changes)
+    recipe = dataclasses.replace(FINE["small"], batch_size=settings.batch_size, **changes)
+    return recipe.with_stereo("only") if settings.views == "stereo" else recipe
 
 
 def encoder_of(row: Row, seed: int, settings: Settings) -> HybridDepthEncoder:
@@ -172,4 +174,5 @@ def unet(fine: FineRecipe, settings: Settings) -> UNet:
     """Return the U-Net that stands in for a model of the preset."""
     config = HybridDepthConfig.preset(settings.preset)
     scales = fine.scales or config.decoder.scales
-    return UNet(config.replace(decoder=dataclasses.replace(config.decoder, scales=scales)), START_DEPTH)
+    start = fine.start_depth or 1.0
+    return UNet(config.replace(decoder=dataclasses.replace(config.decoder, scales=scales)), start)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.learning.settings import APART, FRAMES, HELD_OUT, Settings
+from benchmarks.learning.settings import APART, BASELINE, FRAMES, HELD_OUT, Settings
 from hybrid_encoder.data.ordered import ordered_points_from_depth
 from hybrid_encoder.data.street.drive import StreetDrive
 from hybrid_encoder.data.synthetic.drive import SyntheticDrive
@@ -53,9 +53,10 @@ class HeldOut:
 def drive(settings: Settings, seed: int) -> Any:
     """Return one drive of a world, which renders its frames on demand."""
     height, width = settings.size
+    baseline = BASELINE if settings.views == "stereo" else None
     if settings.world == "plain":
-        return SyntheticDrive(seed, FRAMES, height, width)
-    return StreetDrive(seed, FRAMES, height, width, camera=settings.camera)
+        return SyntheticDrive(seed, FRAMES, height, width, baseline=baseline)
+    return StreetDrive(seed, FRAMES, height, width, camera=settings.camera, baseline=baseline)
 
 
 @lru_cache(maxsize=2)
@@ -72,7 +73,8 @@ def held_out(settings: Settings) -> HeldOut:
     here = [three[1] for three in frames]
     depth, valid, images = (torch.from_numpy(np.stack([getattr(f, x) for f in here])) for x in FIELDS)
     regions = {"textureless": torch.stack([textureless(frame) for frame in here]) & valid}
-    regions["hidden"] = torch.from_numpy(np.stack([hidden(*three) for three in frames])) & valid
+    unseen = [hidden(*three) if settings.views == "video" else hidden_right(three[1]) for three in frames]
+    regions["hidden"] = torch.from_numpy(np.stack(unseen)) & valid
     if hasattr(here[0], "moving"):
         regions["moving"] = torch.from_numpy(np.stack([frame.moving for frame in here])) & valid
     found = []
@@ -124,6 +126,20 @@ def seen_in(frame: Any, other: Any, step: int) -> NDArray[np.bool_]:
     there = around[row.clip(0, height - 1), column.clip(0, width - 1)]
     seen: NDArray[np.bool_] = (inside & (there >= NEARER * z)).reshape(1, height, width)
     return seen
+
+
+def hidden_right(frame: Any) -> NDArray[np.bool_]:
+    """Return which pixels of a frame its right view does not see, (1, H, W), as far as the frame itself tells."""
+    disparity = float(frame.K[0, 0]) * frame.baseline / frame.depth[0].astype(np.float64)
+    height, width = disparity.shape
+    rows, columns = np.mgrid[:height, :width]
+    there = np.rint(columns - disparity).astype(int)
+    inside = there >= 0
+    nearest = np.zeros_like(disparity)
+    np.maximum.at(nearest, (rows[inside], there[inside]), disparity[inside])
+    hides = nearest[rows, there.clip(0)] * NEARER > disparity
+    unseen: NDArray[np.bool_] = (~inside | hides)[None]
+    return unseen
 
 
 def shares(measured: HeldOut) -> dict[str, float]:
