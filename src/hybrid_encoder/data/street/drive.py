@@ -20,7 +20,14 @@ from hybrid_encoder.data.street.layout import CameraKind, build_world
 from hybrid_encoder.data.street.shading import FAR, View, shade
 from hybrid_encoder.data.street.world import World
 from hybrid_encoder.data.synthetic.rendering import camera_rays
-from hybrid_encoder.data.synthetic.street import Array, check_drive, frame_number, turn
+from hybrid_encoder.data.synthetic.street import (
+    Array,
+    check_baseline,
+    check_drive,
+    frame_number,
+    moved_right,
+    turn,
+)
 from hybrid_encoder.errors import InputError
 
 CAMERA_KINDS = ("kitti", "random")
@@ -68,8 +75,7 @@ class StreetDrive:
             raise InputError(f"camera is {self.camera!r}; it must be one of {', '.join(CAMERA_KINDS)}.")
         if self.max_depth < DEPTH_LIMITS[-1]:
             raise InputError(f"max_depth is {self.max_depth!r}; the words for distances need at least 42 metres.")
-        if self.baseline is not None and not 0 < self.baseline <= 10:
-            raise InputError(f"baseline is {self.baseline!r}; give metres above 0, up to 10, or None.")
+        check_baseline(self.baseline)
 
     @property
     def K(self) -> Array:
@@ -107,7 +113,7 @@ class StreetDrive:
             KINDS[k]: float(np.median(clipped[kind == k]))
             for k in np.flatnonzero(np.bincount(kind[valid & (thing < 0)], minlength=1) >= GROUND_SHARE * kind.size)
         }
-        moved = _moved_right(pose, self.baseline) if self.baseline is not None else None
+        moved = moved_right(pose, self.baseline) if self.baseline is not None else None
         return StreetFrame(
             image=image,
             depth=clipped[None],
@@ -221,12 +227,6 @@ class StreetDrive:
 
 def _cross(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
-
-
-def _moved_right(pose: Array, baseline: float) -> Array:
-    moved: Array = pose.copy()
-    moved[:3, 3] += baseline * pose[:3, 0]
-    return moved
 
 
 def render_streets(

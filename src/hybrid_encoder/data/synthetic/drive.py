@@ -23,7 +23,16 @@ import numpy as np
 
 from hybrid_encoder.data.synthetic.layout import build_street
 from hybrid_encoder.data.synthetic.rendering import GROUND, camera_rays, cast_rays, label_lanes, shade
-from hybrid_encoder.data.synthetic.street import Array, Street, check_drive, frame_number, turn, wave
+from hybrid_encoder.data.synthetic.street import (
+    Array,
+    Street,
+    check_baseline,
+    check_drive,
+    frame_number,
+    moved_right,
+    turn,
+    wave,
+)
 from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,8 +125,7 @@ class SyntheticDrive:
             raise InputError(f"focal is {self.focal!r}; it must be a positive number of pixels, or None.")
         if not 0 <= self.turning <= 10:
             raise InputError(f"turning is {self.turning!r}; degrees per frame lie between 0 and 10.")
-        if self.baseline is not None and not 0 < self.baseline <= 10:
-            raise InputError(f"baseline is {self.baseline!r}; give metres above 0, up to 10, or None.")
+        check_baseline(self.baseline)
 
     @property
     def K(self) -> Array:
@@ -156,7 +164,7 @@ class SyntheticDrive:
             world_T_cam=pose.astype(np.float32),
             lanes=label_lanes(self._street, pose[:3, 3], rays, (hit == GROUND) & valid, self.h_samples),
             h_samples=self.h_samples,
-            right=None if self.baseline is None else self._render(_moved_right(pose, self.baseline))[0],
+            right=None if self.baseline is None else self._render(moved_right(pose, self.baseline))[0],
             baseline=self.baseline,
         )
 
@@ -190,12 +198,6 @@ class SyntheticDrive:
     @cached_property
     def _street(self) -> Street:
         return build_street(int(self.seed), self.num_frames, self.max_depth)
-
-
-def _moved_right(pose: Array, baseline: float) -> Array:
-    moved: Array = pose.copy()
-    moved[:3, 3] += baseline * pose[:3, 0]
-    return moved
 
 
 def render_drives(

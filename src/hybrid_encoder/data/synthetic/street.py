@@ -73,6 +73,19 @@ def check_drive(seed: Any, num_frames: Any, height: Any, width: Any, max_depth: 
         raise InputError(f"max_depth is {max_depth!r}; it must be at least 10 metres, and finite.")
 
 
+def check_baseline(baseline: float | None) -> None:
+    """Raise InputError unless a second camera can be so far to the right, in metres, or there is none."""
+    if baseline is not None and not 0 < baseline <= 10:
+        raise InputError(f"baseline is {baseline!r}; give metres above 0, up to 10, or None.")
+
+
+def moved_right(pose: Array, baseline: float) -> Array:
+    """Return the pose of a camera that stands so many metres to the right of this one, (4, 4)."""
+    moved: Array = pose.copy()
+    moved[:3, 3] += baseline * pose[:3, 0]
+    return moved
+
+
 def frame_number(index: int, num_frames: int) -> int:
     """Return which frame an index names, from 0 up; raise IndexError where a drive has no such frame."""
     if not -num_frames <= index < num_frames:
