@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.learning.settings import Settings
-from benchmarks.learning.words import at_pixels, order_shares, word_positions
+from benchmarks.learning.words import at_pixels, mean_word, order_shares, word_positions
 from benchmarks.learning.worlds import HeldOut, concatenated
 from hybrid_encoder.data.transforms import resize_images
 from hybrid_encoder.evaluation.baselines import Priors, constant, image_row, mean_map
@@ -22,7 +22,10 @@ from hybrid_encoder.evaluation.kitti_listing import frames_with_lidar
 from hybrid_encoder.evaluation.metrics import depth_metrics, median
 from hybrid_encoder.evaluation.protocols import PROTOCOLS
 from hybrid_encoder.evaluation.samples import Sample
+from hybrid_encoder.losses.coarse import patch_features
+from hybrid_encoder.similarity import LOGIT_SCALE
 
+OF = ((0, ""), (1, "_row_wrong"))
 FAR = 80.0  # metres: what is beyond is not measured
 MEASURES = {  # name: title in the table, and whether more is better
     "abs_rel": ("abs_rel", False),
@@ -30,6 +33,8 @@ MEASURES = {  # name: title in the table, and whether more is better
     "rmse_log": ("rmse_log", False),
     "depth_order": ("depth in order", True),
     "row_wrong": ("depth, row wrong", True),
+    "taught": ("taught", True),
+    "taught_row_wrong": ("taught, row wrong", True),
     "handover": ("words before", True),
     "handover_row_wrong": ("words before, row wrong", True),
     "words": ("words after", True),
@@ -98,11 +103,26 @@ def measure_words(logits: list[Any], measured: HeldOut) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def measure_encoder(encoder: Any, measured: HeldOut) -> tuple[float, float]:
-    """Return the same of an encoder as it stands: before the fine stage, say."""
+def measure_encoder(encoder: Any, measured: HeldOut) -> Numbers:
+    """Return the order of an encoder's words as it stands before the fine stage.
+
+    Returns:
+        ``taught``, by the coarse stage's own readout at the same cells, and ``handover``, by the logits that the fine
+        stage starts from; each also over the pairs whose row is wrong.
+    """
     encoder.eval()
-    device = next(encoder.parameters()).device
-    return measure_words([encoder.forward_features(x[None].to(device)).logits for x in measured.images], measured)
+    device, size = next(encoder.parameters()).device, (measured.images.shape[-2], measured.images.shape[-1])
+    logits, positions = [], torch.zeros(len(measured.pairs), 2, dtype=torch.float64)
+    for number, image in enumerate(measured.images):
+        features = encoder.forward_features(image[None].to(device))
+        logits.append(features.logits)
+        use, prompts = measured.index == number, features.prompt_embeddings
+        pairs, first = measured.pairs[use].to(device), torch.zeros(int(use.sum()), dtype=torch.int64, device=device)
+        patches = patch_features(features.fused, pairs, first, size, prompts.shape[1])
+        positions[use] = mean_word((LOGIT_SCALE * patches @ prompts.T).cpu(), -1)
+    taught = order_shares(positions, measured.row_wrong)
+    handover = measure_words(logits, measured)
+    return {f"{name}{of}": found[i] for name, found in (("taught", taught), ("handover", handover)) for i, of in OF}
 
 
 def measure_depth(depth: Tensor, measured: HeldOut) -> Numbers:

@@ -33,6 +33,7 @@ class Settings:
         drives: to train on, where a row names no number.
         coarse_steps, steps: optimizer steps of both stages.
         coarse_lr, lr: their rates.
+        lanes: groups of pixels that the coarse stage reads in a frame.
         batch_size: frames in a step of the fine stage.
         preset: of the encoder.
         held_out: drives that are measured on, one frame each.
@@ -45,10 +46,11 @@ class Settings:
     views: Literal["video", "stereo"] = "video"
     size: tuple[int, int] = (64, 208)
     drives: int = 64
-    coarse_steps: int = 120
+    coarse_steps: int = 240
     steps: int = 300
     coarse_lr: float = 1e-3
     lr: float = 1e-3
+    lanes: int = 32
     batch_size: int = 4
     preset: str = "tiny"
     held_out: int = 48

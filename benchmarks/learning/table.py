@@ -16,7 +16,16 @@ from hybrid_encoder.writing import write_whole
 
 BEGIN, END = "<!-- learning: made by python -m benchmarks.learning --into -->", "<!-- learning: end -->"
 DEPTH = ("abs_rel", "a1", "rmse_log", "depth_order", "row_wrong", "kitti")
-WORDS = ("handover", "handover_row_wrong", "words", "words_row_wrong", "zeroed", "other_words")
+WORDS = (
+    "taught",
+    "taught_row_wrong",
+    "handover",
+    "handover_row_wrong",
+    "words",
+    "words_row_wrong",
+    "zeroed",
+    "other_words",
+)
 BLIND = ("abs_rel", "textureless", "hidden", "moving")
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 

@@ -80,19 +80,20 @@ def run(row: Row, seed: int, settings: Settings, kitti: str | None = None) -> Nu
     fine = fine_recipe(row, settings)
     options: dict[str, Any] = {"cpu": settings.device == "cpu", "seed": seed, "workers": 0}
     options |= {"save_every": 10**9, "console": Console(quiet=True)}
-    start, numbers = time.perf_counter(), {}
+    start = time.perf_counter()
+    numbers: Numbers = {}
     with tempfile.TemporaryDirectory() as folder:
         source: HybridDepthEncoder | Path | None = None
         if row.network == "hybrid":
             source = encoder_of(row, seed, settings)
             if row.coarse != "none":
-                recipe, lanes = coarse_recipe(row, settings), coarse_items(row, drives, seed)
+                recipe, lanes = coarse_recipe(row, settings), coarse_items(row, drives, seed, settings.lanes)
                 source = train_coarse(source, lanes, Path(folder) / "coarse", recipe, **options)
                 _not_stopped(source)
         set_seed(seed + 1)  # a coarse stage has drawn numbers, and decoders are to start alike
         model: Any = unet(fine, settings) if source is None else fine_model(source, fine)
         if row.language:
-            numbers["handover"], numbers["handover_row_wrong"] = measure_encoder(model.encoder, measured)
+            numbers |= measure_encoder(model.encoder, measured)
         if row.frozen == "encoder":
             model.set_trainable(semantic=False, spatial=False, text=False, prompts=False, fusion=False)
         elif row.frozen == "towers":
@@ -153,7 +154,7 @@ def encoder_of(row: Row, seed: int, settings: Settings) -> HybridDepthEncoder:
     return encoder
 
 
-def coarse_items(row: Row, drives: list[list[Any]], seed: int) -> Dataset[OrderedPatches]:
+def coarse_items(row: Row, drives: list[list[Any]], seed: int, lanes: int) -> Dataset[OrderedPatches]:
     """Return what the coarse stage of a row reads."""
     items: Dataset[OrderedPatches]
     if row.points == "lanes":
@@ -163,7 +164,7 @@ def coarse_items(row: Row, drives: list[list[Any]], seed: int) -> Dataset[Ordere
         images = [lambda f=f: f.image for f in frames]
         depths = [lambda f=f: (f.depth * f.valid)[0] for f in frames]
         size = (frames[0].image.shape[1], frames[0].image.shape[2])
-        items = OrderedDepth(images, depths, size, flip=True)
+        items = OrderedDepth(images, depths, size, lanes=lanes, flip=True)
     if row.coarse == "true":
         return items
     points = len(COARSE["small"].words)

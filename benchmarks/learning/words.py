@@ -19,11 +19,15 @@ def word_positions(logits: Sequence[Tensor], measured: HeldOut) -> Tensor:
         logits: of all held-out frames, four (N, n, h, w).
         measured: whose pairs are read.
     """
-    scores = torch.stack(list(logits)).mean(0).double().softmax(1)
-    place = torch.arange(scores.shape[1], dtype=scores.dtype)
-    position = (scores * place[:, None, None]).sum(1)
+    position = mean_word(torch.stack(list(logits)).mean(0), 1)
     height, width = measured.images.shape[-2:]
     return at_pixels(position, measured, (position.shape[-2] / height, position.shape[-1] / width))
+
+
+def mean_word(logits: Tensor, dim: int) -> Tensor:
+    """Return the mean index of the words under a softmax over one axis, in float64, without that axis."""
+    scores = logits.double().movedim(dim, -1).softmax(-1)
+    return (scores * torch.arange(scores.shape[-1], dtype=scores.dtype)).sum(-1)
 
 
 def at_pixels(maps: Tensor, measured: HeldOut, scale: tuple[float, float] = (1.0, 1.0)) -> Tensor:

@@ -162,6 +162,12 @@ def test_words_are_read_in_the_cell_that_holds_the_pixel() -> None:
     assert words.order_shares(found, measured.row_wrong) == pytest.approx((1 / 3, 0.0))
 
 
+def test_the_mean_word_is_weighed_by_a_softmax() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0], [math.log(3), 0.0, -90.0]])
+    assert words.mean_word(logits, 1).tolist() == pytest.approx([1.0, 0.25])
+    assert torch.equal(words.mean_word(logits.T, 0), words.mean_word(logits, 1))
+
+
 def test_a_constant_orders_half_of_the_pairs_and_none_is_no_number() -> None:
     values = torch.ones(6, 2)
     assert words.order_shares(values, torch.tensor([True] * 3 + [False] * 3)) == (0.5, 0.5)
@@ -221,8 +227,16 @@ def test_what_a_nearer_surface_hides_is_not_seen() -> None:
     assert worlds.hidden(*three)[0, 4].tolist() == (~seen).tolist()
 
 
+def test_what_the_right_view_does_not_see() -> None:
+    """The wall's disparity is 1 column, the post's 4, with a focal length of 8 pixels and 1 m between the views."""
+    depth = np.full((8, 24), 8.0)
+    depth[:, 12:15] = 2.0
+    unseen = worlds.hidden_right(replace(frame(depth, 0.0), baseline=1.0))[0, 4]
+    assert np.flatnonzero(unseen).tolist() == [0, 9, 10, 11]  # left of what both see; behind the post
+
+
 def test_regions_of_both_worlds() -> None:
-    plain = worlds.held_out(replace(SMALL, world="plain"))
+    plain = worlds.held_out(replace(SMALL, world="plain", views="stereo"))
     street = worlds.held_out(SMALL)
     assert set(plain.regions) == {"textureless", "hidden"} and set(street.regions) == {*plain.regions, "moving"}
     for measured in (plain, street):
@@ -319,7 +333,7 @@ def test_two_rows_are_trained_once_and_shown(tmp_path: Path, capsys: pytest.Capt
     command.main([*given, *only])
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["row"] for line in lines] == rows
-    assert lines[0]["numbers"].keys() >= {"abs_rel", "row_wrong", "words", "handover", "zeroed", "seconds"}
+    assert lines[0]["numbers"].keys() >= {"abs_rel", "row_wrong", "words", "taught", "handover", "zeroed", "seconds"}
     assert "words" not in lines[1]["numbers"] and lines[1]["numbers"]["abs_rel"] > 0
     assert len(lines[0]["code"]) == 16 and lines[0]["versions"]["torch"] == torch.__version__
     capsys.readouterr()
