@@ -31,30 +31,29 @@ def main(arguments: list[str] | None = None) -> None:
     results = Results(given.results)
     console = Console(width=160, highlight=False, markup=False)
     if given.table or given.into:
-        if not (found := results.read()):
+        if not (known := results.read()):
             raise SystemExit(f"{given.results} has no results; train some rows first.")
         if given.into:
-            write_into(given.into, markdown(found))
+            write_into(given.into, markdown(known))
         else:
-            console.file.write(markdown(found))
+            console.file.write(markdown(known))
         return
     chosen = {field.name: getattr(given, field.name) for field in fields(Settings)}
     settings = Settings(**{**chosen, "size": tuple(chosen["size"])})
-    failed = False
+    failed, code = False, code_digest()  # of the code that was loaded, whatever is edited meanwhile
     for seed in given.seeds:
         for row in (ROWS[name] for name in given.only or ROWS):
             if results.has(row, seed, settings):
                 console.print(f"{row.name}, seed {seed}: known")
                 continue
             try:
-                numbers = run(row, seed, settings, given.kitti)
+                numbers = run(row, seed, settings, given.kitti, given.shuffled_clip)
             except (CheckpointError, ConfigError) as error:  # the other rows can still be trained
                 console.print(f"{row.name}, seed {seed}: not trained: {error}")
                 failed = True
                 continue
-            results.add(
-                Result(row.name, seed, row.definition, settings.as_dict(), finite(numbers), versions(), code_digest())
-            )
+            found = (finite(numbers), versions(given.shuffled_clip), code)
+            results.add(Result(row.name, seed, row.definition, settings.as_dict(), *found))
             console.print(f"{row.name}, seed {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()))
     if failed:
         raise SystemExit("some rows were not trained, for the reasons above; leave them out with --only.")
@@ -71,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--table", action="store_true", help="print the tables of the file, and train nothing")
     made.add_argument("--into", type=Path, metavar="PAGE", help="write these tables between the marks of a page")
     made.add_argument("--kitti", metavar="FOLDER", help="KITTI raw: real frames to check on; nothing trains on them")
+    made.add_argument("--shuffled-clip", metavar="FILE", help="weights of a CLIP trained on shuffled captions")
     hints = get_type_hints(Settings)
     for field in fields(Settings):
         kind: Any = hints[field.name]

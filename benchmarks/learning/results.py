@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +72,12 @@ class Results:
         lines = self.file.read_text("utf-8").splitlines()
         return [self._result(line, number) for number, line in enumerate(lines, 1)]
 
+    @property
+    def _lock(self) -> Path:
+        """A file beside no results, as locks are not removed."""
+        name = hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"learning-{name}.lock"
+
     def _result(self, line: str, number: int) -> Result:
         try:
             return Result(**json.loads(line))
@@ -83,7 +91,7 @@ class Results:
     def add(self, result: Result) -> None:
         """Add a result; the file is written whole, or stays as it was."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.file.with_suffix(".lock")):
+        with FileLock(self._lock):
             before = self.file.read_bytes() if self.file.exists() else b""
             if before and not before.endswith(b"\n"):
                 raise SystemExit(f"{self.file} does not end with a whole line; complete or remove its last line.")

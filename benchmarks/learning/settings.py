@@ -42,8 +42,8 @@ class Settings:
     """
 
     world: Literal["street", "plain"] = "street"
-    camera: Literal["random", "kitti"] = "random"
-    views: Literal["video", "stereo"] = "video"
+    camera: Literal["random", "kitti"] = "kitti"
+    views: Literal["video", "stereo"] = "stereo"
     size: tuple[int, int] = (64, 208)
     drives: int = 64
     coarse_steps: int = 240
@@ -62,9 +62,17 @@ class Settings:
         return {**asdict(self), "size": list(self.size)}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what a number depends on."""
+def versions(*weights: str | Path | None) -> dict[str, str]:
+    """Return the versions of what a number depends on, and the digests of the pretrained weights that are there.
+
+    Args:
+        weights: files besides those of the package.
+    """
+    shipped = (Path(hybrid_encoder.__file__).parent / "weights" / name for name in ("tiny_clip", "tiny_dino"))
+    files = [folder / "model.safetensors" for folder in shipped] + [Path(file) for file in weights if file]
+    digests = {str(f): hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files if f.is_file()}
     return {
+        **{Path(*Path(file).parts[-2:]).as_posix(): digest for file, digest in digests.items()},
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,

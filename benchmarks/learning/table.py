@@ -51,7 +51,7 @@ def _of_settings(results: list[Result], settings: dict[str, object]) -> str:
     parts = [about(chosen, settings), "", "**Depth**", "", *_table(rows, DEPTH, values)]
     if said:
         parts += ["", "**Words**", "", *_table(said, WORDS, values)]
-    parts += ["", "**abs_rel where views tell nothing**", "", *_table(rows, BLIND, values)]
+    parts += ["", "**Error where views tell little**", "", *_table(rows, BLIND, values)]
     if verdicts:
         parts += ["", "**Claims**", "", *claims(verdicts)]
     return "\n".join([*parts, ""])

@@ -19,7 +19,7 @@ from benchmarks.learning.rows import Row
 from benchmarks.learning.settings import LANGUAGE_LOSS, Settings
 from benchmarks.learning.worlds import concatenated, held_out, training_drives
 from benchmarks.unet import UNet
-from hybrid_encoder import HybridDepthConfig, HybridDepthEncoder
+from hybrid_encoder import HybridDepthConfig, HybridDepthEncoder, HybridEncoderConfig
 from hybrid_encoder.data.ordered import OrderedDepth, OrderedPatches
 from hybrid_encoder.data.sequences import SyntheticSequences
 from hybrid_encoder.data.tusimple import SyntheticLanes
@@ -28,6 +28,8 @@ from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.fine import collate_frames, fine_model, fine_stage
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
 from hybrid_encoder.training.running import train_stage
+
+TAG = "street"  # of the weights that towers of the tiny preset are pretrained to
 
 
 class Reordered(Dataset[OrderedPatches]):
@@ -65,13 +67,18 @@ def wrong_order(points: int, seed: int) -> torch.Tensor:
             return order
 
 
-def run(row: Row, seed: int, settings: Settings, kitti: str | None = None) -> Numbers:
+def run(row: Row, seed: int, settings: Settings, kitti: str | None = None, shuffled_clip: str | None = None) -> Numbers:
     """Train one row with one seed, and return its numbers on held-out frames.
 
     The seed sets weights, drives and their order, alike for all rows.
 
+    Args:
+        row, seed, settings: what is trained.
+        kitti: folder of KITTI raw, to check on.
+        shuffled_clip: weights of a CLIP that was trained on shuffled captions, for the row that is about it.
+
     Raises:
-        ConfigError: a row that needs more than this installation has.
+        ConfigError, CheckpointError: a row that needs more than this installation has.
     """
     measured = held_out(settings)
     drives = training_drives(settings, seed)[: row.drives or settings.drives]
@@ -85,7 +92,7 @@ def run(row: Row, seed: int, settings: Settings, kitti: str | None = None) -> Nu
     with tempfile.TemporaryDirectory() as folder:
         source: HybridDepthEncoder | Path | None = None
         if row.network == "hybrid":
-            source = encoder_of(row, seed, settings)
+            source = encoder_of(row, seed, settings, shuffled_clip)
             if row.coarse != "none":
                 recipe, lanes = coarse_recipe(row, settings), coarse_items(row, drives, seed, settings.lanes)
                 source = train_coarse(source, lanes, Path(folder) / "coarse", recipe, **options)
@@ -137,21 +144,38 @@ def fine_recipe(row: Row, settings: Settings) -> FineRecipe:
     return recipe.with_stereo("only") if settings.views == "stereo" else recipe
 
 
-def encoder_of(row: Row, seed: int, settings: Settings) -> HybridDepthEncoder:
-    """Return the encoder that a row starts from."""
-    if row.weights != "random":
-        raise ConfigError(f"row {row.name!r} starts from pretrained towers, which this library does not have.")
+def encoder_of(row: Row, seed: int, settings: Settings, shuffled_clip: str | None = None) -> HybridDepthEncoder:
+    """Return the encoder that a row starts from.
+
+    Raises:
+        ConfigError, CheckpointError: weights that this library, or the person, does not have.
+    """
     set_seed(seed)
     encoder = coarse_encoder(settings.preset, COARSE["small"], pretrained=False)
     config = encoder.config.replace(towers=row.towers)
     if not row.language:
         config = config.replace(prompts=None)
+    config = with_weights(config, row, shuffled_clip)
     if config != encoder.config:
         set_seed(seed)
-        encoder = HybridDepthEncoder(config, pretrained=False)
+        encoder = HybridDepthEncoder(config, pretrained=row.weights != "random")
     if row.frozen == "towers":
         encoder.set_trainable(semantic=False, spatial=False)
     return encoder
+
+
+def with_weights(config: HybridEncoderConfig, row: Row, shuffled_clip: str | None) -> HybridEncoderConfig:
+    """Return a configuration that names the weights which a row's towers start from."""
+    semantic, spatial = config.semantic, config.spatial
+    if row.weights == "shuffled captions":
+        if shuffled_clip is None:
+            raise ConfigError(f"row {row.name!r} needs a CLIP trained on shuffled captions; give --shuffled-clip.")
+        semantic = dataclasses.replace(semantic, pretrained=shuffled_clip)
+    elif row.weights in ("clip", "both"):
+        semantic = dataclasses.replace(semantic, pretrained=TAG)
+    if row.weights in ("dino", "both", "shuffled captions"):
+        spatial = dataclasses.replace(spatial, name=f"{spatial.name}.{TAG}", pretrained=True)
+    return config.replace(semantic=semantic, spatial=spatial)
 
 
 def coarse_items(row: Row, drives: list[list[Any]], seed: int, lanes: int) -> Dataset[OrderedPatches]:

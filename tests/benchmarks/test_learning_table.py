@@ -18,10 +18,11 @@ from benchmarks.learning import measures, results, statistics, table, training, 
 from benchmarks.learning.rows import BASELINES, CLAIMS, REFERENCE, ROWS, Claim, Row
 from benchmarks.learning.settings import Settings
 
+from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
 from hybrid_encoder.data import SyntheticDrive
 from hybrid_encoder.data.ordered import OrderedPatches
 from hybrid_encoder.data.synthetic import SyntheticFrame
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.errors import CheckpointError, ConfigError
 
 PAGE = Path(__file__).parents[2] / "docs" / "learning.md"
 SMALL = Settings(size=(32, 96), drives=1, coarse_steps=1, steps=1, batch_size=2, held_out=2, pairs=16)
@@ -97,6 +98,26 @@ def test_every_row_of_random_weights_can_be_built() -> None:
             )
             assert trains == (row.frozen != "towers")
     assert len(seen) == 5
+
+
+def test_rows_of_pretrained_towers_never_start_from_random_ones() -> None:
+    """They start from weights that are there, or not at all; the control's weights are the person's."""
+    with pytest.raises(ConfigError, match="give --shuffled-clip"):
+        training.encoder_of(ROWS["pretrained, shuffled captions"], 0, SMALL)
+    with pytest.raises((ConfigError, CheckpointError), match="not-there"):
+        training.encoder_of(ROWS["pretrained, shuffled captions"], 0, SMALL, "not-there.safetensors")
+
+
+@pytest.mark.parametrize(("name", "part"), [("pretrained CLIP", "semantic"), ("pretrained DINO", "spatial")])
+def test_a_pretrained_tower_has_weights_of_its_own(name: str, part: str) -> None:
+    config = training.with_weights(HybridEncoderConfig.preset("tiny"), ROWS[name], None)
+    try:
+        encoder = HybridDepthEncoder(config)
+    except (ConfigError, CheckpointError) as error:
+        pytest.skip(f"the weights are not there: {error}")
+    random = training.encoder_of(REFERENCE, 0, SMALL)
+    pairs = zip(encoder.part_parameters()[part], random.part_parameters()[part], strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_rows_of_one_seed_start_alike() -> None:
@@ -236,8 +257,8 @@ def test_what_the_right_view_does_not_see() -> None:
 
 
 def test_regions_of_both_worlds() -> None:
-    plain = worlds.held_out(replace(SMALL, world="plain", views="stereo"))
-    street = worlds.held_out(SMALL)
+    plain = worlds.held_out(replace(SMALL, world="plain"))
+    street = worlds.held_out(replace(SMALL, views="video"))
     assert set(plain.regions) == {"textureless", "hidden"} and set(street.regions) == {*plain.regions, "moving"}
     for measured in (plain, street):
         assert all((mask <= measured.valid).all() for mask in measured.regions.values())
@@ -327,7 +348,20 @@ def test_the_page_has_the_tables_of_the_file(tmp_path: Path) -> None:
 def test_two_rows_are_trained_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "results.jsonl"
     given = ["--results", str(file), "--seeds", "0", "--size", "32", "96", "--drives", "2", "--coarse-steps", "1"]
-    given += ["--steps", "1", "--batch-size", "2", "--held-out", "2", "--pairs", "16"]
+    given += [
+        "--views",
+        "video",
+        "--camera",
+        "random",
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--held-out",
+        "2",
+        "--pairs",
+        "16",
+    ]
     rows = ["published readout", "no language", "plane"]
     only = [word for row in rows for word in ("--only", row)]
     command.main([*given, *only])
