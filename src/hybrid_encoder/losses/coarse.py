@@ -130,14 +130,13 @@ def patch_features(
     index = index.where(known, 0).long()
     points = points.where(known[:, None, None], 0)
     height, width = maps.shape[-2:]
-    scale = points.new_tensor([width / image_size[1], height / image_size[0]])
     if sampling == "cell":
-        last = torch.tensor([width - 1, height - 1], device=points.device)
-        x, y = ((points + 0.5) * scale).long().clamp(min=0).minimum(last).unbind(-1)
+        x, y = patch_cells(points, image_size, (height, width)).unbind(-1)
         found = maps[index[:, None], :, y, x]
     elif sampling == "box":
         from torchvision.ops import roi_align
 
+        scale = points.new_tensor([width / image_size[1], height / image_size[0]])
         corners = torch.cat([points - (box - 1) / 2, points + (box + 1) / 2], dim=-1) * torch.cat([scale, scale])
         rows = torch.cat([index[:, None].expand(lanes, patches).unsqueeze(-1), corners], dim=-1).flatten(0, 1)
         # RoIAlign has no bf16 on every device.
@@ -148,6 +147,22 @@ def patch_features(
     found = found.where(known[:, None, None], math.nan)
     nearest = nearest_channels(maps.shape[1], channels, maps.device)
     return F.normalize(at_least_float32(found)[..., nearest], dim=-1)
+
+
+def patch_cells(points: Tensor, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Return which cells of a grid over an image hold these points; points outside have the nearest cell.
+
+    Args:
+        points: (..., 2) as (x, y) in pixels of the image, pixel centres at integers.
+        image_size: (H, W) of the image.
+        grid: (h, w), how many cells it is divided into.
+
+    Returns:
+        (..., 2), int64, (column, row).
+    """
+    scale = points.new_tensor([grid[1] / image_size[1], grid[0] / image_size[0]])
+    last = torch.tensor([grid[1] - 1, grid[0] - 1], device=points.device)
+    return ((points + 0.5) * scale).long().clamp(min=0).minimum(last)
 
 
 class CoarseLoss(NamedTuple):
