@@ -281,3 +281,8 @@ def contact_sheet(rows: Sequence[Sequence[Pixels]], titles: Sequence[str]) -> Pi
         for row, images in enumerate(rows):
             sheet.paste(Image.fromarray(images[column]), (column * (width + gap), head + row * (height + gap)))
     return np.asarray(sheet)
+
+
+def drawable(text: str) -> str:
+    """Return text as the font that comes with Pillow can draw it; names in other scripts become escapes."""
+    return text.encode("ascii", "backslashreplace").decode()

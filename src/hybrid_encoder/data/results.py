@@ -19,12 +19,12 @@ from hybrid_encoder.data.opening import is_file, is_there, opened
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.writing import replace_files
 
-COLOURS = "_depth.png"
+COLOURS, WORDS = "_depth.png", "_words.png"
 VIDEO = "_depth.mp4"
 FRAMES = "_frames"  # a folder: the results of a video's frames
 # All that may stand after the stem of a picture.
 ENDINGS = (
-    *(COLOURS, "_relative_depth.npy", "_depth_m.npy", "_points.ply", "_points.glb"),
+    *(COLOURS, WORDS, "_relative_depth.npy", "_depth_m.npy", "_points.ply", "_points.glb"),
     *("_depth_m_x256.png", "_disparity_x65535.png"),
 )
 

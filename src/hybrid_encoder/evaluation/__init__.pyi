@@ -25,6 +25,7 @@ from .samples import Sample
 from .scale import ScaleFit, fit_scale, scale_from_camera_height
 from .stereo_scale import MONODEPTH2_STEREO_SCALE, scale_from_stereo
 from .tracking import Tracker, control_paths, true_path
+from .word_order import WordOrder, measure_word_order, random_pairs, word_order
 
 __all__ = [
     "CROPS",
@@ -50,6 +51,7 @@ __all__ = [
     "SavedPredictions",
     "ScaleFit",
     "Tracker",
+    "WordOrder",
     "annotated_depth",
     "archive_samples",
     "blend_flipped",
@@ -75,8 +77,10 @@ __all__ = [
     "make3d_samples",
     "mean_parts",
     "mean_results",
+    "measure_word_order",
     "nyu_samples",
     "parts_of",
+    "random_pairs",
     "read_depth_archive",
     "read_frame_list",
     "refuse_leak",
@@ -84,6 +88,7 @@ __all__ = [
     "scale_from_stereo",
     "true_path",
     "with_archive",
+    "word_order",
     "worst_and_best",
     "write_depth_archive",
     "write_report",

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from hybrid_encoder.data.images import Pixels, colorize
+from hybrid_encoder.data.images import Pixels, colorize, drawable
 from hybrid_encoder.evaluation.evaluating import Compared
 from hybrid_encoder.evaluation.metrics import DepthMetrics
 
@@ -79,13 +79,13 @@ def worst_and_best(examples: Sequence[Example], title: str = "", width: int = 42
     sheet = Image.new("RGB", (GAP + len(columns) * (width + GAP), height), "white")
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((GAP, 5), _drawable(title), fill="black")
+        draw.text((GAP, 5), drawable(title), fill="black")
     for column, text in enumerate(columns):
         draw.text((GAP + column * (width + GAP), top - HEAD + 5), text, fill="black")
     _draw_legend(sheet, 4 * (width + GAP) - 90, top - HEAD + 6)
     y = top
     for example, tiles in zip(examples, rows, strict=True):
-        draw.text((GAP, y + 4), _drawable(_line(example)), fill="black")
+        draw.text((GAP, y + 4), drawable(_line(example)), fill="black")
         for column, tile in enumerate(tiles):
             sheet.paste(Image.fromarray(tile), (GAP + column * (width + GAP), y + LINE))
         y += LINE + len(tiles[0]) + GAP
@@ -145,8 +145,3 @@ def _line(example: Example) -> str:
         f"{example.label}{': ' if example.label else ''}{example.name}   abs_rel {metrics.abs_rel:.3f}   "
         f"rmse {metrics.rmse:.2f} m   a1 {metrics.a1:.3f}   {metrics.num_valid} pixels"
     )
-
-
-def _drawable(text: str) -> str:
-    """Return text as the font that comes with Pillow can draw it; names in other scripts become escapes."""
-    return text.encode("ascii", "backslashreplace").decode()

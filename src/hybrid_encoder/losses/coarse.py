@@ -238,10 +238,26 @@ def patch_order_accuracy(logits: Tensor) -> float:
         >>> patch_order_accuracy(torch.eye(3) * 9)
         1.0
     """
-    logits = at_least_float32(logits)
-    place = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
-    position = (logits.softmax(-1) * place).sum(-1)
+    position = word_positions(logits)
     count = position.shape[-1]
     near, far = torch.triu_indices(count, count, 1, device=logits.device)
     ordered = position[..., near] < position[..., far]
     return float(ordered.double().mean()) if ordered.numel() else math.nan
+
+
+def word_positions(logits: Tensor) -> Tensor:
+    """Return where on the scale of the words a patch is, from 0, the nearest, to n - 1: the mean index under a softmax.
+
+    Args:
+        logits: (..., n), against prompts from near to far.
+
+    Returns:
+        (...), float32 or finer.
+
+    Example:
+        >>> word_positions(torch.tensor([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])).round(decimals=2)
+        tensor([1., 0.])
+    """
+    logits = at_least_float32(logits)
+    place = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    return (logits.softmax(-1) * place).sum(-1)

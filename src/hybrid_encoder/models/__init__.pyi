@@ -9,12 +9,15 @@ from .neck import PyramidNeck
 from .pose_network import ClassTokenPoseHead, MotionNetwork, PoseNetwork, load_motion
 from .prediction import DepthPrediction
 from .sizes import right_size
+from .word_pictures import draw_words
+from .words import DepthWords
 
 __all__ = [
     "ClassTokenPoseHead",
     "DPTDecoder",
     "DepthModel",
     "DepthPrediction",
+    "DepthWords",
     "EncoderHolder",
     "Fusion",
     "HybridDepthEncoder",
@@ -28,6 +31,7 @@ __all__ = [
     "MotionNetwork",
     "PoseNetwork",
     "PyramidNeck",
+    "draw_words",
     "load_motion",
     "right_size",
 ]

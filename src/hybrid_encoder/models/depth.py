@@ -21,6 +21,8 @@ from hybrid_encoder.models.decoders import Decoder, build_decoder
 from hybrid_encoder.models.encoder import HybridDepthEncoder, check_images, check_value_range
 from hybrid_encoder.models.prediction import DepthPrediction
 from hybrid_encoder.models.sizes import Size, WorkingSize, working_size
+from hybrid_encoder.models.words import DepthWords, prompt_names
+from hybrid_encoder.similarity import at_least_float32
 
 # Pictures that go through the network together where nobody says how many.
 MOST_AT_ONCE, PIXELS_AT_ONCE = 8, 1_000_000
@@ -77,6 +79,42 @@ class DepthModel(EncoderHolder):
         centers = bin_centers(logits[0].shape[1], self.config.min_depth, self.config.max_depth)
         return language_depth(torch.stack(list(logits)).mean(0), centers.to(logits[0].device))
 
+    def forward_words(self, *inputs: Any) -> tuple[Tensor, Tensor | None]:
+        """Return disparity as :meth:`forward` does, and what the words say in the same pass.
+
+        Args:
+            inputs: those of ``forward``.
+
+        Returns:
+            Disparity (B, 1, H, W), and the mean of the four levels' logits (B, n, h, w), float32 or finer, near before
+            far along n; None without prompts.
+        """
+        found = self.encoder.forward_features(*inputs)
+        hybrid = getattr(found, "hybrid", found)
+        size = (inputs[0].shape[-2], inputs[0].shape[-1])
+        disparity = self._finest(self.decoder(hybrid.maps, size), size)
+        if hybrid.logits is None:
+            return disparity, None
+        return disparity, at_least_float32(torch.stack(list(hybrid.logits))).mean(0)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there are prompts that say something."""
+        return self._hybrid_encoder.prompts is not None
+
+    def check_words(self) -> None:
+        """Raise InputError unless there are prompts that say something."""
+        if not self.has_words:
+            raise InputError("the model has no prompts, so no words say anything; take weights with prompts.")
+
+    def _words(self, logits: Tensor, images: Tensor) -> DepthWords:
+        """Return what logits (B, n, h, w) of images at the size to work at say."""
+        prompts = self._hybrid_encoder.config.prompts
+        assert prompts is not None  # there are logits
+        bins = bin_centers(logits.shape[1], self.config.min_depth, self.config.max_depth)
+        image = at_least_float32(images)
+        return DepthWords(logits, image, prompt_names(prompts), prompts.template, bins, self.config.metric)
+
     def _finest(self, outputs: Mapping[int, Tensor], size: tuple[int, int]) -> Tensor:
         """Return the decoder's finest scale, resized (bilinear) where that is not 0."""
         scale = min(outputs)
@@ -106,9 +144,9 @@ class DepthModel(EncoderHolder):
         return resized_images(images, size).to(parameter.dtype)
 
     @torch.inference_mode()
-    def _prediction(self, disparity: Tensor, source: Any = None) -> DepthPrediction:
+    def _prediction(self, disparity: Tensor, source: Any = None, words: DepthWords | None = None) -> DepthPrediction:
         depth, metric = self.to_depth(disparity), self.config.metric
-        return DepthPrediction(disparity, None if metric else depth, depth if metric else None, source)
+        return DepthPrediction(disparity, None if metric else depth, depth if metric else None, source, words)
 
 
 class PreparedImage(NamedTuple):
@@ -182,12 +220,17 @@ class HybridDepthModel(DepthModel):
 
     @overload
     def infer(
-        self, images: ImageLike, size: WorkingSize = None, *, batch_size: int | None = None
+        self, images: ImageLike, size: WorkingSize = None, *, batch_size: int | None = None, words: bool = False
     ) -> DepthPrediction: ...
 
     @overload
     def infer(
-        self, images: list[Any] | tuple[Any, ...], size: WorkingSize = None, *, batch_size: int | None = None
+        self,
+        images: list[Any] | tuple[Any, ...],
+        size: WorkingSize = None,
+        *,
+        batch_size: int | None = None,
+        words: bool = False,
     ) -> list[DepthPrediction]: ...
 
     def infer(
@@ -196,6 +239,7 @@ class HybridDepthModel(DepthModel):
         size: WorkingSize = None,
         *,
         batch_size: int | None = None,
+        words: bool = False,
     ) -> DepthPrediction | list[DepthPrediction]:
         """Predict as in evaluation mode, at the size of the pictures; the model's own mode stays as it is.
 
@@ -207,37 +251,49 @@ class HybridDepthModel(DepthModel):
                 picture's own, and (H, W), from 32 up, any other.
             batch_size: pictures that the network sees at once. By default all of a tensor; of a list up to 8, fewer
                 where they are large.
+            words: keep what the prompts say, as ``prediction.words``.
 
         Returns:
             The prediction for a picture or a batch; a list of them for a list.
 
         Raises:
-            InputError: pictures of another kind, shape, type or value range; a size that cannot be.
+            InputError: pictures of another kind, shape, type or value range; a size that cannot be; words of a model
+                without prompts.
         """
         check_batch_size(batch_size)
+        if words:
+            self.check_words()
         if isinstance(images, (list, tuple)):
             if not images:
                 raise InputError("images is an empty list; at least one picture is needed.")
-            return list(self.infer_stream(images, size, batch_size=batch_size))
+            return list(self.infer_stream(images, size, batch_size=batch_size, words=words))
         if isinstance(images, Tensor) and images.ndim == 4:
-            return self._infer_batch(images, size, batch_size)
-        return next(self._stream([("images", images)], size, batch_size))
+            return self._infer_batch(images, size, batch_size, words)
+        return next(self._stream([("images", images)], size, batch_size, words))
 
     def infer_stream(
-        self, images: Iterable[ImageLike | PreparedImage], size: WorkingSize = None, *, batch_size: int | None = None
+        self,
+        images: Iterable[ImageLike | PreparedImage],
+        size: WorkingSize = None,
+        *,
+        batch_size: int | None = None,
+        words: bool = False,
     ) -> Iterator[DepthPrediction]:
         """Predict pictures as they come, in their order, in the memory of one batch; ``infer`` of a list uses it.
 
         Args:
             images: pictures as for :meth:`infer`, or what :meth:`prepare` made of them. Those next to each other that
                 are worked at in one size are seen at once.
-            size, batch_size: as for :meth:`infer`.
+            size, batch_size, words: as for :meth:`infer`.
 
         Raises:
             InputError: as :meth:`infer`, when the picture's turn comes.
         """
         check_batch_size(batch_size)
-        return self._stream(((f"images[{index}]", image) for index, image in enumerate(images)), size, batch_size)
+        if words:
+            self.check_words()
+        named = ((f"images[{index}]", image) for index, image in enumerate(images))
+        return self._stream(named, size, batch_size, words)
 
     def prepare(self, image: ImageLike, size: WorkingSize = None, name: str = "image") -> PreparedImage:
         """Return a picture at the size to work at, on the model's device: what of ``infer`` can be done before.
@@ -254,38 +310,49 @@ class HybridDepthModel(DepthModel):
         return PreparedImage(image, own, self._resized(pixels[None], self.working_size(own, size)))
 
     def _stream(
-        self, images: Iterable[tuple[str, ImageLike | PreparedImage]], size: WorkingSize, batch_size: int | None
+        self,
+        images: Iterable[tuple[str, ImageLike | PreparedImage]],
+        size: WorkingSize,
+        batch_size: int | None,
+        words: bool,
     ) -> Iterator[DepthPrediction]:
         waiting: list[PreparedImage] = []
         for name, image in images:
             ready = image if isinstance(image, PreparedImage) else self.prepare(image, size, name)
             if waiting and waiting[0].pixels.shape != ready.pixels.shape:
-                yield from self._predicted(waiting)
+                yield from self._predicted(waiting, words)
                 waiting = []
             waiting.append(ready)
             if len(waiting) >= (batch_size or ready.most_at_once):
-                yield from self._predicted(waiting)
+                yield from self._predicted(waiting, words)
                 waiting = []
         if waiting:
-            yield from self._predicted(waiting)
+            yield from self._predicted(waiting, words)
 
-    def _infer_batch(self, images: Tensor, size: WorkingSize, batch_size: int | None) -> DepthPrediction:
+    def _infer_batch(self, images: Tensor, size: WorkingSize, batch_size: int | None, words: bool) -> DepthPrediction:
         floats = images.float() / 255 if images.dtype == torch.uint8 else images
         check_images(floats)
         own = (images.shape[-2], images.shape[-1])
         small = self._resized(floats, self.working_size(own, size))
-        parts = [self._disparity(part, own) for part in small.split(batch_size or len(small))]
-        return self._prediction(torch.cat(parts), images)
+        parts = [self._decoded(part, words) for part in small.split(batch_size or len(small))]
+        disparity = torch.cat([resized_to(one, own) for one, _ in parts])
+        said = [logits for _, logits in parts if logits is not None]
+        return self._prediction(disparity, images, self._words(torch.cat(said), small) if said else None)
 
-    def _predicted(self, images: Sequence[PreparedImage]) -> Iterator[DepthPrediction]:
-        disparity = self._disparity(torch.cat([image.pixels for image in images]))
-        for image, one in zip(images, disparity, strict=True):
-            yield self._prediction(resized_to(one[None], image.size)[0], image.source)
+    def _predicted(self, images: Sequence[PreparedImage], words: bool) -> Iterator[DepthPrediction]:
+        pixels = torch.cat([image.pixels for image in images])
+        disparity, logits = self._decoded(pixels, words)
+        said = None if logits is None else self._words(logits, pixels)
+        for index, image in enumerate(images):
+            resized = resized_to(disparity[index : index + 1], image.size)[0]
+            yield self._prediction(resized, image.source, None if said is None else said[index])
 
     @torch.inference_mode()
-    def _disparity(self, images: Tensor, size: Size | None = None) -> Tensor:
-        disparity: Tensor = in_evaluation(self)(images).float()
-        return disparity if size is None else resized_to(disparity, size)
+    def _decoded(self, images: Tensor, words: bool) -> tuple[Tensor, Tensor | None]:
+        """Return disparity and, where they are asked for, the words' logits."""
+        model = in_evaluation(self)
+        disparity, logits = model.forward_words(images) if words else (model(images), None)
+        return disparity.float(), logits
 
 
 def check_batch_size(batch_size: int | None) -> None:

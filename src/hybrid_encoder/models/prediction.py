@@ -15,12 +15,21 @@ from hybrid_encoder.config.checking import shown
 from hybrid_encoder.data.conversion import ImageLike, to_image
 from hybrid_encoder.data.images import Pixels, colorize, read_image, to_pixels
 from hybrid_encoder.data.opening import MAX_PIXELS, expanded
-from hybrid_encoder.data.results import COLOURS, MARK, check_foreign, write_array, write_marked_png, written_together
+from hybrid_encoder.data.results import (
+    COLOURS,
+    MARK,
+    WORDS,
+    check_foreign,
+    write_array,
+    write_marked_png,
+    written_together,
+)
 from hybrid_encoder.errors import CheckpointError, InputError
 from hybrid_encoder.models.cameras import camera_of, is_between
 
 if TYPE_CHECKING:
     from hybrid_encoder.data.point_clouds import PointCloud
+    from hybrid_encoder.models.words import DepthWords
 
 Numbers = Literal["npy", "png16"]
 CloudFormat = Literal["ply", "glb"]
@@ -38,12 +47,14 @@ class DepthPrediction:
         relative_depth: same shape, scale unknown; None where the scale is known.
         depth_m: same shape, in metres; None where the scale is unknown.
         source: the picture, or the batch of pictures, as it was given; it colours the points.
+        words: what the prompts say of it; None unless ``infer(..., words=True)`` asked for it.
     """
 
     disparity: Tensor
     relative_depth: Tensor | None
     depth_m: Tensor | None
     source: Any = None
+    words: DepthWords | None = None
 
     @property
     def depth(self) -> Tensor:
@@ -88,6 +99,7 @@ class DepthPrediction:
             None if self.relative_depth is None else change(self.relative_depth),
             None if self.depth_m is None else change(self.depth_m),
             source,
+            None if self.words is None else self.words.changed(change),
         )
 
     def check_finite(self, name: str) -> None:
@@ -96,7 +108,7 @@ class DepthPrediction:
         Args:
             name: what the error calls the picture.
         """
-        for values in (self.disparity, self.depth):
+        for values in (self.disparity, self.depth, *([] if self.words is None else [self.words.logits])):
             if num_bad := values.numel() - int(values.isfinite().sum()):
                 raise CheckpointError(
                     f"of {values.numel()} values that the weights give for {name}, {num_bad} are not finite; nothing "
@@ -165,6 +177,7 @@ class DepthPrediction:
         *,
         numbers: Numbers | None = "npy",
         cloud: CloudFormat | None = None,
+        words: bool = False,
         colormap: str = "magma",
         near: float | None = None,
         far: float | None = None,
@@ -182,6 +195,7 @@ class DepthPrediction:
                 ``"png16"`` 16 bits, metres x 256 (KITTI) as ``<name>_depth_m_x256.png`` if the scale is known, else
                 ``<name>_disparity_x65535.png``; None nothing.
             cloud: write ``<name>_points.ply`` or ``.glb``, too, as ``points`` returns it.
+            words: write ``<name>_words.png``, too: the most similar prompt of every place.
             colormap, near, far: as for ``colored``.
             fov, intrinsics: as for ``points``.
 
@@ -189,17 +203,19 @@ class DepthPrediction:
             The files, in the order in which they are named here.
 
         Raises:
-            InputError: a file of a person in the place of one, a choice that does not exist, or metres beyond what
-                16 bits hold.
+            InputError: a file of a person in the place of one, a choice that does not exist, metres beyond what
+                16 bits hold, or words of a prediction that has none.
             OSError: the folder cannot be written.
         """
         if not isinstance(name, str) or os.path.basename(name) != name or "\0" in name:
             raise InputError(
                 f"name is {shown(name)}; the beginning of a file's name is needed, its place is the folder."
             )
+        if words and self.words is None:
+            raise InputError("the prediction has no words; ask for them: infer(..., words=True).")
         folder = expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        given = {"numbers": numbers, "cloud": cloud, "colormap": colormap, "near": near, "far": far}
+        given = {"numbers": numbers, "cloud": cloud, "words": words, "colormap": colormap, "near": near, "far": far}
         with written_together(folder) as staging:
             for index, one in enumerate(self):
                 stem = f"{name}_{index}" if self.is_batch else name
@@ -215,6 +231,7 @@ class DepthPrediction:
         *,
         numbers: Numbers | None,
         cloud: CloudFormat | None,
+        words: bool,
         colormap: str,
         near: float | None,
         far: float | None,
@@ -243,6 +260,8 @@ class DepthPrediction:
 
             write_cloud(folder / f"{stem}_points.{cloud}", self.points(fov=fov, intrinsics=intrinsics), MARK)
         write_marked_png(folder / f"{stem}{COLOURS}", self.colored(colormap, near, far))
+        if words and self.words is not None:
+            write_marked_png(folder / f"{stem}{WORDS}", self.words.drawn(self.size, colormap))
 
 
 def _check_positive(**values: Any) -> None:
@@ -259,6 +278,6 @@ def _picture(source: ImageLike, size: tuple[int, int]) -> Tensor:
     return to_image(source)
 
 
-def _order(name: str) -> tuple[bool, bool, str]:
-    """Order the files of a picture: the coloured map, the numbers, the points."""
-    return not name.endswith(COLOURS), "_points." in name, name
+def _order(name: str) -> tuple[bool, bool, bool, str]:
+    """Order the files of a picture: the coloured map, the numbers, the points, the words."""
+    return not name.endswith(COLOURS), name.endswith(WORDS), "_points." in name, name
