@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hybrid_encoder import HybridDepthModel
 from hybrid_encoder.data import SyntheticDrive, VideoWriter
 from hybrid_encoder.data.images import write_png
 
@@ -53,6 +54,8 @@ def kitti(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_options_that_would_change_nothing_are_refused(
     frames: Path, kitti: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
+    HybridDepthModel("tiny", pretrained=False).save_pretrained(tmp_path / "whole")
+    whole = ("--encoder", tmp_path / "whole")
     alone, split = "'synthetic' is rendered, with a camera of its own", ("--split", kitti / "train.txt")
     cases: list[tuple[list[Any], str]] = [
         ([frames, "--fov", 60, "--every", 2], "--every would change nothing: there is no video among the sources"),
@@ -72,10 +75,16 @@ def test_options_that_would_change_nothing_are_refused(
         (["synthetic", "--stereo", "only", "--lr-scale", "pose=2"], "lr_scale names 'pose'"),
         ([kitti, *split, "--every", 2], "--every would change nothing: --split reads the frames of KITTI raw"),
         ([kitti, *split, "--validation", kitti / "val.txt"], "val.txt names 1 frames that"),
+        (
+            ["synthetic", *whole, "--readout", "joint"],
+            "this is a whole model, whose decoder has learned from the published",
+        ),
         ([frames, frames, "--fov", 60], "frames comes 2 times among the sources; name every recording once"),
     ]
     for number, (arguments, says) in enumerate(cases):
-        refused(says, "train-fine", *arguments, *TINY, "--steps", 1, "--output", tmp_path / f"out{number}")
+        refused(
+            says, "train-fine", arguments[0], *TINY, *arguments[1:], "--steps", 1, "--output", tmp_path / f"out{number}"
+        )
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ SETTINGS = [
     {"fusion": FusionConfig("convs2_interp", 32), "towers": "semantic"},
     {"prompts": PromptConfig(num_tokens=5, decoder_input="logits")},
     {"prompts": PromptConfig(words=DEPTH_WORDS)},
+    {"prompts": PromptConfig(words=DEPTH_WORDS, readout="joint")},
+    {"prompts": PromptConfig(num_tokens=5, decoder_input="logits", readout="joint"), "towers": "spatial"},
     {"fusion": FusionConfig("interp_conv1x1", 64)},
 ]
 

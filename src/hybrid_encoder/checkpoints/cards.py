@@ -46,9 +46,9 @@ def config_rows(config: Any) -> list[tuple[str, str]]:
     else:
         kind = "fixed words" if encoder.prompts.words else "learned tokens"
         read = "the logits alone" if encoder.prompts.decoder_input == "logits" else "logits and maps"
-        rows.append(
-            ("depth prompts", f"{encoder.prompts.num_prompts} {kind}, near before far; the decoder reads {read}")
-        )
+        how = "all maps jointly" if encoder.prompts.readout == "joint" else "each map by itself"
+        count = encoder.prompts.num_prompts
+        rows.append(("depth prompts", f"{count} {kind}, near before far; read off {how}; the decoder reads {read}"))
     matching = config if isinstance(config, HybridMatchingConfig) else getattr(config, "encoder", None)
     if isinstance(matching, HybridMatchingConfig):
         rows.append(

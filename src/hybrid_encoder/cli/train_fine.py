@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,7 +12,11 @@ from hybrid_encoder.cli import _items, _recordings
 from hybrid_encoder.cli import _training as shared
 from hybrid_encoder.cli._config import ConfigOption
 from hybrid_encoder.cli.options import OnCpu, check_finite, make_folder, refuse_unused
+from hybrid_encoder.config.parts import Readout
 from hybrid_encoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hybrid_encoder.models.depth import HybridDepthModel
 
 Encoder = Annotated[
     str, typer.Option(help="A preset, the weights of a coarse stage (ours, or a stage-1 .ckpt file), or a whole model.")
@@ -50,6 +54,12 @@ KeepWords = Annotated[
 PromptsInit = Annotated[
     Literal["random", "words"] | None,
     shared.of_recipe(help="What learned prompts that come after words start from."),
+]
+HowRead = Annotated[
+    Readout | None,
+    shared.of_recipe(
+        help="Compare each map with the prompts by itself, or all four jointly, as the coarse stage taught the words.",
+    ),
 ]
 Jitter = Annotated[
     Literal["per_item", "per_frame"] | None,
@@ -118,6 +128,7 @@ def train_fine_command(
     replace_prompts: ReplacePrompts = False,
     keep_words: KeepWords = False,
     prompts_init: PromptsInit = None,
+    readout: HowRead = None,
     jitter: Jitter = None,
     language_loss: LanguageLoss = 0.0,
     teacher: Teacher = None,
@@ -169,6 +180,7 @@ def train_fine_command(
         pose_pretrained=pose_pretrained if pretrained else bool(pose_pretrained),
         automask=automask,
         prompts_init=prompts_init,
+        readout=readout,
         jitter=jitter,
         teacher_weight=teacher_weight,
     )
@@ -202,6 +214,7 @@ def train_fine_command(
     make_folder(output)
     set_seed(seed)
     model = fine_model(encoder, chosen, pretrained, prompts)
+    chosen = dataclasses.replace(chosen, readout=_own_readout(model, readout))
     taught_by = None if teacher is None else TaughtBy.from_pretrained(teacher)
     items, held_out = _items.open_items(looked, recordings, chosen, console)
     described = {**recordings.described(), "encoder": encoder, "language_loss": language_loss}
@@ -233,3 +246,22 @@ def train_fine_command(
         cpu=cpu,
     )
     shared.print_result(console, weights, output)
+
+
+def _own_readout(model: HybridDepthModel, asked: Readout | None) -> Readout:
+    """Return how the model's words are read, the published way without any.
+
+    Raises:
+        ConfigError: another way was asked for.
+    """
+    prompts = model.config.encoder.prompts
+    own: Readout = "published" if prompts is None else prompts.readout
+    if asked is not None and asked != own:
+        reason = (
+            "the encoder has no prompts; leave it out."
+            if prompts is None
+            else f"this is a whole model, whose decoder has learned from the {own} one; leave it out, or give "
+            "--prompts, with which the decoder starts anew."
+        )
+        raise ConfigError(f"--readout is {asked}, and {reason}")
+    return own

@@ -29,6 +29,7 @@ Std = tuple[_StdValue, _StdValue, _StdValue]
 Block = Annotated[int, Within(0, 255)]
 _Token = Annotated[int, Within(0, 2_000_000)]
 TrainText = bool | Literal["all_but_blocks"]
+Readout = Literal["published", "joint"]
 
 _OWN: Any = None  # until the model is known
 
@@ -156,6 +157,9 @@ class PromptConfig:
         words: fixed phrases instead of learned tokens.
         init: learned tokens start from noise (std 0.02) or from ``DEPTH_WORDS``, interpolated.
         decoder_input: what the decoder reads: ``"concat"``, [logits, map], or the ``"logits"`` alone.
+        readout: what pixels are compared with the prompts by. ``"published"``: each of the four maps by itself, which
+            gives four logits. ``"joint"``: all four together, as the coarse stage compares patches, so that what words
+            learned there still holds; the four levels share these logits.
         train_text: whether the text tower trains: whole, not at all, or ``"all_but_blocks"``, its embeddings, last norm
             and projection around frozen blocks, as published for one frame.
         token_ids: texts and their tokens, as a tokenizer of the Hugging Face Hub gave them (SigLIP's, say). A model
@@ -167,6 +171,7 @@ class PromptConfig:
     words: tuple[Text, ...] | None = None
     init: Literal["random", "words"] = "random"
     decoder_input: Literal["concat", "logits"] = "concat"
+    readout: Readout = "published"
     train_text: TrainText = "all_but_blocks"
     token_ids: dict[str, Any] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union
 
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from hybrid_encoder.checkpoints.constants import constants_of, real_constants, refill
 from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.config.checking import Within, check_value, shown
-from hybrid_encoder.config.parts import TrainText
+from hybrid_encoder.config.parts import Readout, TrainText
 from hybrid_encoder.errors import ConfigError, InputError
-from hybrid_encoder.language.logits import pixel_prompt_logits
+from hybrid_encoder.language.logits import joint_logits, pixel_prompt_logits
 from hybrid_encoder.language.prompts import DepthPrompts
 from hybrid_encoder.models.base import HybridModel, find_config
 from hybrid_encoder.models.fusion import Fusion
@@ -32,7 +33,8 @@ class HybridFeatures(NamedTuple):
     Attributes:
         maps: what a decoder reads, four (B, C_i, h, w).
         fused: the two towers' maps on one grid, four (B, C, h, w).
-        logits: similarity to each prompt, four (B, n, h, w), near before far; None without prompts.
+        logits: similarity to each prompt, four (B, n, h, w), near before far; None without prompts. With the joint
+            readout they are one and the same tensor.
         class_token: DINO's, (B, C); None without that tower, or where its model has none.
         prompt_embeddings: (n, D); None without prompts.
     """
@@ -135,15 +137,21 @@ class HybridDepthEncoder(HybridModel):
         Args:
             images: as for :meth:`forward`.
             levels: how many of the four maps, from the first. With fewer the towers stop early, and there is no class
-                token.
+                token; not so with the joint readout, for which all four are needed.
 
         Raises:
             InputError: images of another shape, type or value range.
         """
         self.check_images(images)
-        spatial, class_token = self.forward_spatial(images, levels)
-        semantic = self.semantic(images, levels) if self.semantic is not None else []
-        return self.join(semantic, spatial, class_token, (images.shape[-2], images.shape[-1]))
+        prompts = self.config.prompts
+        run = 4 if prompts is not None and prompts.readout == "joint" else levels
+        spatial, class_token = self.forward_spatial(images, run)
+        semantic = self.semantic(images, run) if self.semantic is not None else []
+        found = self.join(semantic, spatial, class_token, (images.shape[-2], images.shape[-1]))
+        if run == levels:
+            return found
+        assert found.logits is not None  # what is joint are they
+        return found._replace(maps=found.maps[:levels], fused=found.fused[:levels], logits=found.logits[:levels])
 
     def forward_spatial(self, images: Tensor, levels: int = 4) -> tuple[list[Tensor], Tensor | None]:
         """Run DINO alone: four maps on one grid and the class token, where there is one."""
@@ -169,7 +177,10 @@ class HybridDepthEncoder(HybridModel):
         if self.prompts is None or self.config.prompts is None:
             return HybridFeatures(fused, fused, None, class_token, None)
         prompts = self.prompts()
-        logits = [pixel_prompt_logits(x, prompts) for x in fused]
+        if self.config.prompts.readout == "joint":
+            logits = [joint_logits(fused, prompts)] * len(fused)
+        else:
+            logits = [pixel_prompt_logits(x, prompts) for x in fused]
         maps = logits
         if self.config.prompts.decoder_input == "concat":
             maps = [torch.cat([a, b], dim=1) for a, b in zip(logits, fused, strict=True)]
@@ -194,6 +205,17 @@ class HybridDepthEncoder(HybridModel):
         self._constants = constants_of(self)
         self.config = self.config.replace(prompts=self.prompts.config)
         self.set_trainable(text=config.train_text is True or self._trains["text"], prompts=True)
+
+    def set_readout(self, readout: Readout) -> None:
+        """Say what pixels are compared with the prompts by, as ``PromptConfig.readout`` does; without prompts, nothing.
+
+        What reads the maps was trained on the logits of one readout: choose before the decoder is trained.
+
+        Raises:
+            ConfigError: another word.
+        """
+        if self.config.prompts is not None:
+            self.config = self.config.replace(prompts=dataclasses.replace(self.config.prompts, readout=readout))
 
     def fold_prompts(self) -> None:
         if self.prompts is not None:

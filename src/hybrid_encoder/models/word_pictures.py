@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LONGEST = 960  # pixels of the longer side of the picture in the drawing
 MOST_ROWS = 16  # of the legend; of more prompts a row stands for several
 DARKEST, BRIGHTEST = 0.12, 0.97  # of a colour map, for far and near: black would be lost on a picture
-FAINTEST, STRONGEST = 0.35, 0.9  # opacity of a cell whose prompts are all alike, and of one that is sure
+OPACITY = 0.85  # of a square: the picture shows through, and the colour is still that of the legend
+SMALLEST, LARGEST = 0.3, 0.96  # side of the square, as a share of the cell's, where all prompts are alike, and where sure
 FONT, LINE, SWATCH, MARGIN, COLUMN = 15, 21, 15, 12, 16  # pixels
 INK, PALE = (20, 20, 20), (110, 110, 110)
 
@@ -42,7 +43,8 @@ class LegendRow:
 def draw_words(words: DepthWords, size: tuple[int, int] | None = None, colormap: str = "magma") -> Pixels:
     """Draw the most similar prompt of every cell over the picture, and which colour is which below it.
 
-    A cell is the more opaque the surer its prompt is (its share under a softmax, from that of a guess to 1).
+    Every cell has a square of its prompt's colour, the larger the surer the prompt is (its share under a softmax, from
+    that of a guess to 1).
 
     Args:
         words: of one picture.
@@ -59,18 +61,30 @@ def draw_words(words: DepthWords, size: tuple[int, int] | None = None, colormap:
     scale = LONGEST / max(height, width)
     shape = max(1, round(width * scale)), max(1, round(height * scale))
     grey = Image.fromarray(to_pixels(words.image)).convert("L").resize(shape, Image.Resampling.BICUBIC)
-    colours = _prompt_colours(len(words.bins), colormap)
-    chosen = words.nearest_prompt.cpu().numpy()
-    cells = Image.fromarray(colours[chosen]).resize(shape, Image.Resampling.NEAREST)
-    guess = 1 / len(words.bins)
-    sure = ((words.confidence.float().cpu().numpy() - guess) / (1 - guess)).clip(0, 1)
-    opacity = Image.fromarray((255 * (FAINTEST + (STRONGEST - FAINTEST) * sure)).round().astype(np.uint8))
-    drawn = Image.composite(cells, grey.convert("RGB"), opacity.resize(shape, Image.Resampling.NEAREST))
+    drawn = Image.composite(_squares(words, shape, colormap), grey.convert("RGB"), _squares(words, shape))
     legend = _legend(words, legend_rows(words, colormap), max(shape[0], 320))
     sheet = Image.new("RGB", (max(shape[0], legend.width), shape[1] + legend.height), "white")
     sheet.paste(drawn, (0, 0))
     sheet.paste(legend, (0, shape[1]))
     return np.asarray(sheet)
+
+
+def _squares(words: DepthWords, shape: tuple[int, int], colormap: str | None = None) -> Image.Image:
+    """Return the squares in their colours, or without a colour map their opacity, at a size (W, H)."""
+    chosen = words.nearest_prompt.cpu().numpy()
+    guess = 1 / len(words.bins)
+    sure = ((words.confidence.float().cpu().numpy() - guess) / (1 - guess)).clip(0, 1)
+    sides = SMALLEST + (LARGEST - SMALLEST) * sure
+    width, height = shape[0] / chosen.shape[1], shape[1] / chosen.shape[0]
+    colours = None if colormap is None else _prompt_colours(len(words.bins), colormap)
+    drawn = Image.new("L" if colours is None else "RGB", shape)
+    draw = ImageDraw.Draw(drawn)
+    for (row, column), side in np.ndenumerate(sides):
+        across, down = side * width / 2, side * height / 2
+        x, y = (column + 0.5) * width, (row + 0.5) * height
+        ink = round(255 * OPACITY) if colours is None else tuple(int(value) for value in colours[chosen[row, column]])
+        draw.rectangle((round(x - across), round(y - down), round(x + across) - 1, round(y + down) - 1), fill=ink)
+    return drawn
 
 
 def legend_rows(words: DepthWords, colormap: str = "magma") -> list[LegendRow]:
@@ -109,7 +123,7 @@ def _legend(words: DepthWords, rows: list[LegendRow], width: int) -> Image.Image
     unit = "m" if words.metric else "relative"
     heads = [
         f'Most similar prompt of each cell: "{words.template.replace("{}", "...")}"',
-        f"from near to far, the depth that it stands for ({unit}), its share of the cells; pale where unsure",
+        f"from near to far, the depth that it stands for ({unit}), its share of the cells; small where unsure",
     ]
     lines = [line for head in heads for line in _wrapped(drawable(head), font, width - 2 * MARGIN)]
     texts = [(drawable(row.name), row.depth, f"{row.share:.0%}") for row in rows]

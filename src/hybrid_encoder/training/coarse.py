@@ -115,6 +115,7 @@ def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = 
         encoder = HybridDepthEncoder.from_pretrained(source)
         if encoder.config.prompts is None or encoder.config.prompts.words != recipe.words:
             encoder.set_prompts(_words(encoder.config, recipe))
+        encoder.set_readout(recipe.readout)
         return encoder
     config = HybridEncoderConfig.preset(str(source))
     config = config.replace(
@@ -127,7 +128,7 @@ def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = 
 
 def _words(config: HybridEncoderConfig, recipe: CoarseRecipe) -> PromptConfig:
     """Return the recipe's words as prompts, in the place of an encoder's; what trains of its text tower stays."""
-    prompts = PromptConfig(words=recipe.words)
+    prompts = PromptConfig(words=recipe.words, readout=recipe.readout)
     return prompts if config.prompts is None else dataclasses.replace(prompts, train_text=config.prompts.train_text)
 
 

@@ -49,8 +49,9 @@ def fine_model(
     Args:
         source: a preset, built anew; an encoder, or a checkpoint of one (ours, or a published stage-1 ``.ckpt``), that
             gets a new decoder; or a checkpoint of a whole model, which keeps its decoder.
-        recipe: gives a new decoder's scales and the depth that it starts from, the prompts that come after a coarse
-            result's words, and the input of its towers. An encoder in memory keeps its own input.
+        recipe: gives a new decoder's scales and the depth that it starts from, the readout of the logits among what it
+            reads, the prompts that come after a coarse result's words, and the input of its towers. An encoder in
+            memory keeps its own input.
         pretrained: start a preset from the public CLIP and DINO weights.
         prompts: replace the prompts of any source by this many learned ones; a whole model gets a new decoder then.
 
@@ -77,6 +78,7 @@ def fine_model(
     if prompts is not None:
         train_text = before.train_text if before is not None else False
         encoder.set_prompts(PromptConfig(num_tokens=prompts, init=recipe.prompts_init, train_text=train_text))
+    encoder.set_readout(recipe.readout)
     config = HybridDepthConfig.for_encoder(described or encoder.config).replace(encoder=encoder.config)
     if recipe.scales is not None:
         config = config.replace(decoder=dataclasses.replace(config.decoder, scales=recipe.scales))

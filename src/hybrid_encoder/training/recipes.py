@@ -8,7 +8,7 @@ from typing import Literal
 
 from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.config.checking import check_value
-from hybrid_encoder.config.parts import MAX_PROMPTS
+from hybrid_encoder.config.parts import MAX_PROMPTS, Readout
 from hybrid_encoder.data.transforms import Jitter, Resample, Size
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.losses.coarse import Sampling
@@ -27,6 +27,7 @@ class CoarseRecipe(StageRecipe):
         freeze_text: keep CLIP's text tower as it is, so that the words stay where CLIP has them.
         two_sided, sampling, box: of :class:`hybrid_encoder.losses.coarse.CoarsePatchLoss`.
         words: the prompts, from near to far; a lane has as many points.
+        readout: what the encoder says of its logits, for whatever reads these; the stage itself compares jointly.
         size: (H, W) of the images; or the least that their shorter side may have, at the aspect of each image.
         flip: mirror half of the items.
         jitter: change the colours of all items.
@@ -38,6 +39,7 @@ class CoarseRecipe(StageRecipe):
     sampling: Sampling = "cell"
     box: float = 32.0
     words: tuple[str, ...] = DEPTH_WORDS
+    readout: Readout = "published"
     size: Size = (224, 224)
     flip: bool = True
     jitter: bool = False
@@ -46,6 +48,7 @@ class CoarseRecipe(StageRecipe):
         super().__post_init__()
         check_number("box", self.box, above=0)
         check_number("the number of words", len(self.words), 2)
+        check_value(Readout, self.readout, "readout")
         check_size(self.size)
 
 
@@ -66,6 +69,7 @@ class FineRecipe(StageRecipe):
         prompts: how many learned prompts take the place of a coarse result's words; None keeps the words.
         prompts_init: learned prompts that come after words start from noise (std 0.02), ``"random"``, or from
             ``"words"``, interpolated.
+        readout: what pixels are compared with the prompts by (``PromptConfig.readout``), where the decoder is new.
         raw_input: feed both towers of a coarse result raw RGB in [0, 1]; else with its own normalisation.
         stereo: compare with the right view too, ``"add"``, or with it alone, ``"only"``, which needs no motion; either
             gives depth in metres.
@@ -90,6 +94,7 @@ class FineRecipe(StageRecipe):
     offsets: tuple[int, ...] = (-1, 1)
     prompts: int | None = None
     prompts_init: Literal["random", "words"] = "random"
+    readout: Readout = "published"
     raw_input: bool = False
     stereo: Literal["no", "add", "only"] = "no"
     intrinsics: Literal["given", "learn"] = "given"
@@ -110,6 +115,7 @@ class FineRecipe(StageRecipe):
         if self.prompts is not None:
             check_number("prompts", self.prompts, 2, MAX_PROMPTS, whole=True)
         check_value(Literal["random", "words"], self.prompts_init, "prompts_init")
+        check_value(Readout, self.readout, "readout")
         check_value(Literal["no", "add", "only"], self.stereo, "stereo")
         check_value(Literal["given", "learn"], self.intrinsics, "intrinsics")
         if self.intrinsics_lr is not None:
@@ -169,6 +175,7 @@ COARSE = {
         two_sided=True,
         sampling="box",
         box=14.0,
+        readout="joint",
         size=(96, 320),
     ),
 }
@@ -206,6 +213,7 @@ FINE = {
         refine=3,
         smoothness=1e-2,
         start_depth=0.6,
+        readout="joint",
         size=(96, 320),
     ),
 }
