@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -44,6 +45,21 @@ def test_the_language_loss_is_added_and_logged_under_its_name(repo: Repo, first:
     handle.undo()
     assert module.Trainer.compute_losses.__module__ == "trainer"
     assert "language_loss" not in trainer.compute_losses({}, outputs)
+
+
+def test_the_joint_readout_reaches_the_repository_s_training(repo: Repo) -> None:
+    assert TINY.prompts is not None
+    joint = TINY.replace(prompts=dataclasses.replace(TINY.prompts, readout="joint"))
+    with monodepth2.patch(joint, language_loss=0.5):
+        module = repo.load()
+        torch.manual_seed(0)
+        trainer = module.Trainer()
+        losses, outputs = trainer.step(_images())
+    assert trainer.encoder.encoder.config.prompts.readout == "joint"
+    first = outputs["language", 0]
+    assert all(torch.equal(outputs["language", level], first) for level in range(4))
+    expected = PixelLanguageLoss(bin_centers(16, 0.1, 100.0))(first, outputs["depth", 0, 0])
+    torch.testing.assert_close(losses["language_loss"], expected)
 
 
 def test_a_trainer_that_extends_another_adds_the_language_loss_once(repo: Repo) -> None:

@@ -18,7 +18,7 @@ from torch.export import Dim
 
 from hybrid_encoder import ConfigError, HybridDepthConfig, HybridDepthEncoder, HybridDepthModel, InputError
 from hybrid_encoder.cli import main
-from hybrid_encoder.config import NeckConfig, UNetDecoderConfig
+from hybrid_encoder.config import NeckConfig, PromptConfig, UNetDecoderConfig
 from hybrid_encoder.data import SyntheticDrive
 from hybrid_encoder.deploy import export
 from hybrid_encoder.deploy.compare import onnx_difference, program_difference
@@ -77,6 +77,19 @@ def rendered(batch: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_gives_the_model_s_disparity(model: HybridDepthModel, fixed: Path, batch: int) -> None:
     assert onnx_difference(model, fixed, rendered(batch, *SIZE))[0] < 1e-5
+
+
+@opens_sizes
+@pytest.mark.slow
+def test_words_that_are_read_jointly_are_exported_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = HybridDepthConfig.preset("tiny")
+    prompts = PromptConfig(num_tokens=5, decoder_input="logits", readout="joint")  # nothing but words reaches depth
+    joint = HybridDepthModel(config.replace(encoder=config.encoder.replace(prompts=prompts)), pretrained=False).eval()
+    with logging_unchanged():
+        file = export_onnx(joint, tmp_path / "joint.onnx", SIZE, dynamic_size=True)
+    for size in (SIZE, (84, 112)):
+        assert onnx_difference(joint, file, rendered(1, *size))[0] < 1e-5
 
 
 @opens_sizes
