@@ -77,16 +77,26 @@ def writers(threads: int = WRITERS) -> Iterator[Writers]:
 
 
 def predict_groups(
-    model: HybridDepthModel, images: Iterable[tuple[T, PreparedImage]], batch_size: int | None
+    model: HybridDepthModel,
+    images: Iterable[tuple[T, PreparedImage]],
+    batch_size: int | None,
+    *,
+    words: bool = False,
 ) -> Iterator[tuple[T, Predicted]]:
     """Yield the prediction for each image, on the CPU and in order; those next to each other of one size go together.
+
+    Args:
+        model: predicts.
+        images: items, and what the model prepared of each.
+        batch_size: pictures that the network sees at once.
+        words: keep what the prompts say, too.
 
     Raises:
         CheckpointError: the weights give something that is no depth.
     """
     for group in _groups(images, batch_size):
         start = time.perf_counter()
-        predictions = model.infer_stream((image for _, image in group), batch_size=len(group))
+        predictions = model.infer_stream((image for _, image in group), batch_size=len(group), words=words)
         elapsed = 0.0
         for index, (item, _) in enumerate(group):
             prediction = next(predictions).cpu()

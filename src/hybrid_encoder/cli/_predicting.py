@@ -104,7 +104,7 @@ class Predicting:
         jobs = [job for job in self.work.jobs if not job.is_video]
         few = self.silent or len(jobs) < 2
         with writers() as writer:
-            results = predict_groups(self.model, self._read(jobs), self.batch_size)
+            results = predict_groups(self.model, self._read(jobs), self.batch_size, words=self.options["words"])
             for job, (prediction, seconds) in track(
                 results, "predicting", total=len(jobs), console=console, disable=few
             ):

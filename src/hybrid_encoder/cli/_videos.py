@@ -72,6 +72,7 @@ def predict_video(
         advance: called once a frame.
     """
     colours = SteadyColours(options["colormap"], options["near"], options["far"])
+    words = keep_frames and bool(options["words"])
     num_frames, seconds, working = 0, 0.0, (0, 0)
     with VideoFrames(job.path, every, max_pixels) as frames:
         height, width = frames.size
@@ -93,7 +94,7 @@ def predict_video(
             writers(threads=1) as writer,  # one: frames have an order
             _in_background(map(prepare, frames)) as prepared,
         ):
-            for frame, (prediction, spent) in predict_groups(model, prepared, batch_size):
+            for frame, (prediction, spent) in predict_groups(model, prepared, batch_size, words=words):
                 working = model.working_size(frames.size, size)
                 writer.submit(partial(write, prediction, frame, num_frames * every))
                 num_frames, seconds = num_frames + 1, seconds + spent

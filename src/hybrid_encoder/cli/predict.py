@@ -68,6 +68,12 @@ def predict_command(
     point_cloud: Annotated[
         CloudFormat | None, typer.Option(help="Write a coloured point cloud of every picture, too.")
     ] = None,
+    words: Annotated[
+        bool,
+        typer.Option(
+            "--words", help="Draw what the words say of every picture, too: the most similar prompt of each place."
+        ),
+    ] = False,
     fov: Annotated[
         float | None,
         typer.Option(help="Horizontal field of view in degrees, for point clouds; by default from EXIF data."),
@@ -112,7 +118,7 @@ def predict_command(
 
     with summarized(weights, wanted=as_json) as summary:
         check_colormap(colormap)
-        options = _save_options(numbers, colormap, colour_range, point_cloud, fov, intrinsics)
+        options = _save_options(numbers, colormap, colour_range, point_cloud, words, fov, intrinsics)
         working_size = parse_working_size(size)
         limit = MAX_PIXELS if max_pixels is None else max_pixels
         work = find_work(inputs, expanded(output), limit)
@@ -120,12 +126,14 @@ def predict_command(
         work.check_damaged(work.jobs, skip_damaged)
         check_targets(work.jobs, frames)
         videos = {"every": every > 1, "side_by_side": side_by_side, "frames": frames}
-        _check_video_options(work.jobs, point_cloud=point_cloud, **videos)
+        _check_video_options(work.jobs, point_cloud=point_cloud, words=words, **videos)
         if point_cloud and fov is None:
             _check_cameras([job for job in work.jobs if frames or not job.is_video], options["intrinsics"], limit)
         target = pick_device(device)
         model = HybridDepthModel.from_pretrained(weights).to(target)
         _check_scale(model, numbers)
+        if words and not model.has_words:
+            raise InputError(f"--words is given, and the weights {weights} have no prompts; leave it out.")
         run = Predicting(model, work, working_size, batch_size, limit, options, quiet or as_json)
         summary.results = run.rows
         if not (quiet or as_json):
@@ -145,6 +153,7 @@ def _save_options(
     colormap: str,
     colour_range: tuple[float, float] | None,
     cloud: CloudFormat | None,
+    words: bool,
     fov: float | None,
     intrinsics: str | None,
 ) -> dict[str, Any]:
@@ -165,6 +174,7 @@ def _save_options(
     return {
         "numbers": None if numbers == "none" else numbers,
         "cloud": cloud,
+        "words": words,
         "colormap": colormap,
         "near": near,
         "far": far,
@@ -173,14 +183,16 @@ def _save_options(
     }
 
 
-def _check_video_options(jobs: Sequence[Job], *, point_cloud: CloudFormat | None, **options: bool) -> None:
+def _check_video_options(jobs: Sequence[Job], *, point_cloud: CloudFormat | None, words: bool, **options: bool) -> None:
     """Raise InputError for an option that would do nothing."""
     if not any(job.is_video for job in jobs):
         for name, given in options.items():
             if given:
                 raise InputError(f"--{name.replace('_', '-')} is for videos, and there is none; leave it out.")
-    elif point_cloud and not options["frames"] and all(job.is_video for job in jobs):
-        raise InputError("--point-cloud is for pictures, and of videos for --frames; add --frames, or leave it out.")
+    elif not options["frames"] and all(job.is_video for job in jobs):
+        for name, asked in (("--point-cloud", point_cloud is not None), ("--words", words)):
+            if asked:
+                raise InputError(f"{name} is for pictures, and of videos for --frames; add --frames, or leave it out.")
 
 
 def _check_cameras(jobs: Sequence[Job], intrinsics: Any, max_pixels: int) -> None:
