@@ -24,6 +24,7 @@ from hybrid_encoder.evaluation.protocols import Protocol
 from hybrid_encoder.evaluation.report import file_hash, weight_hashes
 from hybrid_encoder.evaluation.results import Evaluation
 from hybrid_encoder.evaluation.samples import Sample
+from hybrid_encoder.evaluation.tables import ORDER_COLUMNS, ROW_WRONG, order_rows, order_title
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.sizes import WorkingSize
 from hybrid_encoder.writing import write_whole, written_whole
@@ -134,6 +135,11 @@ def show(found: Evaluation, beside: Sequence[Evaluation], protocol: Protocol, ab
         numbers = protocol.numbers(one.mean)
         table.add_row(one.predictor, *(f"{value:.3f}" for value in numbers.values()))
     console.print(table)
+    if rows := order_rows(found, beside):
+        order = Table("", *ORDER_COLUMNS, title=order_title(found), caption=ROW_WRONG)
+        for row in rows:
+            order.add_row(*row)
+        console.print(order)
     if beside:
         console.print(f"beside it, baselines that see no image: {about['baselines_made_from']}")
     if found.settings["median_scaling"]:
@@ -144,6 +150,10 @@ def show(found: Evaluation, beside: Sequence[Evaluation], protocol: Protocol, ab
             f"{metrics.num_below + metrics.num_above} of {metrics.num_valid} predictions were clamped to the range of "
             f"depth: {metrics.num_below} below it, {metrics.num_above} above"
         )
+
+
+def _with_order(one: Evaluation, protocol: Protocol) -> dict[str, Any]:
+    return protocol.numbers(one.mean) | ({} if one.order is None else {"order": one.order.as_dict()})
 
 
 def write_json(
@@ -159,7 +169,8 @@ def write_json(
         **protocol.numbers(found.mean),
         "count": len(found.images),
         "scale": {"median": found.scale, "spread": found.scale_spread},
-        "baselines": {one.predictor: protocol.numbers(one.mean) for one in beside},
+        **({} if found.order is None else {"order": found.order.as_dict()}),
+        "baselines": {one.predictor: _with_order(one, protocol) for one in beside},
         "settings": {
             **found.settings,
             **about,

@@ -166,7 +166,9 @@ def evaluate_command(
     beside: list[Evaluation] = []
     if baselines:
         scaling = bool(found.settings["median_scaling"])
-        beside, about["baselines_made_from"] = evaluate_baselines(samples, chosen, median_scaling=scaling)
+        beside, about["baselines_made_from"] = evaluate_baselines(
+            samples, chosen, median_scaling=scaling, order=found.order is not None
+        )
     _evaluating.show(found, beside, chosen, about)
     if json is not None:
         _evaluating.write_json(json, found, beside, chosen, about, split)

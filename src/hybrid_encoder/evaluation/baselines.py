@@ -204,7 +204,7 @@ def evaluate_baselines(
         samples, protocol, training: as for :func:`baselines`.
         median_scaling: scale them to the truth, as the model was.
         distances: edges of the ranges of distance.
-        options: ``regions`` and ``console`` of :func:`~hybrid_encoder.evaluation.evaluating.evaluate`.
+        options: ``regions``, ``order`` and ``console`` of :func:`~hybrid_encoder.evaluation.evaluating.evaluate`.
 
     Raises:
         InputError: a file that is malformed.

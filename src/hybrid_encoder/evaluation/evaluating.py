@@ -22,6 +22,7 @@ from hybrid_encoder.evaluation.predictors import Prediction, Predictor
 from hybrid_encoder.evaluation.protocols import Protocol, find_protocol
 from hybrid_encoder.evaluation.results import Evaluation, ImageResult
 from hybrid_encoder.evaluation.samples import Sample
+from hybrid_encoder.evaluation.word_order import word_order
 
 Regions = Callable[[Sample], Mapping[str, NDArray[np.bool_]]]
 
@@ -54,6 +55,7 @@ def evaluate(
     factor: float | None = None,
     distances: Sequence[float] = DISTANCES,
     regions: Regions | None = None,
+    order: bool | None = None,
     seen: Callable[[Sample, Prediction, Compared], None] | None = None,
     console: Console | None = None,
 ) -> Evaluation:
@@ -68,6 +70,8 @@ def evaluate(
         factor: multiplies depth, before median scaling where there is any: 5.4 for Monodepth2's stereo models.
         distances: edges of the ranges of distance that have metrics of their own, in metres.
         regions: gives masks of what is seen, by name, at the size of the ground truth; these have metrics, too.
+        order: measure which of two random pixels the words, and the depth, call nearer (:func:`.word_order`); by
+            default where the predictor has words.
         seen: called with every image when it has been compared.
         console: where to show progress.
 
@@ -89,7 +93,11 @@ def evaluate(
             prediction, sample.read_truth(), protocol, median_scaling=scaling, factor=factor or 1.0, name=sample.name
         )
         parts = parts_of(found.depth, found.truth, found.valid, distances, regions(sample) if regions else None)
-        images.append(ImageResult(sample.name, found.metrics, found.scale, parts))
+        pairs = None
+        if order or (order is None and prediction.logits is not None):
+            known = torch.where(found.valid, found.truth, 0)
+            pairs = word_order(prediction.logits, known, depth=found.depth, seed=sample.name)
+        images.append(ImageResult(sample.name, found.metrics, found.scale, parts, pairs))
         if seen is not None:
             seen(sample, prediction, found)
     mean = DepthMetrics.mean([image.metrics for image in images])

@@ -29,7 +29,8 @@ class ModelPredictor(Predictor):
     Args:
         model: on any device.
         size: to predict at, as for ``infer``: by default the right one.
-        flip: predict the mirrored image, too, and blend (:func:`blend_flipped`); twice the time.
+        flip: predict the mirrored image, too, and blend (:func:`blend_flipped`); twice the time. Of what the words
+            say of the two, the mean is taken.
         resampling: how images come to that size: ``"lanczos"``, as Monodepth2's loader does, or ``"model"``, as
             ``infer`` and ``predict`` do.
         depth_range: (nearest, farthest) depth that disparity from 1 to 0 stands for, instead of the model's own; not
@@ -64,9 +65,10 @@ class ModelPredictor(Predictor):
         pixels = self._pixels(sample)
         if self.flip:
             pixels = torch.cat([pixels, pixels.flip(-1)])
-        disparity = in_evaluation(self.model)(pixels).double().cpu()[:, 0]
-        scaled = (1 / self._depth(disparity)).numpy()
-        return Prediction(blend_flipped(scaled[0], scaled[1, :, ::-1]) if self.flip else scaled[0], "disparity")
+        found, logits = in_evaluation(self.model).forward_words(pixels)
+        scaled = (1 / self._depth(found.double().cpu()[:, 0])).numpy()
+        values = blend_flipped(scaled[0], scaled[1, :, ::-1]) if self.flip else scaled[0]
+        return Prediction(values, "disparity", None if logits is None else _said(logits))
 
     def _pixels(self, sample: Sample) -> Tensor:
         image = sample.read_image()
@@ -146,8 +148,10 @@ class MatchingPredictor(Predictor):
             lookup_T_current = self._motion(lookup, current)
         K = self._intrinsics(sample, own, (working[0] // 4, working[1] // 4))
         poses, K, inv_K = (x.to(parameter.device, torch.float32) for x in (lookup_T_current, K, torch.linalg.inv(K)))
-        disparity = in_evaluation(self.model)(current, lookup[:, None], poses[:, None], K[None], inv_K[None])
-        return Prediction((1 / self.model.to_depth(disparity.double().cpu()))[0, 0].numpy(), "disparity")
+        inputs = (current, lookup[:, None], poses[:, None], K[None], inv_K[None])
+        disparity, logits = in_evaluation(self.model).forward_words(*inputs)
+        values = (1 / self.model.to_depth(disparity.double().cpu()))[0, 0].numpy()
+        return Prediction(values, "disparity", None if logits is None else _said(logits))
 
     def _motion(self, before: Tensor, current: Tensor) -> Tensor:
         found = self.pose(before, current)
@@ -162,6 +166,12 @@ class MatchingPredictor(Predictor):
             assert sample.K is not None  # check asks for it
             K[:3, :3] = resized_intrinsics(sample.K.double().cpu(), own, size)
         return K
+
+
+def _said(logits: Tensor) -> Tensor:
+    """Return an image's logits, (n, h, w): of (1, n, h, w) as they are; with those of its mirror image, their mean."""
+    image = logits[0].cpu()
+    return image if len(logits) == 1 else (image + logits[1].cpu().flip(-1)) / 2
 
 
 def blend_flipped(disparity: np.ndarray[Any, Any], flipped: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

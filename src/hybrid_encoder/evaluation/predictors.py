@@ -31,10 +31,12 @@ class Prediction:
         values: (h, w), finite: depth above 0, or disparity from 0 up, where 0 is infinitely far.
         gives: ``"disparity"``, which is 1 / depth (Monodepth2 calls it scaled disparity), or ``"depth"``; in metres or
             without a scale.
+        logits: how similar every place is to every prompt, near before far, (n, h, w); None without words.
     """
 
     values: NDArray[Any]
     gives: Gives
+    logits: Tensor | None = None
 
     def disparity(self, name: str) -> Tensor:
         """Return 1 / depth, float64, (h, w).

@@ -167,6 +167,7 @@ def report_content(evaluation: Evaluation, baselines: Sequence[Evaluation] = ())
                 **all_numbers(image.metrics),
                 "scale": image.scale,
                 "parts": {name: all_numbers(part) for name, part in image.parts.items()},
+                **({} if image.order is None else {"order": image.order.as_dict()}),
             }
             for image in evaluation.images
         ],
@@ -174,11 +175,12 @@ def report_content(evaluation: Evaluation, baselines: Sequence[Evaluation] = ())
 
 
 def means(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the mean metrics of an evaluation and those of its parts, as JSON has them."""
+    """Return the mean metrics of an evaluation, those of its parts, and the order of pairs, as JSON has them."""
     parts = mean_parts(evaluation.images)
     return {
         "mean": all_numbers(evaluation.mean),
         "parts": {name: {**all_numbers(part.metrics), "num_images": part.num_images} for name, part in parts.items()},
+        **({} if evaluation.order is None else {"order": evaluation.order.as_dict()}),
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid_encoder.evaluation.metrics import DepthMetrics
+from hybrid_encoder.evaluation.word_order import WordOrder
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class ImageResult:
         scale: that the prediction was multiplied by, of median scaling and a fixed factor together.
         parts: metrics over some of the valid pixels by the name of the part, such as ``"0-20 m"``; a part without a
             valid pixel is left out.
+        order: of random pairs of pixels, by the words and by depth; None where it was not measured.
     """
 
     name: str
     metrics: DepthMetrics
     scale: float = 1.0
     parts: Mapping[str, DepthMetrics] = field(default_factory=dict)
+    order: WordOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class Evaluation:
     images: tuple[ImageResult, ...]
     mean: DepthMetrics
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def order(self) -> WordOrder | None:
+        """The order of random pairs in all images, each pair with the same weight; None where it was not measured."""
+        found = [image.order for image in self.images if image.order is not None]
+        return WordOrder.pooled(found) if found else None
 
     @property
     def scale(self) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from hybrid_encoder.errors import visible
@@ -12,6 +14,10 @@ from hybrid_encoder.evaluation.metrics import METRICS, DepthMetrics
 from hybrid_encoder.evaluation.parts import mean_parts
 from hybrid_encoder.evaluation.protocols import Protocol
 from hybrid_encoder.evaluation.results import Evaluation, ImageResult
+from hybrid_encoder.evaluation.word_order import WordOrder
+
+ROW_WRONG = "row wrong: the nearer pixel lies higher in the image"
+ORDER_COLUMNS = ("words", "words, row wrong", "depth", "depth, row wrong")
 
 
 def all_numbers(metrics: DepthMetrics) -> dict[str, float]:
@@ -26,6 +32,7 @@ def images_csv(images: Sequence[ImageResult]) -> str:
     A name that a spreadsheet would run as a formula has an apostrophe before it.
     """
     parts = list(mean_parts(images))
+    ordered = any(image.order is not None for image in images)
     of_part = ("abs_rel", "rmse", "a1", "num_valid")
     text = io.StringIO()
     writer = csv.writer(text)
@@ -38,6 +45,7 @@ def images_csv(images: Sequence[ImageResult]) -> str:
             "num_above",
             "scale",
             *(f"{n} {p}" for p in parts for n in of_part),
+            *((f.name for f in fields(WordOrder)) if ordered else ()),
         ]
     )
     for image in images:
@@ -45,6 +53,9 @@ def images_csv(images: Sequence[ImageResult]) -> str:
         for name in parts:
             part = image.parts.get(name)
             row += ["" if part is None else getattr(part, number) for number in of_part]
+        if ordered:
+            numbers = dict.fromkeys(f.name for f in fields(WordOrder)) if image.order is None else image.order.as_dict()
+            row += ["" if number is None else number for number in numbers.values()]
         writer.writerow(row)
     return text.getvalue()
 
@@ -66,7 +77,37 @@ def tables(evaluation: Evaluation, baselines: Sequence[Evaluation], protocol: Pr
         heads = [f"{_text(name)} ({found[0][name].num_images})" for name in parts]
         cells = [[f"{of[name].metrics.abs_rel:.3f}" if name in of else "" for name in parts] for of in found]
         lines += _table(["", *heads], [[_text(row.predictor), *cell] for row, cell in zip(rows, cells, strict=True)])
+    if ordered := order_rows(evaluation, baselines):
+        lines += ["", f"{order_title(evaluation)}; {ROW_WRONG}", ""]
+        lines += _table(["", *ORDER_COLUMNS], [[_text(row[0]), *row[1:]] for row in ordered])
     return "\n".join(lines) + "\n"
+
+
+def order_title(evaluation: Evaluation) -> str:
+    """Return what :func:`order_rows` are about, in a line; of an evaluation that has them."""
+    assert evaluation.order is not None
+    pairs, wrong = evaluation.order.num_pairs, evaluation.order.num_row_wrong
+    return f"pairs of pixels in the right order: {pairs:,}, row wrong {wrong:,}"
+
+
+def order_rows(evaluation: Evaluation, baselines: Sequence[Evaluation]) -> list[list[str]]:
+    """Return how often words and depth put random pairs in order, as text: what predicts, then ``ORDER_COLUMNS``.
+
+    The last two rows are the controls: the image's row alone, and a guess. Without an order there are no rows.
+    """
+    if evaluation.order is None:
+        return []
+    rows = []
+    for one in (evaluation, *baselines):
+        if (order := one.order) is not None:
+            words = [_share(order.words), _share(order.words_row_wrong)] if order.has_words else ["no words"] * 2
+            rows.append([one.predictor, *words, _share(order.depth), _share(order.depth_row_wrong)])
+    by_row = [_share(evaluation.order.row), _share(0.0 if evaluation.order.num_row_wrong else math.nan)]
+    return [*rows, ["lower is nearer", *by_row * 2], ["a guess", *["50.0%"] * 4]]
+
+
+def _share(share: float) -> str:
+    return "no pairs" if math.isnan(share) else f"{share:.1%}"
 
 
 def _shown(numbers: Mapping[str, float], names: Sequence[str]) -> list[str]:

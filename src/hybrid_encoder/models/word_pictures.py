@@ -18,7 +18,10 @@ LONGEST = 960  # pixels of the longer side of the picture in the drawing
 MOST_ROWS = 16  # of the legend; of more prompts a row stands for several
 DARKEST, BRIGHTEST = 0.12, 0.97  # of a colour map, for far and near: black would be lost on a picture
 OPACITY = 0.85  # of a square: the picture shows through, and the colour is still that of the legend
-SMALLEST, LARGEST = 0.3, 0.96  # side of the square, as a share of the cell's, where all prompts are alike, and where sure
+SMALLEST, LARGEST = (
+    0.3,
+    0.96,
+)  # side of the square, as a share of the cell's, where all prompts are alike, and where sure
 FONT, LINE, SWATCH, MARGIN, COLUMN = 15, 21, 15, 12, 16  # pixels
 INK, PALE = (20, 20, 20), (110, 110, 110)
 
@@ -120,7 +123,7 @@ def _prompt_colours(count: int, colormap: str) -> Pixels:
 def _legend(words: DepthWords, rows: list[LegendRow], width: int) -> Image.Image:
     """Return the legend: its rows in as many columns as a width has room for, near at the upper left."""
     font = ImageFont.load_default(FONT)
-    unit = "m" if words.metric else "relative"
+    unit = "in metres" if words.metric else "relative"
     heads = [
         f'Most similar prompt of each cell: "{words.template.replace("{}", "...")}"',
         f"from near to far, the depth that it stands for ({unit}), its share of the cells; small where unsure",
