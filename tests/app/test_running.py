@@ -26,6 +26,8 @@ from hybrid_encoder.data.synthetic import SyntheticDrive
 from hybrid_encoder.data.video import VideoFrames
 from hybrid_encoder.errors import CheckpointError, HybridEncoderError, InputError
 
+from helpers.published_layout import small_config
+
 CPU = torch.device("cpu")
 
 
@@ -66,6 +68,24 @@ def test_a_picture_becomes_what_the_model_says(runner: DepthRunner, model: Hybri
     assert "'tiny' at 96 x 320 on cpu" in result.summary
     assert "field of view 81.2°." in result.summary
     assert {path.name for path in (result.numbers, result.cloud)} == {"street_relative_depth.npy", "street_points.ply"}
+
+
+def test_what_the_words_say_is_drawn_where_there_are_words(runner: DepthRunner, model: HybridDepthModel) -> None:
+    drawn = runner.picture(EXAMPLE, Choices(colormap="viridis")).words
+    said = model.infer(EXAMPLE, words=True).words
+    assert drawn is not None and said is not None
+    assert drawn.name == "street_words.png"
+    assert np.array_equal(np.asarray(Image.open(drawn)), said.drawn((288, 960), "viridis"))
+
+
+def test_without_prompts_there_are_no_words(tmp_path: Path) -> None:
+    silent = HybridDepthModel(small_config(prompts=None), pretrained=False)
+    silent.save_pretrained(tmp_path / "silent")
+    runner = DepthRunner(tmp_path / "results", [str(tmp_path / "silent")], device=CPU)
+    result = runner.picture(EXAMPLE, Choices(weights=str(tmp_path / "silent")))
+    assert result.words is None
+    assert not list(result.colors.parent.glob("*_words.png"))
+    assert result.cloud.is_file()
 
 
 def test_a_scene_is_few_points_of_the_foreground(

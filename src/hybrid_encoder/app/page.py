@@ -86,6 +86,7 @@ def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
                 with gr.Column() as of_picture:
                     slider = gr.ImageSlider(label="Picture | depth", interactive=False, max_height=600)
                     summary = gr.HTML()
+                    words = gr.Image(label="What the words say", type="filepath", interactive=False, visible=False)
                     scene = gr.Model3D(label="Point cloud", height=420, visible="hidden")
                     with gr.Row():
                         files = [gr.DownloadButton(name, size="md", visible=False) for name in DOWNLOADS]
@@ -95,7 +96,7 @@ def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
             with gr.Column(elem_id="settings"):
                 choices = _choices(runner)
 
-        outputs = [slider, summary, scene, *files]
+        outputs = [slider, summary, words, scene, *files]
         run: dict[str, Any] = {
             "fn": partial(_on_picture, runner),
             "inputs": [picture, *choices],
@@ -160,7 +161,8 @@ def _on_picture(runner: DepthRunner, picture: dict[str, Any] | None, *choices: A
         done = runner.picture(_path(runner, picture, "picture"), Choices(*choices))
     files = (gr.DownloadButton(value=path, visible=True) for path in (done.colors, done.numbers, done.cloud))
     scene = gr.Model3D(str(done.scene), camera_position=(AROUND, ABOVE, AWAY * done.extent), visible=True)
-    return (done.picture, done.depth), _paragraph(done.summary), scene, *files
+    words = gr.Image(None if done.words is None else str(done.words), visible=done.words is not None)
+    return (done.picture, done.depth), _paragraph(done.summary), words, scene, *files
 
 
 def _on_video(runner: DepthRunner, video: dict[str, Any] | None, *choices: Any) -> Iterator[tuple[Any, ...]]:
@@ -172,7 +174,7 @@ def _on_video(runner: DepthRunner, video: dict[str, Any] | None, *choices: Any) 
 def _nothing() -> tuple[Any, ...]:
     """Return what the results of a picture are where there is none."""
     hidden = (gr.DownloadButton(value=None, visible=False) for _ in DOWNLOADS)
-    return None, "", gr.Model3D(None, visible="hidden"), *hidden
+    return None, "", gr.Image(None, visible=False), gr.Model3D(None, visible="hidden"), *hidden
 
 
 def _show(is_picture: bool) -> tuple[Any, ...]:

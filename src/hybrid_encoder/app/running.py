@@ -50,6 +50,7 @@ class PictureResult:
         extent: diagonal of the box around the scene, in its unit.
         colors, numbers, cloud: to keep: the coloured map and the depth at the picture's size, and at most two million
             points as ``.ply``.
+        words: what the words say of the picture, drawn; None where the model has none.
         summary: how it was made.
     """
 
@@ -60,6 +61,7 @@ class PictureResult:
     colors: Path
     numbers: Path
     cloud: Path
+    words: Path | None
     summary: str
 
 
@@ -142,11 +144,11 @@ class DepthRunner:
         model = self.load(choices.weights)
         made = self._check_work(model, (image.height, image.width), size)
         begun = time.perf_counter()
-        prediction = model.infer(path, size).cpu()
+        prediction = model.infer(path, size, words=model.has_words).cpu()
         prediction.check_finite(path.name)
         seconds = time.perf_counter() - begun
         folder, stem = self._new_folder(), path.stem
-        colors, numbers = prediction.save(folder, stem, colormap=colormap)
+        colors, numbers, *words = prediction.save(folder, stem, words=model.has_words, colormap=colormap)
         known = fov or field_of_view(path)
         cloud, scene = folder / f"{stem}_points.ply", folder / f"{stem}_points.glb"
         write_cloud(cloud, saved_points(prediction, known or USUAL_FOV))
@@ -161,6 +163,7 @@ class DepthRunner:
             colors=colors,
             numbers=numbers,
             cloud=cloud,
+            words=words[0] if words else None,
             summary=f"{made}, {seconds:.2g} s; {camera}.",
         )
 
