@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,6 +150,25 @@ def test_a_whole_model_keeps_the_readout_that_its_decoder_knows(
     again = fine_model(tmp_path, dataclasses.replace(FINE["small"], readout="published"))
     assert again.config.encoder.prompts is not None
     assert again.config.encoder.prompts.readout == "joint"
+
+
+@pytest.mark.parametrize(
+    ("asked", "prompts", "readout"), [(None, 4, "joint"), (None, None, "joint"), ("published", 4, "published")]
+)
+def test_a_recipe_that_names_no_readout_keeps_the_source_s(
+    coarse: tuple[Path, HybridDepthEncoder], asked: Any, prompts: int | None, readout: str
+) -> None:
+    model = fine_model(coarse[0], dataclasses.replace(FINE["small"], readout=asked), prompts=prompts)
+    assert model.encoder.config.prompts is not None
+    assert model.encoder.config.prompts.readout == readout
+
+
+def test_joint_words_are_the_same_under_compile(joint: HybridDepthEncoder, images: Tensor) -> None:
+    with torch.no_grad():
+        expected = joint(images)
+        compiled = torch.compile(joint, fullgraph=True, backend="eager")(images)
+    for a, b in zip(expected, compiled, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.fixture

@@ -214,8 +214,9 @@ class HybridDepthEncoder(HybridModel):
         Raises:
             ConfigError: another word.
         """
-        if self.config.prompts is not None:
-            self.config = self.config.replace(prompts=dataclasses.replace(self.config.prompts, readout=readout))
+        if self.prompts is not None:
+            self.prompts.config = dataclasses.replace(self.prompts.config, readout=readout)
+            self.config = self.config.replace(prompts=self.prompts.config)
 
     def fold_prompts(self) -> None:
         if self.prompts is not None:

@@ -78,7 +78,8 @@ def fine_model(
     if prompts is not None:
         train_text = before.train_text if before is not None else False
         encoder.set_prompts(PromptConfig(num_tokens=prompts, init=recipe.prompts_init, train_text=train_text))
-    encoder.set_readout(recipe.readout)
+    if before is not None:
+        encoder.set_readout(recipe.readout or before.readout)
     config = HybridDepthConfig.for_encoder(described or encoder.config).replace(encoder=encoder.config)
     if recipe.scales is not None:
         config = config.replace(decoder=dataclasses.replace(config.decoder, scales=recipe.scales))

@@ -69,7 +69,8 @@ class FineRecipe(StageRecipe):
         prompts: how many learned prompts take the place of a coarse result's words; None keeps the words.
         prompts_init: learned prompts that come after words start from noise (std 0.02), ``"random"``, or from
             ``"words"``, interpolated.
-        readout: what pixels are compared with the prompts by (``PromptConfig.readout``), where the decoder is new.
+        readout: what pixels are compared with the prompts by (``PromptConfig.readout``), where the decoder is new; None
+            keeps the source's.
         raw_input: feed both towers of a coarse result raw RGB in [0, 1]; else with its own normalisation.
         stereo: compare with the right view too, ``"add"``, or with it alone, ``"only"``, which needs no motion; either
             gives depth in metres.
@@ -94,7 +95,7 @@ class FineRecipe(StageRecipe):
     offsets: tuple[int, ...] = (-1, 1)
     prompts: int | None = None
     prompts_init: Literal["random", "words"] = "random"
-    readout: Readout = "published"
+    readout: Readout | None = None
     raw_input: bool = False
     stereo: Literal["no", "add", "only"] = "no"
     intrinsics: Literal["given", "learn"] = "given"
@@ -115,7 +116,7 @@ class FineRecipe(StageRecipe):
         if self.prompts is not None:
             check_number("prompts", self.prompts, 2, MAX_PROMPTS, whole=True)
         check_value(Literal["random", "words"], self.prompts_init, "prompts_init")
-        check_value(Readout, self.readout, "readout")
+        check_value(Readout | None, self.readout, "readout")
         check_value(Literal["no", "add", "only"], self.stereo, "stereo")
         check_value(Literal["given", "learn"], self.intrinsics, "intrinsics")
         if self.intrinsics_lr is not None:
@@ -191,6 +192,7 @@ FINE = {
         scales=(0,),
         size=(224, 672),
         prompts=256,
+        readout="published",
         raw_input=True,
         jitter="per_frame",
         resample="lanczos",
