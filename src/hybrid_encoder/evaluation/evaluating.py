@@ -22,7 +22,7 @@ from hybrid_encoder.evaluation.predictors import Prediction, Predictor
 from hybrid_encoder.evaluation.protocols import Protocol, find_protocol
 from hybrid_encoder.evaluation.results import Evaluation, ImageResult
 from hybrid_encoder.evaluation.samples import Sample
-from hybrid_encoder.evaluation.word_order import word_order
+from hybrid_encoder.evaluation.word_order import WordOrder, word_order
 
 Regions = Callable[[Sample], Mapping[str, NDArray[np.bool_]]]
 
@@ -95,8 +95,7 @@ def evaluate(
         parts = parts_of(found.depth, found.truth, found.valid, distances, regions(sample) if regions else None)
         pairs = None
         if order or (order is None and prediction.logits is not None):
-            known = torch.where(found.valid, found.truth, 0)
-            pairs = word_order(prediction.logits, known, depth=found.depth, seed=sample.name)
+            pairs = _order(prediction, found, protocol, sample.name)
         images.append(ImageResult(sample.name, found.metrics, found.scale, parts, pairs))
         if seen is not None:
             seen(sample, prediction, found)
@@ -158,6 +157,16 @@ def compare(
     depth = depth.clamp(protocol.min_depth, protocol.max_depth)
     metrics = pixel_metrics(depth[valid], target[valid], num_below=num_below, num_above=num_above)
     return Compared(depth, target, valid, scale, metrics)
+
+
+def _order(prediction: Prediction, found: Compared, protocol: Protocol, name: str) -> WordOrder:
+    """Return the order of pairs among the pixels that count."""
+    known = torch.where(found.valid, found.truth, 0)
+    size = (known.shape[0], known.shape[1])
+    # Not found.depth: beyond the protocol's range all of it is equal. In float32, what was equal before it was resized
+    # is so still, which rounding undoes in the last digits of float64.
+    order = -resized(prediction.disparity(name), size, protocol.resize).float()
+    return word_order(prediction.logits, known, depth=order, seed=name)
 
 
 def resized(disparity: Tensor, size: tuple[int, int], method: str) -> Tensor:
