@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.learning.settings import Settings
-from benchmarks.learning.words import at_pixels, mean_word, order_shares, word_positions
+from benchmarks.learning.words import at_pixels, mean_word, order_shares, word_positions, words_apart, words_explained
 from benchmarks.learning.worlds import HeldOut, concatenated
 from hybrid_encoder.data.transforms import resize_images
 from hybrid_encoder.evaluation.baselines import Priors, constant, image_row, mean_map
@@ -25,6 +25,7 @@ from hybrid_encoder.evaluation.samples import Sample
 from hybrid_encoder.losses.coarse import patch_features
 from hybrid_encoder.similarity import LOGIT_SCALE
 
+READ = ("logits", "fused")  # what is beside each other in a decoder's input
 OF = ((0, ""), (1, "_row_wrong"))
 FAR = 80.0  # metres: what is beyond is not measured
 MEASURES = {  # name: title in the table, and whether more is better
@@ -42,6 +43,8 @@ MEASURES = {  # name: title in the table, and whether more is better
     "textureless": ("textureless", False),
     "hidden": ("hidden", False),
     "moving": ("moving", False),
+    "apart": ("words apart", True),
+    "explained": ("explained by the map", False),
     "zeroed": ("logits zeroed", False),
     "other_words": ("logits of another", False),
     "kitti": ("KITTI", False),
@@ -66,6 +69,12 @@ def measure_model(model: Any, measured: HeldOut, kitti: str | Path | None = None
     if features[0].logits is not None:
         words = measure_words([one.logits for one in features], measured)
         numbers |= {"words": words[0], "words_row_wrong": words[1]}
+        numbers |= {"apart": 0.0, "explained": 0.0}
+        levels = range(len(features[0].fused))
+        for level in levels:
+            said, seen = (torch.cat([getattr(one, name)[level] for one in features]).cpu() for name in READ)
+            numbers["apart"] += words_apart(said) / len(levels)
+            numbers["explained"] += words_explained(said, seen) / len(levels)
         logits = [[x[:, : one.logits[0].shape[1]] for x in one.maps] for one in features]
         for name, given in (
             ("zeroed", [[torch.zeros_like(x) for x in one] for one in logits]),

@@ -25,6 +25,7 @@ class Row:
         points: what the coarse stage reads: groups of pixels of increasing ``"depth"``, for which the order of the
             exact rendered depth is the label, or points along ``"lanes"``, whose label is the image row.
         readout: how words are read off the maps, ``"joint"`` or ``"published"``.
+        decoder_input: words beside the map, or words alone.
         language_loss: whether the fine stage has the pixel-language loss.
         weights: of the towers before the coarse stage.
         frozen: nothing; the image ``"towers"`` in both stages; or the whole ``"encoder"`` in the fine stage.
@@ -38,6 +39,7 @@ class Row:
     coarse: Coarse = "true"
     points: Literal["depth", "lanes"] = "depth"
     readout: Literal["joint", "published"] = "joint"
+    decoder_input: Literal["concat", "logits"] = "concat"
     language_loss: bool = True
     weights: Weights = "random"
     frozen: Literal["nothing", "towers", "encoder"] = "nothing"
@@ -45,8 +47,8 @@ class Row:
 
     @property
     def definition(self) -> dict[str, object]:
-        """All fields but the name, as JSON has them."""
-        return {name: value for name, value in asdict(self).items() if name != "name"}
+        """What differs from the defaults, as JSON has it: a field that comes later leaves results as they are."""
+        return {name: value for name, value in asdict(self).items() if name != "name" and value != DEFAULTS[name]}
 
     def differs(self, other: Row) -> tuple[str, ...]:
         """Return the names of the fields, except the name, in which two rows differ."""
@@ -58,6 +60,7 @@ class Row:
 
 
 REFERENCE = Row("reference")
+DEFAULTS = asdict(REFERENCE)
 BASELINES = ("constant", "image row", "mean map", "plane")
 _ROWS = (
     REFERENCE,
@@ -76,6 +79,10 @@ _ROWS = (
     Row("encoder frozen, shuffled order", frozen="encoder", coarse="shuffled"),
     Row("encoder frozen, relabelled order", frozen="encoder", coarse="relabelled"),
     Row("encoder frozen, no coarse stage", frozen="encoder", coarse="none"),
+    Row("words alone", frozen="encoder", decoder_input="logits"),
+    Row("words alone, shuffled order", frozen="encoder", decoder_input="logits", coarse="shuffled"),
+    Row("words alone, no coarse stage", frozen="encoder", decoder_input="logits", coarse="none"),
+    Row("words alone, published readout", frozen="encoder", decoder_input="logits", readout="published"),
     Row("towers frozen", frozen="towers"),
     Row("pretrained", weights="both"),
     Row("pretrained CLIP", weights="clip"),
@@ -126,6 +133,10 @@ CLAIMS = (
     Claim("encoder frozen: true order above shuffled", "encoder frozen", "encoder frozen, shuffled order", DEPTH),
     Claim("encoder frozen: true order above relabelled", "encoder frozen", "encoder frozen, relabelled order", DEPTH),
     Claim("encoder frozen: coarse above none", "encoder frozen", "encoder frozen, no coarse stage", DEPTH),
+    Claim("words alone: true order above shuffled", "words alone", "words alone, shuffled order", DEPTH),
+    Claim("words alone: coarse above none", "words alone", "words alone, no coarse stage", DEPTH),
+    Claim("words alone: joint above published", "words alone", "words alone, published readout", DEPTH),
+    Claim("words beside the map above words alone", "encoder frozen", "words alone", DEPTH),
     Claim("the whole of language above none", "reference", "no language", DEPTH),
     Claim("language without a coarse stage above none", "no coarse stage", "no language", DEPTH),
     Claim("points from depth above points on lanes", "reference", "lane points", DEPTH),

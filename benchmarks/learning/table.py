@@ -16,16 +16,9 @@ from hybrid_encoder.writing import write_whole
 
 BEGIN, END = "<!-- learning: made by python -m benchmarks.learning --into -->", "<!-- learning: end -->"
 DEPTH = ("abs_rel", "a1", "rmse_log", "depth_order", "row_wrong", "kitti")
-WORDS = (
-    "taught",
-    "taught_row_wrong",
-    "handover",
-    "handover_row_wrong",
-    "words",
-    "words_row_wrong",
-    "zeroed",
-    "other_words",
-)
+TAUGHT = ("taught", "taught_row_wrong", "handover", "handover_row_wrong")
+WORDS = (*TAUGHT, "words", "words_row_wrong")
+READ = ("apart", "explained", "abs_rel", "zeroed", "other_words")
 BLIND = ("abs_rel", "textureless", "hidden", "moving")
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 
@@ -51,6 +44,7 @@ def _of_settings(results: list[Result], settings: dict[str, object]) -> str:
     parts = [about(chosen, settings), "", "**Depth**", "", *_table(rows, DEPTH, values)]
     if said:
         parts += ["", "**Words**", "", *_table(said, WORDS, values)]
+        parts += ["", "**Whether the decoder reads words**", "", *_table(said, READ, values)]
     parts += ["", "**Error where views tell little**", "", *_table(rows, BLIND, values)]
     if verdicts:
         parts += ["", "**Claims**", "", *claims(verdicts)]

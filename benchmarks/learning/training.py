@@ -155,6 +155,8 @@ def encoder_of(row: Row, seed: int, settings: Settings, shuffled_clip: str | Non
     config = encoder.config.replace(towers=row.towers)
     if not row.language:
         config = config.replace(prompts=None)
+    elif config.prompts is not None:
+        config = config.replace(prompts=dataclasses.replace(config.prompts, decoder_input=row.decoder_input))
     config = with_weights(config, row, shuffled_clip)
     if config != encoder.config:
         set_seed(seed)

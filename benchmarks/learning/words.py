@@ -24,6 +24,36 @@ def word_positions(logits: Sequence[Tensor], measured: HeldOut) -> Tensor:
     return at_pixels(position, measured, (position.shape[-2] / height, position.shape[-1] / width))
 
 
+def words_apart(logits: Tensor) -> float:
+    """Return how far apart the words of a cell are, over how far apart cells are: near 0, all words say one thing.
+
+    Args:
+        logits: (N, n, h, w).
+    """
+    logits = logits.double()
+    return float(logits.std(1).mean() / logits.mean(1).std())
+
+
+def words_explained(logits: Tensor, maps: Tensor) -> float:
+    """Return what share of the logits' variance over cells is a linear function of the map beside them (R squared).
+
+    The function is fitted, by least squares, to every other image, and judged on those between.
+
+    Args:
+        logits: (N, n, h, w), of two images at least.
+        maps: (N, C, h, w).
+
+    Returns:
+        At most 1, where a decoder could work the logits out itself; at 0 and below they are all news to it.
+    """
+    wanted, given = (x.double().movedim(1, -1) for x in (logits, maps))
+    given = torch.cat([given, torch.ones_like(given[..., :1])], -1)
+    weights = torch.linalg.lstsq(given[::2].flatten(0, 2), wanted[::2].flatten(0, 2)).solution
+    judged = wanted[1::2].flatten(0, 2)
+    error = given[1::2].flatten(0, 2) @ weights - judged
+    return float(1 - error.square().sum() / (judged - judged.mean(0)).square().sum())
+
+
 def mean_word(logits: Tensor, dim: int) -> Tensor:
     """Return the mean index of the words under a softmax over one axis, in float64, without that axis."""
     scores = logits.double().movedim(dim, -1).softmax(-1)

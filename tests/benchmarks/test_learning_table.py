@@ -189,6 +189,20 @@ def test_the_mean_word_is_weighed_by_a_softmax() -> None:
     assert torch.equal(words.mean_word(logits.T, 0), words.mean_word(logits, 1))
 
 
+def test_how_much_words_tell_beside_the_map() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, noise = (torch.randn(4, count, 6, 8, generator=generator) for count in (3, 2))
+    linear = torch.stack([2 * maps[:, 0] - maps[:, 1] + 5, maps[:, 2]], 1)
+    assert words.words_explained(linear, maps) == pytest.approx(1.0)
+    noisy = linear + linear.std((0, 2, 3), keepdim=True) * noise
+    assert words.words_explained(noisy, maps) == pytest.approx(0.5, abs=0.15)
+    assert words.words_explained(noise, maps) < 0.1
+    alike = maps[:, :1].expand(-1, 7, -1, -1)
+    assert words.words_apart(alike) == pytest.approx(0.0, abs=1e-6)
+    apart = alike + torch.tensor([-3.0, -2, -1, 0, 1, 2, 3])[:, None, None]
+    assert words.words_apart(apart) == pytest.approx(2.160247 / float(maps[:, 0].double().std()), rel=1e-4)
+
+
 def test_a_constant_orders_half_of_the_pairs_and_none_is_no_number() -> None:
     values = torch.ones(6, 2)
     assert words.order_shares(values, torch.tensor([True] * 3 + [False] * 3)) == (0.5, 0.5)
@@ -367,7 +381,7 @@ def test_two_rows_are_trained_once_and_shown(tmp_path: Path, capsys: pytest.Capt
     command.main([*given, *only])
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["row"] for line in lines] == rows
-    assert lines[0]["numbers"].keys() >= {"abs_rel", "row_wrong", "words", "taught", "handover", "zeroed", "seconds"}
+    assert lines[0]["numbers"].keys() >= {"abs_rel", "row_wrong", "words", "taught", "handover", "explained", "zeroed"}
     assert "words" not in lines[1]["numbers"] and lines[1]["numbers"]["abs_rel"] > 0
     assert len(lines[0]["code"]) == 16 and lines[0]["versions"]["torch"] == torch.__version__
     capsys.readouterr()
