@@ -19,6 +19,7 @@ from hybrid_encoder.config import DEPTH_WORDS, HybridMatchingConfig, PromptConfi
 from hybrid_encoder.data import OrderedDepth, SyntheticDrive, render_drives
 from hybrid_encoder.data.ordered import PatchBatch, collate
 from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.language.fitting import fit_tokens
 from hybrid_encoder.language.logits import joint_logits
 from hybrid_encoder.losses.coarse import patch_features, patch_order_accuracy
 from hybrid_encoder.models.matching import HybridMatchingEncoder
@@ -150,6 +151,30 @@ def test_a_whole_model_keeps_the_readout_that_its_decoder_knows(
     again = fine_model(tmp_path, dataclasses.replace(FINE["small"], readout="published"))
     assert again.config.encoder.prompts is not None
     assert again.config.encoder.prompts.readout == "joint"
+
+
+def test_fitted_prompts_in_the_place_of_the_words_keep_their_order(coarse: tuple[Path, HybridDepthEncoder]) -> None:
+    weights, encoder = coarse
+    held_out = _ordered(range(1_000_000, 1_000_006), 2, seed=0)
+    batch = collate([held_out[index] for index in range(len(held_out))])
+    set_seed(0)
+    recipe = dataclasses.replace(FINE["small"], prompts=16, prompts_init="fitted")
+    fitted = fine_model(weights, recipe)
+    prompts = fitted.encoder.prompts
+    assert prompts is not None
+    assert prompts.num_prompts == 16
+    assert prompts.tokens is not None
+    assert prompts.tokens.requires_grad
+    assert abs(_order(fitted, batch) - _taught(encoder, batch)) < 0.03
+    # The control: tokens that are made of the words' encodings are other prompts.
+    assert _order(fine_model(weights, dataclasses.replace(recipe, prompts_init="words")), batch) < 0.7
+
+
+def test_fixed_words_are_not_fitted(coarse: tuple[Path, HybridDepthEncoder]) -> None:
+    prompts = coarse[1].prompts
+    assert prompts is not None
+    with pytest.raises(ConfigError, match="no learned tokens"):
+        fit_tokens(prompts, prompts())
 
 
 @pytest.mark.parametrize(

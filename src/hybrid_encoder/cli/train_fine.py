@@ -52,8 +52,8 @@ KeepWords = Annotated[
     shared.of_recipe("--keep-words", help="Keep the coarse stage's words as the prompts."),
 ]
 PromptsInit = Annotated[
-    Literal["random", "words"] | None,
-    shared.of_recipe(help="What learned prompts that come after words start from."),
+    Literal["random", "words", "fitted"] | None,
+    shared.of_recipe(help="What learned prompts that come after words start from; fitted ones keep the words' order."),
 ]
 HowRead = Annotated[
     Readout | None,

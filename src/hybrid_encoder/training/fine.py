@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.utils.data import Dataset, default_collate
@@ -16,6 +16,7 @@ from hybrid_encoder.checkpoints.reading import read_checkpoint
 from hybrid_encoder.config import NO_MEAN, NO_STD, PRESETS, HybridDepthConfig, HybridEncoderConfig, PromptConfig
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.geometry.camera import depth_to_disparity
+from hybrid_encoder.language.fitting import fit_tokens
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder
 from hybrid_encoder.models.intrinsics import LearnedIntrinsics
@@ -77,7 +78,11 @@ def fine_model(
         prompts = recipe.prompts
     if prompts is not None:
         train_text = before.train_text if before is not None else False
-        encoder.set_prompts(PromptConfig(num_tokens=prompts, init=recipe.prompts_init, train_text=train_text))
+        taught = encoder.prompts().detach().clone() if encoder.prompts is not None else None
+        init: Literal["random", "words"] = "words" if recipe.prompts_init == "words" else "random"
+        encoder.set_prompts(PromptConfig(num_tokens=prompts, init=init, train_text=train_text))
+        if recipe.prompts_init == "fitted" and taught is not None and encoder.prompts is not None:
+            fit_tokens(encoder.prompts, taught)
     if before is not None:
         encoder.set_readout(recipe.readout or before.readout)
     config = HybridDepthConfig.for_encoder(described or encoder.config).replace(encoder=encoder.config)

@@ -18,6 +18,9 @@ from hybrid_encoder.training.stage_recipe import StageRecipe, check_size
 STEREO_START = 10.0  # metres
 
 
+PromptsInit = Literal["random", "words", "fitted"]
+
+
 @dataclass(frozen=True)
 class CoarseRecipe(StageRecipe):
     """The settings of the coarse stage.
@@ -67,8 +70,9 @@ class FineRecipe(StageRecipe):
         size: (H, W) of the frames.
         offsets: of the neighbouring frames from the target, in frames.
         prompts: how many learned prompts take the place of a coarse result's words; None keeps the words.
-        prompts_init: learned prompts that come after words start from noise (std 0.02), ``"random"``, or from
-            ``"words"``, interpolated.
+        prompts_init: learned prompts that come after words start from noise (std 0.02), ``"random"``; from
+            ``"words"``, whose encodings are interpolated and taken for tokens, which keeps no order; or ``"fitted"``:
+            their encodings are those of the words, interpolated, which keeps the order.
         readout: what pixels are compared with the prompts by (``PromptConfig.readout``), where the decoder is new; None
             keeps the source's.
         raw_input: feed both towers of a coarse result raw RGB in [0, 1]; else with its own normalisation.
@@ -94,7 +98,7 @@ class FineRecipe(StageRecipe):
     size: tuple[int, int] = (192, 640)
     offsets: tuple[int, ...] = (-1, 1)
     prompts: int | None = None
-    prompts_init: Literal["random", "words"] = "random"
+    prompts_init: PromptsInit = "random"
     readout: Readout | None = None
     raw_input: bool = False
     stereo: Literal["no", "add", "only"] = "no"
@@ -115,7 +119,7 @@ class FineRecipe(StageRecipe):
         check_size(self.size)
         if self.prompts is not None:
             check_number("prompts", self.prompts, 2, MAX_PROMPTS, whole=True)
-        check_value(Literal["random", "words"], self.prompts_init, "prompts_init")
+        check_value(PromptsInit, self.prompts_init, "prompts_init")
         check_value(Readout | None, self.readout, "readout")
         check_value(Literal["no", "add", "only"], self.stereo, "stereo")
         check_value(Literal["given", "learn"], self.intrinsics, "intrinsics")
