@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from hybrid_encoder import HybridDepthModel
+from hybrid_encoder.data.video import VideoWriter
 
 from helpers.published_layout import small_config
 
@@ -57,3 +59,17 @@ def test_weights_without_prompts_are_refused_before_a_file_is_written(
     target = tmp_path / "out"
     refused("no prompts", "predict", picture, "--weights", tmp_path / "silent", "--words", "--output", target)
     assert not target.exists()
+
+
+def test_of_a_video_the_words_are_those_of_its_frames(
+    run: Run, refused: Callable[..., None], published: Path, tmp_path: Path
+) -> None:
+    with VideoWriter(tmp_path / "drive.mp4", (64, 96), Fraction(10)) as out:
+        for frame in np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8):
+            out.write(frame)
+    arguments = ("predict", tmp_path / "drive.mp4", "--weights", published, "--words", "--output", tmp_path / "out")
+    refused("--words is for pictures, and of videos for --frames", *arguments)
+    assert not (tmp_path / "out").exists()
+    assert run(*arguments, "--frames", "--numbers", "none")[0] == 0
+    names = sorted(path.name for path in (tmp_path / "out" / "drive_frames").iterdir())
+    assert names == [f"{index:06d}_{end}" for index in range(3) for end in ("depth.png", "words.png")]
