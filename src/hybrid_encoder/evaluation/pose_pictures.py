@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from hybrid_encoder.data.images import Pixels
+from hybrid_encoder.data.images import Pixels, drawable
 from hybrid_encoder.errors import InputError
 
 Array = NDArray[Any]
@@ -71,11 +71,11 @@ def draw_paths(paths: Mapping[str, Array], title: str = "", unit: str = "m", siz
         draw.line((10 * FINER, y, 34 * FINER, y), colours[name], 3 * FINER)
     sheet = sheet.resize((width, top + height), Image.Resampling.BOX)
     draw = ImageDraw.Draw(sheet)
-    draw.text((10, 8), _drawable(title), "black")
+    draw.text((10, 8), drawable(title), "black")
     for row, name in enumerate(tracks):
-        draw.text((42, HEAD + row * LINE + 2), _drawable(name), TEXT)
+        draw.text((42, HEAD + row * LINE + 2), drawable(name), TEXT)
     label = f"grid: {cell:g} {unit}" if unit else f"grid: {cell:g} units of unknown length"
-    draw.text((10, HEAD + len(tracks) * LINE + 2), _drawable(label), TEXT)
+    draw.text((10, HEAD + len(tracks) * LINE + 2), drawable(label), TEXT)
     return np.asarray(sheet)
 
 
@@ -103,8 +103,3 @@ def _draw_grid(
         draw.line((x + k * step, top, x + k * step, bottom), GRID, FINER)
     for k in range(math.ceil((top - y) / step), math.floor((bottom - y) / step) + 1):
         draw.line((left, y + k * step, right, y + k * step), GRID, FINER)
-
-
-def _drawable(text: str) -> str:
-    """Return text as the font that comes with Pillow can draw it; names in other scripts become escapes."""
-    return text.encode("ascii", "backslashreplace").decode()
