@@ -20,7 +20,7 @@ from timm.optim._param_groups import param_groups_layer_decay
 from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
-from hybrid_encoder.config import FusionConfig
+from hybrid_encoder.config import FusionConfig, PromptConfig
 from hybrid_encoder.errors import CheckpointError, ConfigError, InputError
 from hybrid_encoder.integrations.timm import TimmEncoder, register_encoder
 
@@ -212,6 +212,17 @@ def test_towers_run_no_further_than_the_features_need(towers: str, indices: Any)
     check(model.forward_intermediates(images, wanted, intermediates_only=True))
     torch.testing.assert_close(model(images), torch.cat(everything[: max(wanted) + 1], 1))  # without a head
     model(images).sum().backward()
+
+
+def test_early_features_still_have_the_words_that_are_read_off_all_maps(pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    config = HybridEncoderConfig.preset("tiny").replace(prompts=PromptConfig(num_tokens=5, readout="joint"))
+    model = TimmEncoder(config).eval()
+    with torch.no_grad():
+        expected = model.encoder(pictures)[1]
+        assert model.prune_intermediate_layers((1,)) == [1]
+        (map_,) = model.forward_intermediates(pictures, (1,), intermediates_only=True)
+    torch.testing.assert_close(map_, expected)
 
 
 @pytest.mark.parametrize("wrong", [(0, 4), 5, 0, (-5,), (0.5,), "last", ()])
