@@ -25,6 +25,7 @@ from hybrid_encoder.data.point_clouds import PointCloud
 from hybrid_encoder.data.synthetic import SyntheticDrive
 from hybrid_encoder.data.video import VideoFrames
 from hybrid_encoder.errors import CheckpointError, HybridEncoderError, InputError
+from hybrid_encoder.models.word_pictures import draw_words
 
 from helpers.published_layout import small_config
 
@@ -75,7 +76,7 @@ def test_what_the_words_say_is_drawn_where_there_are_words(runner: DepthRunner, 
     said = model.infer(EXAMPLE, words=True).words
     assert drawn is not None and said is not None
     assert drawn.name == "street_words.png"
-    assert np.array_equal(np.asarray(Image.open(drawn)), said.drawn((288, 960), "viridis"))
+    assert np.array_equal(np.asarray(Image.open(drawn)), draw_words(said, (288, 960), "viridis"))
 
 
 def test_without_prompts_there_are_no_words(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from hybrid_encoder import HybridDepthModel
 from hybrid_encoder.data.video import VideoWriter
+from hybrid_encoder.models import draw_words
 
 from helpers.published_layout import small_config
 
@@ -38,7 +39,7 @@ def test_the_words_are_drawn_beside_the_same_depth(run: Run, picture: Path, publ
     model = HybridDepthModel.from_pretrained(published)
     said = model.infer(picture, words=True).words
     assert said is not None
-    np.testing.assert_array_equal(drawn, said.drawn((64, 96)))
+    np.testing.assert_array_equal(drawn, draw_words(said, (64, 96)))
 
 
 def test_a_second_run_replaces_the_words_and_does_not_read_them(

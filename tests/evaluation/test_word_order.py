@@ -33,8 +33,8 @@ from hybrid_encoder.evaluation import (
     word_order,
     write_report,
 )
+from hybrid_encoder.evaluation.ordering import order_shares
 from hybrid_encoder.evaluation.tables import order_rows, tables
-from hybrid_encoder.evaluation.word_order import order_shares
 from hybrid_encoder.losses import patch_order_accuracy
 from hybrid_encoder.models import HybridMatchingModel
 

@@ -53,8 +53,8 @@ def test_of_a_batch_every_picture_has_its_own_words(model: HybridDepthModel) -> 
         assert alone is not None and part is not None
         torch.testing.assert_close(part.logits, alone.logits)
         torch.testing.assert_close(part.image, image)
-    with pytest.raises(InputError, match=r"words of 3 pictures; draw those of one: words\[0\]"):
-        batch.words.drawn()
+    with pytest.raises(InputError, match=r"words of 3 pictures; draw those of one: draw_words\(words\[0\]\)"):
+        draw_words(batch.words)
     with pytest.raises(IndexError, match="words of one picture"):
         batch.words[0][0]
 
@@ -121,10 +121,10 @@ def test_of_many_prompts_a_row_stands_for_several_and_none_is_lost() -> None:
 
 def test_the_drawing_has_the_aspect_of_the_picture_and_another_colour_map() -> None:
     words = words_of(torch.randn(5, 4, 4))
-    tall = words.drawn((200, 100), "viridis")
+    tall = draw_words(words, (200, 100), "viridis")
     assert tall.shape[1] >= LONGEST // 2
     first = legend_rows(words, "viridis")[0].colour
     near: np.ndarray = colorize(torch.tensor([[0.97]]), 0, 1, "viridis")[0, 0]
     assert first == tuple(int(value) for value in near)
     with pytest.raises(InputError):
-        words.drawn(colormap="no such map")
+        draw_words(words, colormap="no such map")

@@ -25,7 +25,7 @@ from .samples import Sample
 from .scale import ScaleFit, fit_scale, scale_from_camera_height
 from .stereo_scale import MONODEPTH2_STEREO_SCALE, scale_from_stereo
 from .tracking import Tracker, control_paths, true_path
-from .word_order import WordOrder, measure_word_order, random_pairs, word_order
+from .ordering import WordOrder, measure_word_order, random_pairs, word_order
 
 __all__ = [
     "CROPS",

@@ -17,12 +17,12 @@ from torch import Tensor
 from hybrid_encoder.config.checking import shown
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.metrics import DepthMetrics, median, pixel_metrics
+from hybrid_encoder.evaluation.ordering import WordOrder, word_order
 from hybrid_encoder.evaluation.parts import DISTANCES, parts_of
 from hybrid_encoder.evaluation.predictors import Prediction, Predictor
 from hybrid_encoder.evaluation.protocols import Protocol, find_protocol
 from hybrid_encoder.evaluation.results import Evaluation, ImageResult
 from hybrid_encoder.evaluation.samples import Sample
-from hybrid_encoder.evaluation.word_order import WordOrder, word_order
 
 Regions = Callable[[Sample], Mapping[str, NDArray[np.bool_]]]
 

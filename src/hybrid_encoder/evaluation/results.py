@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid_encoder.evaluation.metrics import DepthMetrics
-from hybrid_encoder.evaluation.word_order import WordOrder
+from hybrid_encoder.evaluation.ordering import WordOrder
 
 
 @dataclass(frozen=True)

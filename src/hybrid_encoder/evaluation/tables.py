@@ -11,10 +11,10 @@ from typing import Any
 
 from hybrid_encoder.errors import visible
 from hybrid_encoder.evaluation.metrics import METRICS, DepthMetrics
+from hybrid_encoder.evaluation.ordering import WordOrder
 from hybrid_encoder.evaluation.parts import mean_parts
 from hybrid_encoder.evaluation.protocols import Protocol
 from hybrid_encoder.evaluation.results import Evaluation, ImageResult
-from hybrid_encoder.evaluation.word_order import WordOrder
 
 ROW_WRONG = "row wrong: the nearer pixel lies higher in the image"
 ORDER_COLUMNS = ("words", "words, row wrong", "depth", "depth, row wrong")

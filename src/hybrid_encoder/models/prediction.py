@@ -261,7 +261,9 @@ class DepthPrediction:
             write_cloud(folder / f"{stem}_points.{cloud}", self.points(fov=fov, intrinsics=intrinsics), MARK)
         write_marked_png(folder / f"{stem}{COLOURS}", self.colored(colormap, near, far))
         if words and self.words is not None:
-            write_marked_png(folder / f"{stem}{WORDS}", self.words.drawn(self.size, colormap))
+            from hybrid_encoder.models.word_pictures import draw_words
+
+            write_marked_png(folder / f"{stem}{WORDS}", draw_words(self.words, self.size, colormap))
 
 
 def _check_positive(**values: Any) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from hybrid_encoder.data.images import Pixels, colorize, drawable, to_pixels
+from hybrid_encoder.errors import InputError
 
 if TYPE_CHECKING:
     from hybrid_encoder.models.words import DepthWords
@@ -58,8 +59,10 @@ def draw_words(words: DepthWords, size: tuple[int, int] | None = None, colormap:
         uint8, (h, w, 3): the picture with its longer side at 960 pixels, and the legend.
 
     Raises:
-        InputError: a colour map that does not exist.
+        InputError: a batch; a colour map that does not exist.
     """
+    if words.is_batch:
+        raise InputError(f"these are words of {len(words.logits)} pictures; draw those of one: draw_words(words[0]).")
     height, width = (words.image.shape[-2], words.image.shape[-1]) if size is None else size
     scale = LONGEST / max(height, width)
     shape = max(1, round(width * scale)), max(1, round(height * scale))

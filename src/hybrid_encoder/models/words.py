@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from hybrid_encoder.config import PromptConfig
-from hybrid_encoder.errors import InputError
 from hybrid_encoder.similarity import at_least_float32
-
-if TYPE_CHECKING:
-    from hybrid_encoder.data.images import Pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,25 +58,6 @@ class DepthWords:
     def changed(self, change: Callable[[Tensor], Tensor]) -> DepthWords:
         """Return the same with logits and image changed."""
         return replace(self, logits=change(self.logits), image=change(self.image))
-
-    def drawn(self, size: tuple[int, int] | None = None, colormap: str = "magma") -> Pixels:
-        """Draw the most similar prompt of every cell over the picture, and which colour is which beside it.
-
-        Args:
-            size: (H, W) of the picture, whose aspect the drawing has; by default that of ``image``.
-            colormap: name of one of matplotlib's; near is at its upper end.
-
-        Returns:
-            uint8, (h, w, 3), of a size to look at, whatever that of the picture is.
-
-        Raises:
-            InputError: a batch; a colour map that does not exist.
-        """
-        from hybrid_encoder.models.word_pictures import draw_words
-
-        if self.is_batch:
-            raise InputError(f"these are words of {len(self.logits)} pictures; draw those of one: words[0].drawn().")
-        return draw_words(self, size, colormap)
 
 
 def prompt_names(prompts: PromptConfig) -> tuple[str, ...]:
