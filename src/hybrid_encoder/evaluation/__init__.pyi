@@ -13,6 +13,7 @@ from .make3d import make3d_samples
 from .metrics import CROPS, DepthMetrics, depth_metrics
 from .model_predictors import MatchingPredictor, ModelPredictor, blend_flipped
 from .nyu import nyu_samples
+from .ordering import WordOrder, measure_word_order, random_pairs, word_order
 from .parts import DISTANCES, PartMean, label_regions, mean_parts, parts_of
 from .pictures import Example, error_map, worst_and_best
 from .pose import PoseResults, evaluate_trajectory, mean_results
@@ -25,7 +26,6 @@ from .samples import Sample
 from .scale import ScaleFit, fit_scale, scale_from_camera_height
 from .stereo_scale import MONODEPTH2_STEREO_SCALE, scale_from_stereo
 from .tracking import Tracker, control_paths, true_path
-from .ordering import WordOrder, measure_word_order, random_pairs, word_order
 
 __all__ = [
     "CROPS",
