@@ -86,7 +86,13 @@ def build_page(runner: DepthRunner, *, local: bool, kept_for: int) -> gr.Blocks:
                 with gr.Column() as of_picture:
                     slider = gr.ImageSlider(label="Picture | depth", interactive=False, max_height=600)
                     summary = gr.HTML()
-                    words = gr.Image(label="What the words say", type="filepath", interactive=False, visible=False)
+                    words = gr.Image(
+                        label="What the words say",
+                        type="filepath",
+                        interactive=False,
+                        visible=False,
+                        buttons=["download", "fullscreen"],  # by default it offers to share, on another machine
+                    )
                     scene = gr.Model3D(label="Point cloud", height=420, visible="hidden")
                     with gr.Row():
                         files = [gr.DownloadButton(name, size="md", visible=False) for name in DOWNLOADS]
