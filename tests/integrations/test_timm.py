@@ -221,8 +221,8 @@ def test_early_features_still_have_the_words_that_are_read_off_all_maps(pictures
     with torch.no_grad():
         expected = model.encoder(pictures)[1]
         assert model.prune_intermediate_layers((1,)) == [1]
-        (map_,) = model.forward_intermediates(pictures, (1,), intermediates_only=True)
-    torch.testing.assert_close(map_, expected)
+        found = model.forward_intermediates(pictures, (1,), intermediates_only=True)
+    torch.testing.assert_close(found, [expected])
 
 
 @pytest.mark.parametrize("wrong", [(0, 4), 5, 0, (-5,), (0.5,), "last", ()])
