@@ -21,6 +21,7 @@ from hybrid_encoder.app.running import EXAMPLE, DepthRunner, VideoStep
 from hybrid_encoder.app.serving import serving
 from hybrid_encoder.data.video import VideoFrames
 from hybrid_encoder.models.prediction import DepthPrediction
+from hybrid_encoder.models.word_pictures import draw_words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
@@ -171,6 +172,22 @@ def test_the_cloud_can_be_turned_and_results_can_be_kept(visit: Visit, expected:
         page.get_by_role("button", name="Depth (.npy)").click()
     assert download.value.suggested_filename == "street_relative_depth.npy"
     assert np.array_equal(np.load(download.value.path()), expected.depth[0].numpy())
+
+
+def test_what_the_words_say_is_shown_and_goes_with_its_picture(visit: Visit) -> None:
+    said = HybridDepthModel.from_pretrained("tiny").infer(EXAMPLE, words=True).words
+    assert said is not None
+    page = visit()
+    title = page.get_by_text("What the words say")
+    assert not title.is_visible()
+    page.locator("input[type=file][accept*=image]").set_input_files(EXAMPLE)
+    title.wait_for()
+    shown = page.locator("#results .image-frame img")
+    shown.wait_for()
+    assert np.array_equal(served(page, shown), draw_words(said, (288, 960)))
+    assert page.get_by_label("Share").count() == 0
+    page.get_by_label("Clear").or_(page.get_by_title("Clear")).or_(page.get_by_label("Remove Image")).first.click()
+    title.wait_for(state="hidden")
 
 
 def test_what_goes_wrong_is_a_sentence_on_the_page(visit: Visit, tmp_path: Path) -> None:
