@@ -94,7 +94,7 @@ show("held out", images, "words before", words_before, "words after", words(), "
 # ## Fine: depth from neighbouring frames
 #
 # No depth label from here on: a frame is drawn anew from its neighbours, with the depth and the camera's motion that
-# the networks say, and compared with what the camera saw. The words become 16 learned prompts.
+# the networks say, and compared with what the camera saw. The decoder reads the words as the coarse stage taught them.
 
 
 # %%
@@ -103,7 +103,7 @@ def predict(model: HybridDepthModel) -> tuple[torch.Tensor, float]:
     return disparity, depth_metrics(model.to_depth(disparity), depth, valid, median_scaling=True).abs_rel
 
 
-model = fine_model(runs / "coarse" / "final", fine, prompts=16)
+model = fine_model(runs / "coarse" / "final", fine)
 untrained, error_before = predict(model)
 train_fine(model, SyntheticSequences(drives, fine.offsets, augment=True), runs / "fine", fine)
 trained, error_after = predict(model)
