@@ -19,10 +19,8 @@ LONGEST = 960  # pixels of the longer side of the picture in the drawing
 MOST_ROWS = 16  # of the legend; of more prompts a row stands for several
 DARKEST, BRIGHTEST = 0.12, 0.97  # of a colour map, for far and near: black would be lost on a picture
 OPACITY = 0.85  # of a square: the picture shows through, and the colour is still that of the legend
-SMALLEST, LARGEST = (
-    0.3,
-    0.96,
-)  # side of the square, as a share of the cell's, where all prompts are alike, and where sure
+# Side of a square, as a share of the cell's: where all prompts are alike, and where one is sure.
+SMALLEST, LARGEST = 0.3, 0.96
 FONT, LINE, SWATCH, MARGIN, COLUMN = 15, 21, 15, 12, 16  # pixels
 INK, PALE = (20, 20, 20), (110, 110, 110)
 
