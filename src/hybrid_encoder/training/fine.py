@@ -78,10 +78,11 @@ def fine_model(
         prompts = recipe.prompts
     if prompts is not None:
         train_text = before.train_text if before is not None else False
-        taught = encoder.prompts().detach().clone() if encoder.prompts is not None else None
+        fits = recipe.prompts_init == "fitted" and before is not None and before.words is not None
+        taught = encoder.prompts().detach().clone() if fits and encoder.prompts is not None else None
         init: Literal["random", "words"] = "words" if recipe.prompts_init == "words" else "random"
         encoder.set_prompts(PromptConfig(num_tokens=prompts, init=init, train_text=train_text))
-        if recipe.prompts_init == "fitted" and taught is not None and encoder.prompts is not None:
+        if taught is not None and encoder.prompts is not None:
             fit_tokens(encoder.prompts, taught)
     if before is not None:
         encoder.set_readout(recipe.readout or before.readout)

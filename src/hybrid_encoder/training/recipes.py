@@ -219,6 +219,7 @@ FINE = {
         refine=3,
         smoothness=1e-2,
         start_depth=0.6,
+        prompts_init="fitted",
         readout="joint",
         size=(96, 320),
     ),
