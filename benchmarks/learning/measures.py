@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.learning.settings import Settings
-from benchmarks.learning.words import at_pixels, mean_word, order_shares, word_positions, words_apart, words_explained
+from benchmarks.learning.words import at_pixels, mean_word, word_positions, words_apart, words_explained
 from benchmarks.learning.worlds import HeldOut, concatenated
 from hybrid_encoder.data.transforms import resize_images
 from hybrid_encoder.evaluation.baselines import Priors, constant, image_row, mean_map
 from hybrid_encoder.evaluation.kitti_listing import frames_with_lidar
 from hybrid_encoder.evaluation.metrics import depth_metrics, median
+from hybrid_encoder.evaluation.ordering import order_shares
 from hybrid_encoder.evaluation.protocols import PROTOCOLS
 from hybrid_encoder.evaluation.samples import Sample
 from hybrid_encoder.losses.coarse import patch_features

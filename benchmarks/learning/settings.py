@@ -83,7 +83,7 @@ def versions(*weights: str | Path | None) -> dict[str, str]:
 def code_digest() -> str:
     """Return a digest of the sources that numbers depend on: of the library's training and of this benchmark."""
     package, here = Path(hybrid_encoder.__file__).parent, Path(__file__).parent
-    rooms = ("config", "data", "geometry", "language", "losses", "models", "towers", "training")
+    rooms = ("config", "data", "evaluation", "geometry", "language", "losses", "models", "towers", "training")
     files = [file for room in rooms for file in (package / room).rglob("*.py")]
     files += [here / f"{name}.py" for name in ("worlds", "training", "measures", "words")] + [here.parent / "unet.py"]
     digest = hashlib.sha256()

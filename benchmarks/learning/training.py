@@ -135,12 +135,14 @@ def coarse_recipe(row: Row, settings: Settings) -> CoarseRecipe:
 
 def fine_recipe(row: Row, settings: Settings) -> FineRecipe:
     """Return the recipe of a row's fine stage."""
-    changes: dict[str, Any] = {"steps": settings.steps, "lr": settings.lr, "size": settings.size}
-    if any(field.name == "readout" for field in dataclasses.fields(FineRecipe)):
-        changes["readout"] = row.readout if row.language else "published"
-    elif row.language and row.readout != "published":
-        raise ConfigError(f"row {row.name!r} has the readout {row.readout!r}, which this library does not have.")
-    recipe = dataclasses.replace(FINE["small"], batch_size=settings.batch_size, **changes)
+    recipe = dataclasses.replace(
+        FINE["small"],
+        steps=settings.steps,
+        lr=settings.lr,
+        size=settings.size,
+        batch_size=settings.batch_size,
+        readout=row.readout if row.language else "published",
+    )
     return recipe.with_stereo("only") if settings.views == "stereo" else recipe
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.learning.worlds import HeldOut
+from hybrid_encoder.losses import coarse
 
 
 def word_positions(logits: Sequence[Tensor], measured: HeldOut) -> Tensor:
@@ -19,9 +20,7 @@ def word_positions(logits: Sequence[Tensor], measured: HeldOut) -> Tensor:
         logits: of all held-out frames, four (N, n, h, w).
         measured: whose pairs are read.
     """
-    position = mean_word(torch.stack(list(logits)).mean(0), 1)
-    height, width = measured.images.shape[-2:]
-    return at_pixels(position, measured, (position.shape[-2] / height, position.shape[-1] / width))
+    return at_pixels(mean_word(torch.stack(list(logits)).mean(0), 1), measured)
 
 
 def words_apart(logits: Tensor) -> float:
@@ -56,28 +55,11 @@ def words_explained(logits: Tensor, maps: Tensor) -> float:
 
 def mean_word(logits: Tensor, dim: int) -> Tensor:
     """Return the mean index of the words under a softmax over one axis, in float64, without that axis."""
-    scores = logits.double().movedim(dim, -1).softmax(-1)
-    return (scores * torch.arange(scores.shape[-1], dtype=scores.dtype)).sum(-1)
+    return coarse.word_positions(logits.double().movedim(dim, -1))
 
 
-def at_pixels(maps: Tensor, measured: HeldOut, scale: tuple[float, float] = (1.0, 1.0)) -> Tensor:
-    """Read maps (N, h, w) at the pixels of all pairs, (P, 2); ``scale`` is cells over pixels, down and across."""
-    x = ((measured.pairs[..., 0] + 0.5) * scale[1]).long().clamp(0, maps.shape[-1] - 1)
-    y = ((measured.pairs[..., 1] + 0.5) * scale[0]).long().clamp(0, maps.shape[-2] - 1)
+def at_pixels(maps: Tensor, measured: HeldOut) -> Tensor:
+    """Read maps over the whole images, (N, h, w), in the cells that hold the pixels of all pairs, (P, 2)."""
+    size, grid = ((x.shape[-2], x.shape[-1]) for x in (measured.images, maps))
+    x, y = coarse.patch_cells(measured.pairs, size, grid).unbind(-1)
     return maps[measured.index[:, None], y, x]
-
-
-def order_shares(values: Tensor, row_wrong: Tensor) -> tuple[float, float]:
-    """Return how often the nearer pixel has the smaller value: over all pairs, and over those whose row is wrong.
-
-    Equal values count one half, as a coin would give: a constant is at one half.
-
-    Args:
-        values: (P, 2), the nearer pixel first.
-        row_wrong: bool, (P,).
-
-    Returns:
-        Two shares in [0, 1]; NaN where there is no pair.
-    """
-    right = (values[:, 0] < values[:, 1]).double() + 0.5 * (values[:, 0] == values[:, 1]).double()
-    return float(right.mean()), float(right[row_wrong].mean())

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.learning.settings import APART, BASELINE, FRAMES, HELD_OUT, Settings
-from hybrid_encoder.data.ordered import ordered_points_from_depth
 from hybrid_encoder.data.street.drive import StreetDrive
 from hybrid_encoder.data.synthetic.drive import SyntheticDrive
+from hybrid_encoder.evaluation.ordering import RATIO, random_pairs
 
 FLAT = 0.02  # of brightness, within 3 x 3 pixels: below it nothing can be matched
 NEARER = 0.95  # of a point's depth: what is nearer than that hides it
-RATIO = 1.1  # of depths in a pair, at least
 MIDDLE = FRAMES // 2
 FIELDS = ("depth", "valid", "image")
 
@@ -79,9 +78,8 @@ def held_out(settings: Settings) -> HeldOut:
         regions["moving"] = torch.from_numpy(np.stack([frame.moving for frame in here])) & valid
     found = []
     for number in range(len(here)):
-        generator = torch.Generator().manual_seed(number)
         known = torch.where(valid[number, 0], depth[number, 0], 0)
-        found.append(ordered_points_from_depth(known, 2, settings.pairs, RATIO, generator))
+        found.append(random_pairs(known, settings.pairs, RATIO, seed=number))
     index = torch.arange(len(here)).repeat_interleave(torch.tensor([len(pairs) for pairs in found]))
     return HeldOut(images, depth, valid, regions, torch.cat(found), index)
 

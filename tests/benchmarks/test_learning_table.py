@@ -23,6 +23,7 @@ from hybrid_encoder.data import SyntheticDrive
 from hybrid_encoder.data.ordered import OrderedPatches
 from hybrid_encoder.data.synthetic import SyntheticFrame
 from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.evaluation.ordering import RATIO, order_shares
 
 PAGE = Path(__file__).parents[2] / "docs" / "learning.md"
 SMALL = Settings(size=(32, 96), drives=1, coarse_steps=1, steps=1, batch_size=2, held_out=2, pairs=16)
@@ -180,7 +181,7 @@ def test_words_are_read_in_the_cell_that_holds_the_pixel() -> None:
     found = words.word_positions([logits], measured)
     assert found.tolist() == [pytest.approx([0.0, 2.0]), pytest.approx([2.0, 1.0]), pytest.approx([2.0, 1.0])]
     assert measured.row_wrong.tolist() == [False, True, False]
-    assert words.order_shares(found, measured.row_wrong) == pytest.approx((1 / 3, 0.0))
+    assert order_shares(found, measured.row_wrong) == pytest.approx((1 / 3, 0.0))
 
 
 def test_the_mean_word_is_weighed_by_a_softmax() -> None:
@@ -205,8 +206,8 @@ def test_how_much_words_tell_beside_the_map() -> None:
 
 def test_a_constant_orders_half_of_the_pairs_and_none_is_no_number() -> None:
     values = torch.ones(6, 2)
-    assert words.order_shares(values, torch.tensor([True] * 3 + [False] * 3)) == (0.5, 0.5)
-    overall, wrong = words.order_shares(values, torch.zeros(6, dtype=torch.bool))
+    assert order_shares(values, torch.tensor([True] * 3 + [False] * 3)) == (0.5, 0.5)
+    overall, wrong = order_shares(values, torch.zeros(6, dtype=torch.bool))
     assert overall == 0.5 and math.isnan(wrong)
 
 
@@ -279,7 +280,7 @@ def test_regions_of_both_worlds() -> None:
         depth = measured.depth[measured.index, 0]
         x, y = measured.pairs.long().unbind(-1)
         near, far = depth[torch.arange(len(depth))[:, None], y, x].unbind(1)
-        assert (far >= worlds.RATIO * near * 0.9999).all()
+        assert (far >= RATIO * near * 0.9999).all()
     shown = SyntheticDrive(0, 1, 32, 96)[0]
     flat = replace(shown, image=np.full_like(shown.image, 0.5))
     assert worlds.textureless(flat).all() and not worlds.textureless(shown).all()
