@@ -18,7 +18,6 @@ from hybrid_encoder.data import (
     StreetDrive,
     StreetFrame,
     SyntheticDrive,
-    SyntheticFrame,
     SyntheticLanes,
     SyntheticSequences,
     render_streets,
@@ -29,20 +28,14 @@ from hybrid_encoder.data.street import KINDS
 from hybrid_encoder.data.street.casting import place
 from hybrid_encoder.data.street.shapes import Column
 
+from helpers.rendered_frames import to_world
+
 SEEDS = range(8)
 
 
 def frames(seed: int, *indices: int) -> list[StreetFrame]:
     drive = StreetDrive(seed)
     return [drive[index] for index in indices]
-
-
-def to_world(frame: SyntheticFrame) -> Any:
-    """World points of all pixel centres, (3, H, W), float64."""
-    v, u = np.indices(frame.depth.shape[1:], dtype=np.float64)
-    rays = np.linalg.inv(frame.K.astype(np.float64)) @ np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
-    points = frame.world_T_cam[:3, :3].astype(np.float64) @ (rays * frame.depth.ravel())
-    return (points + frame.world_T_cam[:3, 3:]).reshape(3, *u.shape)
 
 
 def seen_from(frame: StreetFrame, points: Any) -> tuple[Any, Any, Any]:

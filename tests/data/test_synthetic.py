@@ -18,20 +18,14 @@ from hypothesis import strategies as st
 from hybrid_encoder import InputError
 from hybrid_encoder.data import SyntheticDrive, SyntheticFrame, render_drives, synthetic_batch, write_tusimple
 
+from helpers.rendered_frames import to_world
+
 SEEDS = range(8)
 
 
 def frames(seed: int, *indices: int) -> list[SyntheticFrame]:
     drive = SyntheticDrive(seed)
     return [drive[index] for index in indices]
-
-
-def to_world(frame: SyntheticFrame) -> Any:
-    """World points of all pixel centres, (3, H, W), float64."""
-    v, u = np.indices(frame.depth.shape[1:], dtype=np.float64)
-    rays = np.linalg.inv(frame.K.astype(np.float64)) @ np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
-    points = frame.world_T_cam[:3, :3].astype(np.float64) @ (rays * frame.depth.ravel())
-    return (points + frame.world_T_cam[:3, 3:]).reshape(3, *u.shape)
 
 
 def warp(source: SyntheticFrame, target: SyntheticFrame) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from hybrid_encoder.data.street.lanes import label_lanes
 from hybrid_encoder.data.street.layout import CameraKind, build_world
 from hybrid_encoder.data.street.shading import FAR, View, shade
 from hybrid_encoder.data.street.world import World
+from hybrid_encoder.data.synthetic.drive import rendered
 from hybrid_encoder.data.synthetic.rendering import camera_rays
 from hybrid_encoder.data.synthetic.street import (
     Array,
@@ -255,7 +256,5 @@ def render_streets(
         InputError: a value out of its range.
     """
     height, width = size
-    return [
-        list(StreetDrive(seed, num_frames, height, width, camera=camera, baseline=baseline))
-        for seed in (seeds if progress is None else progress(seeds))
-    ]
+    make = partial(StreetDrive, num_frames=num_frames, height=height, width=width, camera=camera, baseline=baseline)
+    return rendered(make, seeds, progress)

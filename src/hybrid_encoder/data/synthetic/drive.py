@@ -15,9 +15,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KITTI_FOCAL = 0.58  # of the width
+Frame = TypeVar("Frame")
 SWING = 16  # frames, of a camera that turns to the left and to the right and back
 
 
@@ -227,10 +228,24 @@ def render_drives(
         InputError: a value out of its range.
     """
     height, width = size
-    return [
-        list(SyntheticDrive(seed, num_frames, height, width, turning=turning, baseline=baseline))
-        for seed in (seeds if progress is None else progress(seeds))
-    ]
+    make = partial(
+        SyntheticDrive, num_frames=num_frames, height=height, width=width, turning=turning, baseline=baseline
+    )
+    return rendered(make, seeds, progress)
+
+
+def rendered(
+    make: Callable[[int], Iterable[Frame]],
+    seeds: Sequence[int],
+    progress: Callable[[Sequence[int]], Iterable[int]] | None,
+) -> list[list[Frame]]:
+    """Return the frames of the drive that is made of each seed, all of them in memory.
+
+    Args:
+        make: a drive of a seed.
+        seeds, progress: as for :func:`render_drives`.
+    """
+    return [list(make(seed)) for seed in (seeds if progress is None else progress(seeds))]
 
 
 class SyntheticBatch(NamedTuple):
