@@ -60,6 +60,11 @@ class HybridEncoderConfig(Serializable):
         """Whether DINO is part of the encoder."""
         return self.towers != "semantic"
 
+    @property
+    def reads_jointly(self) -> bool:
+        """Whether words are read off all four maps together, so that none of the maps can be left out."""
+        return self.prompts is not None and self.prompts.readout == "joint"
+
     @classmethod
     def preset(cls, name: str) -> HybridEncoderConfig:
         """Return the encoder of a preset, as :meth:`HybridDepthConfig.preset`."""

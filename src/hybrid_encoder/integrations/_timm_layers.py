@@ -56,7 +56,7 @@ def layer_groups(encoder: HybridDepthEncoder, coarse: bool) -> dict[str, list[tu
 
 def keep_levels(encoder: HybridDepthEncoder, levels: int) -> None:
     """Remove what only the maps after the first ``levels`` need: nothing where words are read off all of them."""
-    if encoder.config.prompts is not None and encoder.config.prompts.readout == "joint":
+    if encoder.config.reads_jointly:
         return
     encoder.fusion.align = encoder.fusion.align[:levels]
     semantic: Any = encoder.semantic

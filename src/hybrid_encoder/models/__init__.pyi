@@ -1,6 +1,7 @@
 from .base import EncoderHolder, HybridModel
 from .decoder import DPTDecoder
-from .depth import DepthModel, HybridDepthModel
+from .depth import HybridDepthModel
+from .depth_model import DepthModel
 from .encoder import HybridDepthEncoder, HybridFeatures
 from .fusion import Fusion
 from .intrinsics import LearnedIntrinsics

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_encoder.checkpoints.constants import constants_of, real_constants, refill
-from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, PromptConfig
+from hybrid_encoder.config import HybridEncoderConfig, PromptConfig
 from hybrid_encoder.config.checking import Within, check_value, shown
 from hybrid_encoder.config.parts import Readout, TrainText
-from hybrid_encoder.errors import ConfigError, InputError
+from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.language.logits import joint_logits, pixel_prompt_logits
 from hybrid_encoder.language.prompts import DepthPrompts
 from hybrid_encoder.models.base import HybridModel, find_config
 from hybrid_encoder.models.fusion import Fusion
+from hybrid_encoder.models.image_checks import check_images, check_value_range
 from hybrid_encoder.towers.base import patch_grid
 from hybrid_encoder.towers.dino import SpatialTower
 from hybrid_encoder.towers.semantic import SemanticTower, build_clip
 from hybrid_encoder.towers.spatial import build_spatial
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 Blocks = Union[bool, Annotated[int, Within(0, 1024)]]  # noqa: UP007  # Annotated has no | in Python 3.10
 
 
@@ -143,8 +143,7 @@ class HybridDepthEncoder(HybridModel):
             InputError: images of another shape, type or value range.
         """
         self.check_images(images)
-        prompts = self.config.prompts
-        run = 4 if prompts is not None and prompts.readout == "joint" else levels
+        run = 4 if self.config.reads_jointly else levels
         spatial, class_token = self.forward_spatial(images, run)
         semantic = self.semantic(images, run) if self.semantic is not None else []
         found = self.join(semantic, spatial, class_token, (images.shape[-2], images.shape[-1]))
@@ -177,7 +176,7 @@ class HybridDepthEncoder(HybridModel):
         if self.prompts is None or self.config.prompts is None:
             return HybridFeatures(fused, fused, None, class_token, None)
         prompts = self.prompts()
-        if self.config.prompts.readout == "joint":
+        if self.config.reads_jointly:
             logits = [joint_logits(fused, prompts)] * len(fused)
         else:
             logits = [pixel_prompt_logits(x, prompts) for x in fused]
@@ -325,32 +324,3 @@ class HybridDepthEncoder(HybridModel):
 def _put_constants_back(encoder: nn.Module, keys: Any) -> None:
     if isinstance(encoder, HybridDepthEncoder):
         encoder.refill_buffers()
-
-
-def check_images(images: Tensor) -> None:
-    """Raise InputError unless these are floating-point images (B, 3, H, W) of at least 32 x 32."""
-    if not isinstance(images, Tensor):
-        raise InputError(f"images is a {type(images).__name__}; a tensor (B, 3, H, W) is needed.")
-    shape = tuple(images.shape)
-    if images.ndim != 4 or shape[1] != 3:
-        raise InputError(f"images has the shape {shape}; (B, 3, H, W) is needed, RGB with three channels.")
-    if shape[2] < MIN_SIZE or shape[3] < MIN_SIZE:  # not min(): a compiler would tie its graph to the smaller one
-        raise InputError(
-            f"images are {shape[2]} x {shape[3]}; height and width must be at least {MIN_SIZE}: resize them up."
-        )
-    if shape[0] == 0:
-        raise InputError("images is an empty batch; at least one image is needed.")
-    if not images.is_floating_point():
-        raise InputError(f"images have the type {images.dtype}; floats in [0, 1] are needed: divide bytes by 255.")
-    if images.dtype not in FLOATS or images.layout is not torch.strided:
-        raise InputError(f"images are {images.layout} of {images.dtype}; dense float32 is needed: convert them.")
-
-
-def check_value_range(images: Tensor) -> None:
-    """Raise InputError unless all values are in [0, 1], give or take what resampling overshoots."""
-    low, high = (float(x) for x in torch.aminmax(images.detach()))
-    if not (low >= -0.25 and high <= 1.25):  # NaN fails too
-        raise InputError(
-            f"images hold values from {low:.4g} to {high:.4g}; RGB in [0, 1] is needed: "
-            "divide bytes by 255, and leave normalisation to the encoder."
-        )

@@ -24,9 +24,10 @@ from hybrid_encoder.geometry.plane_sweep import (
 from hybrid_encoder.models._depth_bins import DepthBinsLoader
 from hybrid_encoder.models.base import find_config, in_evaluation
 from hybrid_encoder.models.decoders import build_decoder
-from hybrid_encoder.models.depth import DepthModel, resized_to
+from hybrid_encoder.models.depth_model import DepthModel
 from hybrid_encoder.models.encoder import HybridDepthEncoder, HybridFeatures
 from hybrid_encoder.models.prediction import DepthPrediction
+from hybrid_encoder.models.resizing import resized_to
 from hybrid_encoder.models.sizes import WorkingSize
 
 Match = Literal["semantic", "spatial", "both"]

@@ -21,8 +21,8 @@ from hybrid_encoder.config.checking import shown
 from hybrid_encoder.data.conversion import to_image
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.integrations.transformers.configuration import HybridDepthConfig, shipped
-from hybrid_encoder.models.depth import resized_images
-from hybrid_encoder.models.encoder import check_value_range
+from hybrid_encoder.models.image_checks import check_value_range
+from hybrid_encoder.models.resizing import resized_images
 from hybrid_encoder.models.sizes import Size, working_size
 
 KINDS = ("relative", "metric")
