@@ -36,6 +36,7 @@ ROOMS = (
     "hybrid_encoder.language",
     "hybrid_encoder.losses",
     "hybrid_encoder.models",
+    "hybrid_encoder.pretraining",
     "hybrid_encoder.testing",
     "hybrid_encoder.towers",
     "hybrid_encoder.training",

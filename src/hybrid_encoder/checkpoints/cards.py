@@ -176,7 +176,7 @@ def base_models(encoder: HybridEncoderConfig) -> list[str]:
 
         stated = open_clip.get_pretrained_cfg(semantic.name, semantic.pretrained) or {}
         found.append(str(stated.get("hf_hub") or "").rpartition("/")[0])
-    if encoder.uses_spatial and spatial.pretrained:
+    if encoder.uses_spatial and spatial.pretrained is True:
         if spatial.name.startswith(TRANSFORMERS):
             source = spatial.name.removeprefix(TRANSFORMERS)
             found.append(source if HUB_ID.fullmatch(source) and not os.path.exists(source) else "")
@@ -208,6 +208,8 @@ def _licences(encoder: HybridEncoderConfig) -> list[tuple[str, str]]:
     if encoder.uses_spatial:
         rows.append(
             ("DINO", "DINOv2 weights: Apache-2.0; DINOv3 weights: Meta's DINOv3 licence.")
+            if encoder.spatial.pretrained is True
+            else ("DINO", "see the card of the weights that it started from.")
             if encoder.spatial.pretrained
             else ("DINO", "the architecture alone; no public weights went in.")
         )

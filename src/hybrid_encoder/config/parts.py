@@ -72,7 +72,8 @@ class SemanticConfig(_Tower):
 
     Args:
         name: open_clip architecture. OpenAI's weights need the ``-quickgelu`` names.
-        pretrained: open_clip weight tag for a new model, None for random weights.
+        pretrained: open_clip weight tag for a new model, or a file of weights, such as ``pretrain_clip`` writes; None
+            for random weights.
         overrides: sizes laid over the architecture's configuration, for example ``{"vision_cfg": {"width": 16}}``;
             those of :data:`hybrid_encoder.config.architectures.OPEN_CLIP`.
         mean, std: normalisation of RGB in [0, 1]. Left out, they are the model's own
@@ -102,7 +103,8 @@ class SpatialConfig(_Tower):
 
     Args:
         name: timm model name, or ``hf:`` and a Hub id or folder.
-        pretrained: whether a new model starts from the public weights.
+        pretrained: whether a new model starts from the public weights; or a file of weights that ``pretrain_dino`` has
+            written.
         overrides: sizes of the timm model (``embed_dim``, ``depth``, ...), those of
             :data:`hybrid_encoder.config.architectures.TIMM`; a model of transformers keeps its architecture here.
         blocks: 0-based blocks whose outputs are the four maps; None spreads them evenly, or takes a ConvNeXt's stages.
@@ -114,7 +116,7 @@ class SpatialConfig(_Tower):
     """
 
     name: Text = "vit_base_patch14_dinov2.lvd142m"
-    pretrained: bool = True
+    pretrained: bool | Text = True
     overrides: dict[str, Any] = field(default_factory=dict)
     blocks: tuple[Block, Block, Block, Block] | None = None
     position_embedding: Literal["auto", "dinov2", "size"] = "auto"

@@ -70,6 +70,15 @@ class DepthPrompts(nn.Module):
                 f"the tokenizer {reading.tokenizer!r} gives the token {highest}, and this text tower has {len(kept)}; "
                 "remove prompts.token_ids, or give the vocab_size of the tokenizer."
             )
+        trained = getattr(clip, "known_tokens", None)  # of a small CLIP, which has seen few words
+        if trained is not None and (
+            strange := [i for i, row in enumerate(ids) if not {LEARNED, *trained}.issuperset(row)]
+        ):
+            sentence = config.template.format("..." if config.words is None else config.words[strange[0]])
+            raise ConfigError(
+                f"the prompt {sentence!r} has words that this CLIP has never seen: it knows those of "
+                "hybrid_encoder.data.street.VOCABULARY alone. Choose among these, or take another CLIP."
+            )
         known = sorted({token for row in ids for token in row if token != LEARNED})
         words = {LEARNED, *kept}
         if lost := [index for index, row in enumerate(ids) if not words.issuperset(row)]:

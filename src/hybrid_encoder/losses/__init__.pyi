@@ -1,3 +1,4 @@
+from .captions import caption_contrastive_loss
 from .coarse import (
     CoarseLoss,
     CoarsePatchLoss,
@@ -10,6 +11,7 @@ from .coarse import (
 from .distillation import distillation_loss
 from .photometric import Reprojection, photometric_error, reprojection_loss, smoothness_loss
 from .pixel_language import PixelLanguageLoss, pixel_language_loss
+from .self_distillation import multi_crop_loss, self_distillation_loss
 
 __all__ = [
     "CoarseLoss",
@@ -17,7 +19,9 @@ __all__ = [
     "PixelLanguageLoss",
     "Reprojection",
     "Sampling",
+    "caption_contrastive_loss",
     "distillation_loss",
+    "multi_crop_loss",
     "patch_contrastive_loss",
     "patch_features",
     "patch_order_accuracy",
@@ -25,5 +29,6 @@ __all__ = [
     "photometric_error",
     "pixel_language_loss",
     "reprojection_loss",
+    "self_distillation_loss",
     "smoothness_loss",
 ]

@@ -17,6 +17,7 @@ from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.quiet import quiet
 from hybrid_encoder.towers.base import Grid, Tower, evenly_spread_blocks, fit_to_patches, to_map
 from hybrid_encoder.towers.clip_weights import check_activation, find_weights
+from hybrid_encoder.towers.own_weights import load_own, own_file
 from hybrid_encoder.towers.positions import resample_positions
 from hybrid_encoder.towers.stages import STRIDES, is_staged, prepare_stages, run_stem, stages
 from hybrid_encoder.towers.timm_vit import prepare_vit, run_blocks
@@ -163,7 +164,8 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             "EVA02-B-16, MobileCLIP2-S2, ...)."
         )
     weights = None
-    if pretrained and config.pretrained:
+    own = own_file(config.pretrained) if pretrained else None
+    if pretrained and config.pretrained and own is None:
         check_activation(config, base)
         weights = find_weights(config.name, config.pretrained)
     options = {
@@ -181,6 +183,8 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"semantic.overrides is {shown(config.overrides)}, of which open_clip cannot build a {config.name} "
             f"({type(error).__name__}: {error}); change the sizes."
         ) from error
+    if own is not None:
+        load_own(clip, own, "clip")
     clip.architecture, clip.hub_tokenizer = config.name, base["text_cfg"].get("hf_tokenizer_name")
     return clip  # type: ignore[no-any-return]
 

@@ -15,6 +15,7 @@ from hybrid_encoder.towers.base import Grid
 from hybrid_encoder.towers.dino import CHOOSE_DINO, SpatialTower
 from hybrid_encoder.towers.dino_convnext import ConvNextTower, is_convnext
 from hybrid_encoder.towers.dino_transformers import TransformersTower
+from hybrid_encoder.towers.own_weights import load_own, own_file
 from hybrid_encoder.towers.timm_vit import prepare_vit, run_blocks
 
 
@@ -55,7 +56,17 @@ def build_spatial(config: SpatialConfig, pretrained: bool) -> SpatialTower:
     Raises:
         ConfigError: an unknown model, or one that is neither a DINO vision transformer nor a ConvNeXt.
     """
-    pretrained = pretrained and config.pretrained
+    own = own_file(config.pretrained) if pretrained else None
+    if own is not None:
+        model = build_timm(config, pretrained=False)
+        load_own(model, own, "dino")
+        return TimmTower(config, model)
+    if isinstance(config.pretrained, str) and pretrained:
+        raise ConfigError(
+            f"spatial.pretrained is {config.pretrained!r}, which is no file of weights that pretrain_dino has written; "
+            "give its path, or True for the model's public weights."
+        )
+    pretrained = pretrained and bool(config.pretrained)
     if config.name.startswith(TRANSFORMERS):
         return TransformersTower(config, pretrained)
     model = build_timm(config, pretrained)

@@ -118,7 +118,8 @@ def _recorded(items: Any) -> Sequence[Frame | None]:
     if isinstance(items, OrderedDepth):
         return [_source(image) for image in items.images]
     # Drives that were rendered and TuSimple's are no recordings that depth is tested on.
-    return [] if isinstance(items, SyntheticLanes | TuSimpleLanes | SurroundMaps) else [None]
+    rendered = getattr(items, "rendered", False) is True
+    return [] if rendered or isinstance(items, SyntheticLanes | TuSimpleLanes | SurroundMaps) else [None]
 
 
 def _frame(drive: KittiDrive, number: int) -> Frame:

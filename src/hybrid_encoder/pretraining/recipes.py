@@ -1,0 +1,66 @@
+"""How the small foundation models are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybrid_encoder.training.ranges import check_number
+from hybrid_encoder.training.stage_recipe import StageRecipe, check_size
+
+
+@dataclass(frozen=True)
+class ClipRecipe(StageRecipe):
+    """The settings of ``pretrain_clip``.
+
+    Args:
+        regions, crops: of a frame, as :class:`hybrid_encoder.pretraining.regions.CaptionedRegions` takes them.
+        size: (H, W) of the frames.
+        shuffle_captions: train the control, from which nothing can be learned.
+    """
+
+    regions: int = 12
+    crops: int = 3
+    size: tuple[int, int] = (96, 320)
+    shuffle_captions: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("regions", self.regions, 1, whole=True)
+        check_number("crops", self.crops, 1, whole=True)
+        check_size(self.size)
+
+
+@dataclass(frozen=True)
+class DinoRecipe(StageRecipe):
+    """The settings of ``pretrain_dino``.
+
+    Args:
+        large, small: sides of the views in pixels.
+        num_small: how many small views of an image; of large ones there are two.
+        prototypes, momentum, patch_weight, hidden_share: of :class:`hybrid_encoder.pretraining.dino.DinoStage`.
+        size: (H, W) of the rendered frames.
+    """
+
+    large: int = 98
+    small: int = 56
+    num_small: int = 4
+    prototypes: int = 1024
+    momentum: float = 0.99
+    patch_weight: float = 1.0
+    hidden_share: float = 0.3
+    size: tuple[int, int] = (96, 320)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("large", self.large, 14, whole=True)
+        check_number("small", self.small, 14, whole=True)
+        check_number("num_small", self.num_small, 0, whole=True)
+        check_number("prototypes", self.prototypes, 2, whole=True)
+        check_number("momentum", self.momentum, 0, 1)
+        check_number("patch_weight", self.patch_weight, 0)
+        check_number("hidden_share", self.hidden_share, 0, 1)
+        check_size(self.size)
+
+
+CLIP = ClipRecipe(2e-3, 0.1, 16, steps=2500, warm_up=0.1, clip=1.0)
+DINO = DinoRecipe(1e-3, 0.04, 16, steps=2500, warm_up=0.1, clip=3.0)

@@ -1,0 +1,118 @@
+"""Weights of towers that this library has trained itself: files of ``pretrain_clip`` and ``pretrain_dino``.
+
+A file is safetensors with a few words beside the tensors: which kind of model it is, and, of a CLIP, which of its
+tokenizer's tokens it knows. Of the table of tokens it holds these rows alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_encoder.errors import CheckpointError
+
+Kind = Literal["clip", "dino"]
+KIND, TOKENS = "hybrid_encoder.kind", "hybrid_encoder.tokens"  # names of what stands beside the tensors
+TABLE = "token_embedding.weight"
+
+
+def own_file(pretrained: Any) -> Path | None:
+    """Return the file of weights of this library's that a configuration names; None where it names others.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
+    if not isinstance(pretrained, str) or not pretrained.endswith(".safetensors"):
+        return None
+    file = Path(pretrained)
+    return file if file.is_file() and KIND in read_notes(file) else None
+
+
+def read_notes(file: Path) -> dict[str, str]:
+    """Return the words that stand beside the tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: no such file, or a damaged one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors ({error}); check the path.") from error
+
+
+def load_own(module: nn.Module, file: Path, kind: Kind) -> None:
+    """Fill a model with weights of this library's, all of it; of a CLIP, the tokens that the file knows.
+
+    A CLIP's ``known_tokens`` says afterwards which these are; the rows of all others are NaN, lest they pass for
+    something.
+
+    Raises:
+        CheckpointError: a file of another kind, or of a model of other sizes.
+    """
+    from safetensors.torch import load_file
+
+    notes = read_notes(file)
+    if notes.get(KIND) != kind:
+        raise CheckpointError(f"{file} holds a {notes.get(KIND, 'model of another kind')}; a {kind} is needed.")
+    tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+    if kind == "clip":
+        table = dict(module.named_parameters())[TABLE].detach()
+        tokens = _tokens(file, notes, len(table))
+        if tensors[TABLE].shape != (len(tokens), table.shape[1]):
+            raise _other_sizes(file, TABLE, tensors[TABLE], table[: len(tokens)])
+        whole = torch.full_like(table, float("nan"))
+        whole[tokens] = tensors[TABLE].to(whole)
+        tensors[TABLE] = whole
+        module.known_tokens = frozenset(tokens)  # type: ignore[assignment]
+    own = module.state_dict()
+    if missing := sorted(own.keys() ^ tensors.keys()):
+        raise CheckpointError(
+            f"{file} and the model differ in {missing[0]} and {len(missing) - 1} more; they are not of one kind."
+        )
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            raise _other_sizes(file, name, tensor, own[name])
+    module.load_state_dict(tensors)
+
+
+def own_tensors(
+    module: nn.Module, kind: Kind, tokens: list[int] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what a file of a trained tower holds: tensors in half precision, and the words beside them.
+
+    Args:
+        module: a CLIP of open_clip, or a DINO of timm.
+        kind: which of both.
+        tokens: of a CLIP, the tokens that it was trained on; only their rows are kept.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    notes: dict[str, str] = {KIND: kind}
+    if tokens is not None:
+        tensors[TABLE] = tensors[TABLE][tokens]
+        notes[TOKENS] = json.dumps(tokens)
+    halves = {name: (t.half() if t.is_floating_point() else t).contiguous().clone() for name, t in tensors.items()}
+    return halves, notes
+
+
+def _tokens(file: Path, notes: dict[str, str], vocabulary: int) -> list[int]:
+    try:
+        tokens = json.loads(notes[TOKENS])
+        if not isinstance(tokens, list) or not all(type(t) is int and 0 <= t < vocabulary for t in tokens):
+            raise ValueError(f"they are no list of whole numbers below {vocabulary}")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} does not say which tokens it knows ({error}); write it anew.") from None
+    return tokens
+
+
+def _other_sizes(file: Path, name: str, found: Tensor, needed: Tensor) -> CheckpointError:
+    return CheckpointError(
+        f"{file} has {name} as {tuple(found.shape)}, and the model needs {tuple(needed.shape)}; give the sizes that it "
+        "was trained with, those of the preset 'tiny'."
+    )
