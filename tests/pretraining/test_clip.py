@@ -1,0 +1,99 @@
+"""The small CLIP: that it learns, what is saved of it, and what starts from that."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
+from hybrid_encoder.config import DEPTH_WORDS, PromptConfig
+from hybrid_encoder.data.street import StreetFrame
+from hybrid_encoder.errors import CheckpointError, ConfigError
+from hybrid_encoder.language.prompts import DepthPrompts
+from hybrid_encoder.pretraining import (
+    CLIP,
+    CaptionedRegions,
+    ClipStage,
+    collate_captions,
+    pretrain_clip,
+    save_clip,
+)
+from hybrid_encoder.towers.own_weights import load_own
+from hybrid_encoder.towers.semantic import build_clip
+
+TINY = HybridEncoderConfig.preset("tiny")
+SIZE = (64, 128)
+Drives = Sequence[Sequence[StreetFrame]]
+
+
+class TestClip:
+    def test_a_few_steps_lower_the_loss_on_the_same_regions(self, drives: Drives) -> None:
+        torch.manual_seed(0)
+        stage = ClipStage(TINY.semantic)
+        items = CaptionedRegions(drives, seed=0)
+        batch = collate_captions([items[index] for index in range(4)])
+        optimizer = torch.optim.AdamW(stage.parameter_groups(2e-3, 0.1))
+        losses = []
+        for _ in range(8):
+            optimizer.zero_grad()
+            loss = stage(batch)["loss"]
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[-1] < losses[0] - 0.5
+        assert all(p.grad is not None for name, p in stage.named_parameters() if "positional" not in name)
+
+    def test_texts_are_encoded_as_open_clip_does(self) -> None:
+        import open_clip
+
+        torch.manual_seed(0)
+        stage = ClipStage(TINY.semantic).eval()
+        texts = ["a red car close on the left", "the sky"]
+        with torch.no_grad():
+            expected = stage.clip.encode_text(open_clip.tokenize(texts))
+            torch.testing.assert_close(stage.encode_texts(texts), expected, atol=1e-5, rtol=1e-5)
+
+    def test_a_tower_starts_from_what_was_saved(self, drives: Drives, held_out: Drives, tmp_path: Path) -> None:
+        recipe = dataclasses.replace(CLIP, steps=2, batch_size=2, size=SIZE)
+        file = pretrain_clip(TINY.semantic, drives, held_out, tmp_path, recipe, cpu=True, workers=0)
+        assert file is not None and file.stat().st_size < 4e6
+        card = (file.parent / "README.md").read_text()
+        assert "apache-2.0" in card and "words majority" in card and "order, untrained" in card
+        semantic = dataclasses.replace(TINY.semantic, pretrained=str(file))
+        prompts = PromptConfig(words=DEPTH_WORDS)
+        one, two = (HybridDepthEncoder(TINY.replace(semantic=semantic, prompts=prompts)).eval() for _ in range(2))
+        assert one.semantic is not None and two.semantic is not None
+        image = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            for a, b in zip(one.semantic(image), two.semantic(image), strict=True):
+                assert torch.equal(a, b)
+            assert one.prompts is not None and two.prompts is not None
+            assert torch.equal(one.prompts(), two.prompts()) and one.prompts().isfinite().all()
+        random = HybridDepthEncoder(TINY.replace(semantic=semantic, prompts=prompts), pretrained=False)
+        assert random.prompts is not None
+        assert not torch.allclose(random.prompts(), one.prompts(), atol=1e-3)
+
+    def test_words_that_it_has_never_seen_are_refused(self, tmp_path: Path) -> None:
+        file = save_clip(ClipStage(TINY.semantic), tmp_path, "Nothing was trained.", {"order": 0.5})
+        clip = build_clip(dataclasses.replace(TINY.semantic, pretrained=str(file)), pretrained=True)
+        DepthPrompts(clip, PromptConfig(num_tokens=3))
+        with pytest.raises(ConfigError, match=r"'This patch appears to be blurry' has words .* never seen"):
+            DepthPrompts(clip, PromptConfig(words=("close", "blurry")))
+
+    def test_files_of_other_models_are_refused(self, tmp_path: Path) -> None:
+        file = save_clip(ClipStage(TINY.semantic), tmp_path, "Nothing was trained.", {"order": 0.5})
+        wide = {**TINY.semantic.overrides, "embed_dim": 64}
+        with pytest.raises(CheckpointError, match=r"has \S+ as .*, and the model needs"):
+            build_clip(dataclasses.replace(TINY.semantic, overrides=wide, pretrained=str(file)), pretrained=True)
+        with pytest.raises(CheckpointError, match="holds a clip; a dino is needed"):
+            load_own(torch.nn.Linear(2, 2), file, "dino")
+
+    def test_a_transformer_is_refused(self) -> None:
+        vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+        overrides = {**TINY.semantic.overrides, "vision_cfg": vision}
+        with pytest.raises(ConfigError, match="a ResNet CLIP is needed"):
+            ClipStage(dataclasses.replace(TINY.semantic, name="ViT-B-32-quickgelu", overrides=overrides))
