@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
 from hybrid_encoder.config import DEPTH_WORDS, PromptConfig
@@ -28,6 +30,13 @@ from hybrid_encoder.towers.semantic import build_clip
 TINY = HybridEncoderConfig.preset("tiny")
 SIZE = (64, 128)
 Drives = Sequence[Sequence[StreetFrame]]
+
+
+def saved_clip(folder: Path) -> tuple[ClipStage, Path]:
+    """Return an untrained CLIP, and the file that it was saved to."""
+    torch.manual_seed(0)
+    stage = ClipStage(TINY.semantic)
+    return stage, save_clip(stage, folder, "Nothing was trained.", {"order": 0.5})
 
 
 class TestClip:
@@ -56,6 +65,52 @@ class TestClip:
         with torch.no_grad():
             expected = stage.clip.encode_text(open_clip.tokenize(texts))
             torch.testing.assert_close(stage.encode_texts(texts), expected, atol=1e-5, rtol=1e-5)
+
+    def test_a_saved_text_tower_reads_padded_texts_as_open_clip_does(self, tmp_path: Path) -> None:
+        """The padding's own row is hidden, and must not spoil what hides it."""
+        import open_clip
+
+        stage, file = saved_clip(tmp_path)
+        loaded = build_clip(dataclasses.replace(TINY.semantic, pretrained=str(file)), pretrained=True).eval()
+        again = ClipStage(TINY.semantic).eval()
+        again.clip = loaded
+        texts = ["a red car close on the left", "the sky"]
+        with torch.no_grad():
+            read: torch.Tensor = loaded.encode_text(open_clip.tokenize(texts))  # type: ignore[operator]
+            torch.testing.assert_close(read, again.encode_texts(texts), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(read, stage.eval().encode_texts(texts), atol=2e-3, rtol=2e-3)  # of halves
+            strange: torch.Tensor = loaded.encode_text(open_clip.tokenize(["a blurry car"]))  # type: ignore[operator]
+        assert strange.isnan().all()
+
+    def test_the_scale_of_similarities_cannot_run_away(self, drives: Drives, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        stage = ClipStage(TINY.semantic)
+        items = CaptionedRegions(drives, seed=0)
+        batch = collate_captions([items[0], items[1]])
+        scale: torch.nn.Parameter = stage.clip.logit_scale
+        for pushed, held in ((50.0, math.log(100)), (-50.0, 0.0)):
+            with torch.no_grad():
+                scale.fill_(pushed)
+            stage.zero_grad()
+            stage(batch)["loss"].backward()
+            assert scale.item() == pytest.approx(held)
+            assert scale.grad is not None and scale.grad.abs() > 0  # it can still come back
+        with torch.no_grad():
+            scale.fill_(50.0)
+        stage.eval()(batch)
+        assert scale.item() == 50.0  # measuring changes nothing
+        stage.clamp_scale()
+        assert scale.item() == pytest.approx(math.log(100))
+        with torch.no_grad():
+            scale.fill_(50.0)
+        file = save_clip(stage, tmp_path, "Nothing was trained.", {})
+        assert load_file(file)["logit_scale"].item() == pytest.approx(math.log(100), abs=2e-3)
+
+    def test_a_tower_is_saved_as_the_same_bytes(self, tmp_path: Path) -> None:
+        stage = ClipStage(TINY.semantic)
+        files = [save_clip(stage, tmp_path / name, "Nothing was trained.", {"order": 0.5}) for name in "abcd"]
+        assert len({file.read_bytes() for file in files}) == 1
+        assert len({file.with_name("README.md").read_bytes() for file in files}) == 1
 
     def test_a_tower_starts_from_what_was_saved(self, drives: Drives, held_out: Drives, tmp_path: Path) -> None:
         recipe = dataclasses.replace(CLIP, steps=2, batch_size=2, size=SIZE)

@@ -33,6 +33,9 @@ Readout = Literal["published", "joint"]
 
 _OWN: Any = None  # until the model is known
 
+STREET = "street"
+"""Names, as ``pretrained``, the weights that ship with the package for towers of the preset ``tiny``."""
+
 DEPTH_WORDS = (
     "very close",
     "close",
@@ -59,6 +62,11 @@ class _Tower:
             if getattr(self, field_name) is None:
                 object.__setattr__(self, field_name, own)
 
+    def without_weights(self) -> Self:
+        """Return a copy that names no weights: what is left says how the tower is built and trained."""
+        none = None if isinstance(self, SemanticConfig) else False
+        return dataclasses.replace(self, pretrained=none)  # type: ignore[type-var]  # of the dataclasses below
+
     def normalised(self, mean: Mean, std: Std) -> Self:
         """Return a copy with the mean and std of a published recipe; a family with its own keeps what it has."""
         if own_normalisation(self.name):
@@ -72,8 +80,9 @@ class SemanticConfig(_Tower):
 
     Args:
         name: open_clip architecture. OpenAI's weights need the ``-quickgelu`` names.
-        pretrained: open_clip weight tag for a new model, or a file of weights, such as ``pretrain_clip`` writes; None
-            for random weights.
+        pretrained: open_clip weight tag for a new model; ``"street"`` for the weights that ship with the package, which
+            fit the sizes of the preset ``tiny``; or a file of weights, such as ``pretrain_clip`` writes, of which a
+            saved model keeps the name alone. None for random weights.
         overrides: sizes laid over the architecture's configuration, for example ``{"vision_cfg": {"width": 16}}``;
             those of :data:`hybrid_encoder.config.architectures.OPEN_CLIP`.
         mean, std: normalisation of RGB in [0, 1]. Left out, they are the model's own
@@ -103,8 +112,8 @@ class SpatialConfig(_Tower):
 
     Args:
         name: timm model name, or ``hf:`` and a Hub id or folder.
-        pretrained: whether a new model starts from the public weights; or a file of weights that ``pretrain_dino`` has
-            written.
+        pretrained: whether a new model starts from the public weights; ``"street"`` for the weights that ship with the
+            package, as of the semantic tower; or a file of weights that ``pretrain_dino`` has written.
         overrides: sizes of the timm model (``embed_dim``, ``depth``, ...), those of
             :data:`hybrid_encoder.config.architectures.TIMM`; a model of transformers keeps its architecture here.
         blocks: 0-based blocks whose outputs are the four maps; None spreads them evenly, or takes a ConvNeXt's stages.

@@ -1,4 +1,5 @@
-from .clip import ClipStage, measure_clip
+from .clip import ClipStage
+from .clip_measures import measure_clip, measure_objects
 from .dino import DinoHead, DinoStage, MultiCrop, Views, collate_views
 from .recipes import CLIP, DINO, ClipRecipe, DinoRecipe
 from .regions import CaptionBatch, CaptionedFrame, CaptionedRegions, collate_captions, shuffled_captions
@@ -21,6 +22,7 @@ __all__ = [
     "collate_captions",
     "collate_views",
     "measure_clip",
+    "measure_objects",
     "pretrain_clip",
     "pretrain_dino",
     "save_clip",

@@ -15,12 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybrid_encoder.config import DEPTH_WORDS, SemanticConfig
-from hybrid_encoder.data.street.captions import PATCH_SENTENCE
+from hybrid_encoder.config import SemanticConfig
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.language.tokens import END, START, ClipTokens
 from hybrid_encoder.losses.captions import caption_contrastive_loss
-from hybrid_encoder.losses.coarse import word_positions
 from hybrid_encoder.pretraining.regions import CaptionBatch, shuffled_captions
 from hybrid_encoder.towers.semantic import build_clip
 from hybrid_encoder.training.stage import Stage
@@ -34,7 +32,8 @@ class ClipStage(Stage):
 
     Args:
         config: of the CLIP; its image tower is a ResNet.
-        shuffle: permute the captions of every batch, from which nothing can be learned: the control.
+        shuffle: permute the captions of every batch: the control, which learns how frequent captions are, and nothing
+            of what is where.
 
     Raises:
         ConfigError: an image tower without an attention pool over a map.
@@ -60,13 +59,20 @@ class ClipStage(Stage):
             batch = shuffled_captions(batch)
         images = torch.cat([self.encode_boxes(batch.images, batch.boxes), self.encode_images(batch.crops)])
         captions = self.encode_texts(batch.captions)
-        scale = self.clip.logit_scale.exp().clamp(max=MOST_SCALE)
+        if self.training:
+            self.clamp_scale()  # what the last step made of it
+        scale = self.clip.logit_scale.exp()
         loss = caption_contrastive_loss(images, captions, batch.which, scale)
         found = (F.normalize(images, dim=1) @ F.normalize(captions, dim=1).T).argmax(1)
         return {"loss": loss, "accuracy": (found == batch.which).float().mean().detach()}
 
     if TYPE_CHECKING:
         __call__ = forward  # nn.Module's says Any
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """Bring the logarithm of the scale of similarities into 0 to ln 100, as CLIP does after every step."""
+        self.clip.logit_scale.clamp_(0.0, math.log(MOST_SCALE))
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the parameters for AdamW: those of one axis, such as biases, norms and the scale, do not decay."""
@@ -122,56 +128,3 @@ class ClipStage(Stage):
 def tokens_of(text: str) -> tuple[int, ...]:
     """Return CLIP's tokens of a sentence, with the start and the end."""
     return START, *ClipTokens().encode(text), END
-
-
-@torch.no_grad()
-def measure_clip(stage: ClipStage, batches: Sequence[CaptionBatch]) -> dict[str, float]:
-    """Measure a CLIP on regions that it was not trained on.
-
-    Returns:
-        ``captions``, the share of regions whose own caption is the most similar one of its batch's, and its chance,
-        ``captions_chance``; ``words``, the share of patches whose own distance word is the most similar one of seven,
-        and ``words_majority``, that of the most frequent word; ``order``, how often of two patches of a frame with
-        different words the nearer one is nearer in words, one half by chance.
-    """
-    mode = stage.training
-    stage.eval()
-    right, count, chance = 0.0, 0, 0.0
-    said: list[Tensor] = []
-    true: list[Tensor] = []
-    frames: list[Tensor] = []
-    sentences = [PATCH_SENTENCE.format(word) for word in DEPTH_WORDS]
-    numbers = {sentence: number for number, sentence in enumerate(sentences)}
-    prompts = F.normalize(stage.encode_texts(sentences), dim=1)
-    scale = stage.clip.logit_scale.exp().clamp(max=MOST_SCALE)
-    for start, batch in enumerate(batches):
-        boxes = F.normalize(stage.encode_boxes(batch.images, batch.boxes), dim=1)
-        crops = F.normalize(stage.encode_images(batch.crops), dim=1)
-        texts = F.normalize(stage.encode_texts(batch.captions), dim=1)
-        found = (torch.cat([boxes, crops]) @ texts.T).argmax(1)
-        right += float((found == batch.which).sum())
-        chance += len(found) / len(texts)
-        count += len(found)
-        names = [numbers.get(batch.captions[place], -1) for place in batch.which[: len(boxes)].tolist()]
-        word = torch.tensor(names)
-        said.append((scale * boxes @ prompts.T)[word >= 0])
-        true.append(word[word >= 0])
-        frames.append((batch.boxes[:, 0].long() + start * 10_000)[word >= 0])
-    stage.train(mode)
-    logits, word, frame = torch.cat(said), torch.cat(true), torch.cat(frames)
-    return {
-        "captions": right / count,
-        "captions_chance": chance / count,
-        "words": float((logits.argmax(1) == word).double().mean()),
-        "words_majority": float(torch.bincount(word, minlength=len(DEPTH_WORDS)).max() / len(word)),
-        "order": _order(word_positions(logits), word, frame),
-    }
-
-
-def _order(position: Tensor, word: Tensor, frame: Tensor) -> float:
-    """Return how often the nearer of two patches of a frame has the nearer position."""
-    pairs = (frame[:, None] == frame) & (word[:, None] < word)
-    if not bool(pairs.any()):
-        return math.nan
-    ordered = (position[:, None] < position).double() + 0.5 * (position[:, None] == position).double()
-    return float(ordered[pairs].mean())

@@ -131,7 +131,11 @@ def collate_captions(items: Sequence[CaptionedFrame]) -> CaptionBatch:
 
 
 def shuffled_captions(batch: CaptionBatch, generator: torch.Generator | None = None) -> CaptionBatch:
-    """Return a batch whose captions are permuted among its regions: the control, from which nothing can be learned."""
+    """Return a batch whose captions are permuted among its regions: the control.
+
+    How frequent each caption is can still be learned, as every region is as likely to have it; what it says of a region
+    cannot.
+    """
     return batch._replace(which=batch.which[torch.randperm(len(batch.which), generator=generator)])
 
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from hybrid_encoder.config import SemanticConfig, SpatialConfig
 from hybrid_encoder.data.street.frame import StreetFrame
 from hybrid_encoder.errors import ConfigError, InputError
-from hybrid_encoder.pretraining.clip import ClipStage, measure_clip
+from hybrid_encoder.pretraining.clip import ClipStage
+from hybrid_encoder.pretraining.clip_measures import measure_clip
 from hybrid_encoder.pretraining.dino import DinoStage, MultiCrop, collate_views
 from hybrid_encoder.pretraining.recipes import ClipRecipe, DinoRecipe
 from hybrid_encoder.pretraining.regions import CaptionedRegions, collate_captions
@@ -57,15 +58,15 @@ def pretrain_clip(
     items = CaptionedRegions(drives, recipe.regions, recipe.crops)
     others = CaptionedRegions(held_out, recipe.regions, recipe.crops, seed=0)
     batches = list(DataLoader(others, 8, collate_fn=collate_captions))
-    before = measure_clip(stage, batches)
+    before = measure_clip(stage, batches, others.frames)
     groups = stage.parameter_groups(recipe.lr, recipe.weight_decay)
     with hold_run(folder):
         steps = train_stage(stage, items, groups, recipe, folder, collate=collate_captions, **options)
         if steps is None:
             return None
         stage.eval().to("cpu")
-        numbers = measure_clip(stage, batches)
-        numbers |= {f"{name}, untrained": before[name] for name in ("captions", "words", "order")}
+        numbers = measure_clip(stage, batches, others.frames)
+        numbers |= {f"{name}, untrained": before[name] for name in ("captions", "words", "order", "kinds", "colours")}
         if is_main_process():
             told = "captions permuted, as a control" if recipe.shuffle_captions else "captions that say what is where"
             notes = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hybrid_encoder.checkpoints.tensor_files import save_tensors
 from hybrid_encoder.data.street.captions import VOCABULARY
 from hybrid_encoder.language.tokens import END, START, ClipTokens
 from hybrid_encoder.pretraining.clip import ClipStage
@@ -31,6 +32,7 @@ def vocabulary_tokens() -> list[int]:
 
 def save_clip(stage: ClipStage, folder: str | Path, notes: str, numbers: Mapping[str, float]) -> Path:
     """Save a CLIP that was trained on captions of streets; see :func:`_save`."""
+    stage.clamp_scale()
     return _save(stage.clip, "clip", Path(folder), notes, numbers, vocabulary_tokens())
 
 
@@ -42,7 +44,7 @@ def save_dino(stage: DinoStage, folder: str | Path, notes: str, numbers: Mapping
 def _save(
     module: Any, kind: Kind, folder: Path, notes: str, numbers: Mapping[str, float], tokens: list[int] | None = None
 ) -> Path:
-    """Write ``model.safetensors`` and ``README.md`` into a folder, both or neither.
+    """Write ``model.safetensors`` and ``README.md`` into a folder, both or neither; a tower has the same bytes always.
 
     Args:
         module: the tower.
@@ -55,12 +57,10 @@ def _save(
     Returns:
         The file of weights.
     """
-    from safetensors.torch import save_file
-
     tensors, beside = own_tensors(module, kind, tokens)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-        save_file(tensors, Path(temporary) / WEIGHTS, beside)
+        save_tensors(Path(temporary) / WEIGHTS, tensors, beside, folder / WEIGHTS)
         size = (Path(temporary) / WEIGHTS).stat().st_size / 1e6
         count = sum(tensor.numel() for tensor in tensors.values())
         rows = "\n".join(f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in numbers.items())

@@ -1,7 +1,7 @@
 """Weights of towers that this library has trained itself: files of ``pretrain_clip`` and ``pretrain_dino``.
 
 A file is safetensors with a few words beside the tensors: which kind of model it is, and, of a CLIP, which of its
-tokenizer's tokens it knows. Of the table of tokens it holds these rows alone.
+tokenizer's tokens it knows. Of the table of tokens it holds these rows alone. Two files ship with the package.
 """
 
 from __future__ import annotations
@@ -13,19 +13,34 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hybrid_encoder.config.parts import STREET
 from hybrid_encoder.errors import CheckpointError
 
 Kind = Literal["clip", "dino"]
 KIND, TOKENS = "hybrid_encoder.kind", "hybrid_encoder.tokens"  # names of what stands beside the tensors
 TABLE = "token_embedding.weight"
+PADDING = 0  # of CLIP's tokenizer: it follows the end of a text, where no causal tower looks
+WEIGHTS = Path(__file__).parents[1] / "weights"
+SHIPPED: dict[Kind, str] = {"clip": "tiny_clip/model.safetensors", "dino": "tiny_dino/model.safetensors"}
 
 
-def own_file(pretrained: Any) -> Path | None:
+def own_file(pretrained: Any, kind: Kind) -> Path | None:
     """Return the file of weights of this library's that a configuration names; None where it names others.
 
+    Args:
+        pretrained: of a tower's configuration; ``"street"`` names the file that ships with the package.
+        kind: of the tower.
+
     Raises:
-        CheckpointError: a damaged file.
+        CheckpointError: a damaged file, or an installation without the weights that ship.
     """
+    if pretrained == STREET:
+        if (file := WEIGHTS / SHIPPED[kind]).is_file():
+            return file
+        raise CheckpointError(
+            f"this installation lacks the weights {STREET!r} of a small {kind.upper()} (weights/{SHIPPED[kind]} in the "
+            "package); install hybrid-encoder anew, or name another file of weights."
+        )
     if not isinstance(pretrained, str) or not pretrained.endswith(".safetensors"):
         return None
     file = Path(pretrained)
@@ -51,7 +66,7 @@ def load_own(module: nn.Module, file: Path, kind: Kind) -> None:
     """Fill a model with weights of this library's, all of it; of a CLIP, the tokens that the file knows.
 
     A CLIP's ``known_tokens`` says afterwards which these are; the rows of all others are NaN, lest they pass for
-    something.
+    something. The padding after a text is zeros, which open_clip's own ``encode_text`` hides from what it reads.
 
     Raises:
         CheckpointError: a file of another kind, or of a model of other sizes.
@@ -62,12 +77,13 @@ def load_own(module: nn.Module, file: Path, kind: Kind) -> None:
     if notes.get(KIND) != kind:
         raise CheckpointError(f"{file} holds a {notes.get(KIND, 'model of another kind')}; a {kind} is needed.")
     tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
-    if kind == "clip":
+    if kind == "clip" and TABLE in tensors:
         table = dict(module.named_parameters())[TABLE].detach()
         tokens = _tokens(file, notes, len(table))
         if tensors[TABLE].shape != (len(tokens), table.shape[1]):
             raise _other_sizes(file, TABLE, tensors[TABLE], table[: len(tokens)])
         whole = torch.full_like(table, float("nan"))
+        whole[PADDING] = 0.0  # hidden, and yet multiplied by what hides it
         whole[tokens] = tensors[TABLE].to(whole)
         tensors[TABLE] = whole
         module.known_tokens = frozenset(tokens)  # type: ignore[assignment]

@@ -164,7 +164,7 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             "EVA02-B-16, MobileCLIP2-S2, ...)."
         )
     weights = None
-    own = own_file(config.pretrained) if pretrained else None
+    own = own_file(config.pretrained, "clip") if pretrained else None
     if pretrained and config.pretrained and own is None:
         check_activation(config, base)
         weights = find_weights(config.name, config.pretrained)

@@ -51,12 +51,13 @@ def build_spatial(config: SpatialConfig, pretrained: bool) -> SpatialTower:
 
     Args:
         config: ``hf:`` before a name takes transformers, any other name timm.
-        pretrained: load public weights where the configuration asks for them; False draws random ones.
+        pretrained: load the weights that the configuration asks for; False draws random ones.
 
     Raises:
         ConfigError: an unknown model, or one that is neither a DINO vision transformer nor a ConvNeXt.
+        CheckpointError: weights that are not there, or of a tower of other sizes.
     """
-    own = own_file(config.pretrained) if pretrained else None
+    own = own_file(config.pretrained, "dino") if pretrained else None
     if own is not None:
         model = build_timm(config, pretrained=False)
         load_own(model, own, "dino")
@@ -64,7 +65,7 @@ def build_spatial(config: SpatialConfig, pretrained: bool) -> SpatialTower:
     if isinstance(config.pretrained, str) and pretrained:
         raise ConfigError(
             f"spatial.pretrained is {config.pretrained!r}, which is no file of weights that pretrain_dino has written; "
-            "give its path, or True for the model's public weights."
+            "give its path, 'street' for those that ship with the package, or True for the model's public weights."
         )
     pretrained = pretrained and bool(config.pretrained)
     if config.name.startswith(TRANSFORMERS):
