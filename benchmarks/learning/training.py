@@ -20,6 +20,7 @@ from benchmarks.learning.settings import LANGUAGE_LOSS, Settings
 from benchmarks.learning.worlds import concatenated, held_out, training_drives
 from benchmarks.unet import UNet
 from hybrid_encoder import HybridDepthConfig, HybridDepthEncoder, HybridEncoderConfig
+from hybrid_encoder.config.parts import STREET
 from hybrid_encoder.data.ordered import OrderedDepth, OrderedPatches
 from hybrid_encoder.data.sequences import SyntheticSequences
 from hybrid_encoder.data.tusimple import SyntheticLanes
@@ -28,8 +29,6 @@ from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.fine import collate_frames, fine_model, fine_stage
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
 from hybrid_encoder.training.running import train_stage
-
-TAG = "street"  # of the weights that towers of the tiny preset are pretrained to
 
 
 class Reordered(Dataset[OrderedPatches]):
@@ -176,9 +175,9 @@ def with_weights(config: HybridEncoderConfig, row: Row, shuffled_clip: str | Non
             raise ConfigError(f"row {row.name!r} needs a CLIP trained on shuffled captions; give --shuffled-clip.")
         semantic = dataclasses.replace(semantic, pretrained=shuffled_clip)
     elif row.weights in ("clip", "both"):
-        semantic = dataclasses.replace(semantic, pretrained=TAG)
+        semantic = dataclasses.replace(semantic, pretrained=STREET)
     if row.weights in ("dino", "both", "shuffled captions"):
-        spatial = dataclasses.replace(spatial, name=f"{spatial.name}.{TAG}", pretrained=True)
+        spatial = dataclasses.replace(spatial, pretrained=STREET)
     return config.replace(semantic=semantic, spatial=spatial)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -111,7 +112,9 @@ def test_rows_of_pretrained_towers_never_start_from_random_ones() -> None:
 
 @pytest.mark.parametrize(("name", "part"), [("pretrained CLIP", "semantic"), ("pretrained DINO", "spatial")])
 def test_a_pretrained_tower_has_weights_of_its_own(name: str, part: str) -> None:
-    config = training.with_weights(HybridEncoderConfig.preset("tiny"), ROWS[name], None)
+    tiny = HybridEncoderConfig.preset("tiny")
+    config = training.with_weights(tiny, ROWS[name], None)
+    assert config == tiny.replace(**{part: dataclasses.replace(getattr(tiny, part), pretrained="street")})
     try:
         encoder = HybridDepthEncoder(config)
     except (ConfigError, CheckpointError) as error:

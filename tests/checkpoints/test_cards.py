@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,28 @@ class TestWhatItSays:
         assert base_models(encoder) == expected
         card = model_card("HybridDepthEncoder", encoder)
         assert card is not None and metadata(card).get("base_model", []) == expected
+
+    @pytest.mark.parametrize(
+        ("semantic", "spatial", "clip", "dino"),
+        [
+            ("openai", True, "OpenAI's weights: MIT", "DINOv2 weights: Apache-2.0"),
+            (None, False, "the architecture alone", "the architecture alone"),
+            ("street", "street", "on rendered streets: Apache-2.0", "on rendered streets: Apache-2.0"),
+            ("/home/me/clip.safetensors", "/home/me/dino.safetensors", "see the card of", "see the card of"),
+            ("clip.pt", r"C:\me\dino.safetensors", "see the card of", "see the card of"),
+        ],
+    )
+    def test_whose_licence_a_tower_has(self, semantic: Any, spatial: Any, clip: str, dino: str) -> None:
+        encoder = HybridEncoderConfig.preset("paper")
+        encoder = encoder.replace(
+            semantic=replace(encoder.semantic, pretrained=semantic),
+            spatial=replace(encoder.spatial, pretrained=spatial),
+        )
+        card = model_card("HybridDepthEncoder", encoder)
+        assert card is not None and "/home" not in card and "C:" not in card
+        said = dict(line[2:].split(": ", 1) for line in card.splitlines() if line.startswith(("- CLIP:", "- DINO:")))
+        assert clip in said["CLIP"] and dino in said["DINO"]
+        assert ("OpenAI" in card) == (semantic == "openai")
 
 
 class TestSavedAgain:

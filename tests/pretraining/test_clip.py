@@ -136,8 +136,12 @@ class TestClip:
         file = save_clip(ClipStage(TINY.semantic), tmp_path, "Nothing was trained.", {"order": 0.5})
         clip = build_clip(dataclasses.replace(TINY.semantic, pretrained=str(file)), pretrained=True)
         DepthPrompts(clip, PromptConfig(num_tokens=3))
-        with pytest.raises(ConfigError, match=r"'This patch appears to be blurry' has words .* never seen"):
+        with pytest.raises(ConfigError, match=r"'This patch appears to be blurry' has .* never seen: 'blurry'\."):
             DepthPrompts(clip, PromptConfig(words=("close", "blurry")))
+        with pytest.raises(ConfigError, match=r"never seen: 'It', 'seems'\. Choose among those of \S+\.VOCABULARY"):
+            DepthPrompts(clip, PromptConfig(template="It seems {}", num_tokens=3))
+        with pytest.raises(ConfigError, match="never seen: 'close!'"):  # the token of the padding
+            DepthPrompts(clip, PromptConfig(words=("close!", "distant")))
 
     def test_files_of_other_models_are_refused(self, tmp_path: Path) -> None:
         file = save_clip(ClipStage(TINY.semantic), tmp_path, "Nothing was trained.", {"order": 0.5})

@@ -16,12 +16,16 @@ from hybrid_encoder.config import (
     DepthScale,
     HybridEncoderConfig,
     HybridMatchingConfig,
+    SemanticConfig,
     UNetDecoderConfig,
     find_encoder_config,
 )
 from hybrid_encoder.config.architectures import TRANSFORMERS
+from hybrid_encoder.config.parts import STREET
 
 PAPER = "https://arxiv.org/abs/2510.09320"
+OF_CLIP = "OpenAI's weights: MIT; other open_clip weights: see their own cards."
+OF_DINO = "DINOv2 weights: Apache-2.0; DINOv3 weights: Meta's DINOv3 licence."
 NOT_STATED = "not-stated"  # the name of a licence that nobody has said
 HOW, UNKNOWN = "How it was made", "Not written down by whoever saved it."
 TABLE = "| part | setting |"
@@ -172,10 +176,7 @@ def base_models(encoder: HybridEncoderConfig) -> list[str]:
     found = []
     semantic, spatial = encoder.semantic, encoder.spatial
     if (encoder.uses_semantic or encoder.prompts) and semantic.pretrained:
-        import open_clip
-
-        stated = open_clip.get_pretrained_cfg(semantic.name, semantic.pretrained) or {}
-        found.append(str(stated.get("hf_hub") or "").rpartition("/")[0])
+        found.append(str(_stated_by_open_clip(semantic).get("hf_hub") or "").rpartition("/")[0])
     if encoder.uses_spatial and spatial.pretrained is True:
         if spatial.name.startswith(TRANSFORMERS):
             source = spatial.name.removeprefix(TRANSFORMERS)
@@ -199,21 +200,30 @@ def _intro(name: str) -> str:
 def _licences(encoder: HybridEncoderConfig) -> list[tuple[str, str]]:
     """Whose weights went in, as far as the configuration knows."""
     rows = []
+    semantic, spatial = encoder.semantic, encoder.spatial
     if encoder.uses_semantic or encoder.prompts:
-        rows.append(
-            ("CLIP", "OpenAI's weights: MIT; other open_clip weights: see their own cards.")
-            if encoder.semantic.pretrained
-            else ("CLIP", "the architecture alone; no public weights went in.")
-        )
+        public = semantic.pretrained and _stated_by_open_clip(semantic)
+        rows.append(("CLIP", OF_CLIP if public else _of_own(semantic.pretrained)))
     if encoder.uses_spatial:
-        rows.append(
-            ("DINO", "DINOv2 weights: Apache-2.0; DINOv3 weights: Meta's DINOv3 licence.")
-            if encoder.spatial.pretrained is True
-            else ("DINO", "see the card of the weights that it started from.")
-            if encoder.spatial.pretrained
-            else ("DINO", "the architecture alone; no public weights went in.")
-        )
+        rows.append(("DINO", OF_DINO if spatial.pretrained is True else _of_own(spatial.pretrained)))
     return [*rows, ("hybrid-encoder (code)", "Apache-2.0.")]
+
+
+def _of_own(pretrained: str | bool | None) -> str:
+    """Return the licence of a tower that started from no public weights."""
+    if not pretrained:
+        return "the architecture alone; no public weights went in."
+    if pretrained == STREET:
+        return "weights that hybrid-encoder was shipped with, trained by it on rendered streets: Apache-2.0."
+    return "see the card of the weights that it started from."
+
+
+def _stated_by_open_clip(semantic: SemanticConfig) -> dict[str, Any]:
+    """Return what open_clip says of the weights that a CLIP starts from; nothing of a file."""
+    import open_clip
+
+    stated: dict[str, Any] = open_clip.get_pretrained_cfg(semantic.name, semantic.pretrained) or {}
+    return stated
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -26,7 +26,7 @@ from hybrid_encoder.config import (
 )
 from hybrid_encoder.config.architectures import check_stored
 from hybrid_encoder.config.checking import Within, check_value, shown
-from hybrid_encoder.config.serialization import MAX_BYTES, decode, parse
+from hybrid_encoder.config.serialization import MAX_BYTES, decode, parse, without_folders
 from hybrid_encoder.errors import CheckpointError, ConfigError
 
 KEY = "_extra_state"  # where torch keeps what a module adds to its weights
@@ -59,7 +59,7 @@ class Description:
 
     def pack(self) -> Tensor:
         """Return the description as bytes (N,), uint8."""
-        config = dataclasses.asdict(self.config)
+        config = without_folders(dataclasses.asdict(self.config))
         neck = None if self.neck is None else dataclasses.asdict(self.neck)
         content = {
             "format_version": FORMAT_VERSION,

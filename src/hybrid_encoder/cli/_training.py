@@ -139,8 +139,8 @@ def fitting_recipe(encoder: str) -> RecipeName:
 
     if encoder in PRESETS or not (Path(encoder) / CONFIG).is_file():
         return "small" if encoder == "tiny" else "published"
-    spatial = find_encoder_config(read_config(Path(encoder))).spatial
-    return "small" if spatial == PRESETS["tiny"].encoder.spatial else "published"
+    spatial = find_encoder_config(read_config(Path(encoder))).spatial.without_weights()
+    return "small" if spatial == PRESETS["tiny"].encoder.spatial.without_weights() else "published"
 
 
 def change_recipe(

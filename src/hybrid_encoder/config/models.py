@@ -77,7 +77,7 @@ class HybridEncoderConfig(Serializable):
         frozen whole, where it starts from public weights, and everything else trains, CLIP's text tower too.
         """
         prompts = self.prompts and dataclasses.replace(self.prompts, train_text=True)
-        trainable = 0 if self.spatial.pretrained else self.spatial.trainable_blocks
+        trainable = 0 if self.spatial.pretrained is True else self.spatial.trainable_blocks
         return self.replace(
             semantic=dataclasses.replace(self.semantic.normalised(IMAGENET_MEAN, IMAGENET_STD), trainable=True),
             spatial=dataclasses.replace(self.spatial, trainable_blocks=trainable),
@@ -154,9 +154,12 @@ class HybridDepthConfig(DepthScale):
 
     @classmethod
     def for_encoder(cls, encoder: HybridEncoderConfig) -> HybridDepthConfig:
-        """Return an encoder with the decoder of the preset that has the same towers, or else the paper's."""
-        towers = (encoder.semantic, encoder.spatial)
-        alike = (p for p in PRESETS.values() if (p.encoder.semantic, p.encoder.spatial) == towers)
+        """Return an encoder with the decoder of the preset that has the same towers, or else the paper's.
+
+        Which weights the towers start from does not matter.
+        """
+        towers = _towers(encoder)
+        alike = (p for p in PRESETS.values() if _towers(p.encoder) == towers)
         return next(alike, PRESETS["paper"]).replace(encoder=encoder)
 
 
@@ -276,6 +279,10 @@ PRESETS: dict[str, HybridDepthConfig] = {
         ),
     ),
 }
+
+
+def _towers(encoder: HybridEncoderConfig) -> tuple[SemanticConfig, SpatialConfig]:
+    return encoder.semantic.without_weights(), encoder.spatial.without_weights()
 
 
 def find_encoder_config(config: Any) -> HybridEncoderConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -26,9 +27,8 @@ class Serializable:
     """What every configuration can do: become a dictionary and come back, and be copied with changes."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, nested, as JSON can hold them."""
-        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
-        return values
+        """Return the fields by name, nested, as JSON can hold them; of a tower's file of weights, its name alone."""
+        return without_folders(dataclasses.asdict(self))  # type: ignore[call-overload]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -43,6 +43,20 @@ class Serializable:
         """Return a copy with some fields changed."""
         copy: Self = dataclasses.replace(self, **changes)  # type: ignore[type-var]
         return copy
+
+
+def without_folders(values: Content) -> Content:
+    """Return the fields of a configuration without the folders of the files that towers started from.
+
+    They are one machine's, and a saved model has its weights beside it.
+    """
+    found = dict(values)
+    for tower in ("semantic", "spatial"):
+        if isinstance(part := found.get(tower), dict) and isinstance(start := part.get("pretrained"), str):
+            found[tower] = {**part, "pretrained": re.split(r"[\\/]", start)[-1]}
+    if isinstance(found.get("encoder"), dict):
+        found["encoder"] = without_folders(found["encoder"])
+    return found
 
 
 def decode(cls: type[T], values: Any, where: str) -> T:

@@ -17,7 +17,7 @@ from hybrid_encoder.compiling import has_autocast, is_exporting
 from hybrid_encoder.config import DEPTH_WORDS, PromptConfig
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.language.text_tower import Reading, clip_text_tower, encode_causally
-from hybrid_encoder.language.tokens import END, LEARNED, token_ids
+from hybrid_encoder.language.tokens import END, LEARNED, ClipTokens, token_ids, words_among
 
 
 class DepthPrompts(nn.Module):
@@ -74,12 +74,15 @@ class DepthPrompts(nn.Module):
         if trained is not None and (
             strange := [i for i, row in enumerate(ids) if not {LEARNED, *trained}.issuperset(row)]
         ):
-            sentence = config.template.format("..." if config.words is None else config.words[strange[0]])
+            word = "..." if config.words is None else config.words[strange[0]]
+            said = config.template.format("" if config.words is None else word).split()
+            never = [part for part in dict.fromkeys(said) if not trained.issuperset(ClipTokens().encode(part))]
             raise ConfigError(
-                f"the prompt {sentence!r} has words that this CLIP has never seen: it knows those of "
-                "hybrid_encoder.data.street.VOCABULARY alone. Choose among these, or take another CLIP."
+                f"the prompt {config.template.format(word)!r} has words that this CLIP has never seen: "
+                f"{', '.join(map(repr, never))}. Choose among those of hybrid_encoder.data.street.VOCABULARY, or take "
+                "another CLIP."
             )
-        known = sorted({token for row in ids for token in row if token != LEARNED})
+        known = words_among(ids)
         words = {LEARNED, *kept}
         if lost := [index for index, row in enumerate(ids) if not words.issuperset(row)]:
             sentence = config.template.format("..." if config.words is None else config.words[lost[0]])

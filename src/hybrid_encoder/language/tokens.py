@@ -118,6 +118,11 @@ def load_tokenizer(repository: str) -> Any:
         ) from error
 
 
+def words_among(ids: Sequence[Ids]) -> list[int]:
+    """Return the different tokens of prompts, ascending, without the places of learned ones."""
+    return sorted({token for row in ids for token in row if token != LEARNED})
+
+
 def token_ids(
     config: PromptConfig, repository: str | None, length: int | None
 ) -> tuple[list[list[int]], dict[str, list[int]]]:

@@ -16,9 +16,11 @@ from hybrid_encoder.checkpoints.filling import fill, no_initialisation
 from hybrid_encoder.checkpoints.history import History
 from hybrid_encoder.checkpoints.hub import HubModel
 from hybrid_encoder.checkpoints.reading import Checkpoint, read_checkpoint
-from hybrid_encoder.config import MIN_SIZE
+from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, find_encoder_config
 from hybrid_encoder.config.checking import Within, check_value, shown
 from hybrid_encoder.errors import CheckpointError, ConfigError, InputError
+from hybrid_encoder.language.prompts import DepthPrompts
+from hybrid_encoder.language.tokens import token_ids, words_among
 from hybrid_encoder.towers.base import set_frozen_to_eval
 
 M = TypeVar("M", bound=nn.Module)
@@ -120,7 +122,7 @@ class HybridModel(HubModel):
             config: overrides the checkpoint's.
 
         Raises:
-            CheckpointError: not what this model needs.
+            CheckpointError: not what this model needs; other words than the checkpoint has kept.
         """
         stored, prefix = checkpoint.part(cls.config_class)
         try:
@@ -131,6 +133,8 @@ class HybridModel(HubModel):
                 raise
             reason = f"{error}" if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
             raise CheckpointError(f"{checkpoint.path} describes a model that cannot be built ({reason}).") from error
+        if config is not None and checkpoint.layout not in ("published", "stage1"):  # these hold all of CLIP's words
+            _check_words(model, find_encoder_config(stored), checkpoint.path)
         fill(model, checkpoint.state(prefix, model.config, *model.text_size()), checkpoint.path)
         model.training_history = checkpoint.history
         return model.eval()
@@ -211,6 +215,19 @@ class EncoderHolder(HybridModel):
     def text_size(self) -> tuple[tuple[int, ...], int]:
         size: tuple[tuple[int, ...], int] = self.encoder.text_size()
         return size
+
+
+def _check_words(model: nn.Module, stored: HybridEncoderConfig, path: Path) -> None:
+    """Raise CheckpointError where a model's prompts read other tokens than those whose rows a checkpoint holds."""
+    prompts = next((module for module in model.modules() if isinstance(module, DepthPrompts)), None)
+    if prompts is None or stored.prompts is None:
+        return
+    ids, _ = token_ids(stored.prompts, prompts.reading.tokenizer, prompts.reading.length)
+    if words_among(ids) != list(prompts.word_ids):
+        raise CheckpointError(
+            f"{path} holds the words of its own prompts alone, and the prompts of the given configuration have others; "
+            "leave them as they are, and choose among the words that are there with set_prompts()."
+        )
 
 
 def in_evaluation(module: M) -> M:
