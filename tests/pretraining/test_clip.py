@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.language.prompts import DepthPrompts
 from hybrid_encoder.pretraining import (
     CLIP,
+    CaptionBatch,
     CaptionedRegions,
     ClipStage,
     collate_captions,
@@ -131,6 +135,36 @@ class TestClip:
         random = HybridDepthEncoder(TINY.replace(semantic=semantic, prompts=prompts), pretrained=False)
         assert random.prompts is not None
         assert not torch.allclose(random.prompts(), one.prompts(), atol=1e-3)
+
+    def test_a_stopped_run_is_resumed_to_the_last_byte(
+        self, drives: Drives, held_out: Drives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recipe = dataclasses.replace(CLIP, steps=4, batch_size=2)  # three steps are an epoch
+
+        def run(name: str, **options: Any) -> Path | None:
+            return pretrain_clip(
+                TINY.semantic, drives, held_out, tmp_path / name, recipe, cpu=True, workers=0, **options
+            )
+
+        whole = run("whole")
+        plain, calls = ClipStage.forward, []
+
+        def stopped(stage: ClipStage, batch: CaptionBatch) -> dict[str, torch.Tensor]:
+            calls.append(batch)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return plain(stage, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ClipStage, "forward", stopped)
+            assert run("parts") is None
+        assert len(calls) == 2 and not (tmp_path / "parts" / "final").exists()
+        parts = run("parts", resume=True)
+        assert whole is not None and parts is not None
+        for file in ("model.safetensors", "README.md"):
+            assert whole.with_name(file).read_bytes() == parts.with_name(file).read_bytes(), file
+        assert run("other", seed=1) is not None  # and not because all runs are alike
+        assert whole.read_bytes() != (tmp_path / "other" / "final" / "model.safetensors").read_bytes()
 
     def test_words_that_it_has_never_seen_are_refused(self, tmp_path: Path) -> None:
         file = save_clip(ClipStage(TINY.semantic), tmp_path, "Nothing was trained.", {"order": 0.5})
