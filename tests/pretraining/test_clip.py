@@ -121,7 +121,10 @@ class TestClip:
         file = pretrain_clip(TINY.semantic, drives, held_out, tmp_path, recipe, cpu=True, workers=0)
         assert file is not None and file.stat().st_size < 4e6
         card = (file.parent / "README.md").read_text()
-        assert "apache-2.0" in card and "words majority" in card and "order, untrained" in card
+        assert "apache-2.0" in card
+        shares = ("captions", "words", "kinds", "colours")
+        for name in (*shares, "order", *(f"{share} majority" for share in shares), "order, untrained"):
+            assert f"\n| {name} | 0." in card or f"\n| {name} | 1.000" in card, name
         semantic = dataclasses.replace(TINY.semantic, pretrained=str(file))
         prompts = PromptConfig(words=DEPTH_WORDS)
         one, two = (HybridDepthEncoder(TINY.replace(semantic=semantic, prompts=prompts)).eval() for _ in range(2))

@@ -15,7 +15,7 @@ class ClipRecipe(StageRecipe):
     Args:
         regions, crops: of a frame, as :class:`hybrid_encoder.pretraining.regions.CaptionedRegions` takes them.
         size: (H, W) of the frames.
-        shuffle_captions: train the control, from which nothing can be learned.
+        shuffle_captions: train the control, which learns how frequent captions are, and nothing of what is where.
     """
 
     regions: int = 12
