@@ -101,6 +101,12 @@ class TestWhatItSays:
         assert clip in said["CLIP"] and dino in said["DINO"]
         assert ("OpenAI" in card) == (semantic == "openai")
 
+    @pytest.mark.parametrize("folder", ["/home/me/dinov2", "/home/me/dinov2/", "C:\\me\\dinov2"])
+    def test_no_folder_of_a_machine_is_told(self, folder: str) -> None:
+        encoder = HybridEncoderConfig.preset("paper").replace(spatial=SpatialConfig(f"hf:{folder}"))
+        card = model_card("HybridDepthEncoder", encoder)
+        assert card is not None and "| spatial (DINO) | hf:dinov2, input" in card and folder not in card
+
 
 class TestSavedAgain:
     def save(self, model: Any, folder: Path, change: Any = str, **about: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,9 @@ def config_rows(config: Any) -> list[tuple[str, str]]:
         ("spatial (DINO)", encoder.spatial, encoder.uses_spatial),
     ):
         if used:
-            rows.append((name, f"{tower.name}, input mean {_numbers(tower.mean)}, std {_numbers(tower.std)}"))
+            rows.append(
+                (name, f"{_model_name(tower.name)}, input mean {_numbers(tower.mean)}, std {_numbers(tower.std)}")
+            )
     if encoder.uses_semantic:
         rows.append(("fusion", f"{encoder.fusion.method}, {encoder.fusion.channels} channels"))
     if encoder.prompts is None:
@@ -180,7 +183,7 @@ def base_models(encoder: HybridEncoderConfig) -> list[str]:
     if encoder.uses_spatial and spatial.pretrained is True:
         if spatial.name.startswith(TRANSFORMERS):
             source = spatial.name.removeprefix(TRANSFORMERS)
-            found.append(source if HUB_ID.fullmatch(source) and not os.path.exists(source) else "")
+            found.append(source if _is_on_hub(source) else "")
         else:
             import timm
 
@@ -188,6 +191,18 @@ def base_models(encoder: HybridEncoderConfig) -> list[str]:
                 described: Any = timm.get_pretrained_cfg(spatial.name)
                 found.append(str(getattr(described, "hf_hub_id", None) or "").partition("@")[0])
     return [repo for repo in found if repo]
+
+
+def _is_on_hub(source: str) -> bool:
+    return bool(HUB_ID.fullmatch(source)) and not os.path.exists(source)
+
+
+def _model_name(name: str) -> str:
+    """Return the name of a tower's model; of a folder of transformers, which is one machine's, its last part."""
+    source = name.removeprefix(TRANSFORMERS)
+    if source == name or _is_on_hub(source):
+        return name
+    return TRANSFORMERS + re.split(r"[\\/]", source.rstrip("\\/"))[-1]
 
 
 def _intro(name: str) -> str:

@@ -192,6 +192,11 @@ class DepthPrompts(nn.Module):
         self._kept.clear()  # a move to another dtype or device and back changes values, not versions
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
+    def has_words_of(self, config: PromptConfig) -> bool:
+        """Return whether other prompts of the same text tower are of the very same tokens, in any order."""
+        ids, _ = token_ids(config, self.reading.tokenizer, self.reading.length)
+        return words_among(ids) == list(self.word_ids)
+
     def check_unfolded(self) -> None:
         """Raise ConfigError if the text tower has been dropped."""
         if self.folded is not None:

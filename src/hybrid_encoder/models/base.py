@@ -20,7 +20,6 @@ from hybrid_encoder.config import MIN_SIZE, HybridEncoderConfig, find_encoder_co
 from hybrid_encoder.config.checking import Within, check_value, shown
 from hybrid_encoder.errors import CheckpointError, ConfigError, InputError
 from hybrid_encoder.language.prompts import DepthPrompts
-from hybrid_encoder.language.tokens import token_ids, words_among
 from hybrid_encoder.towers.base import set_frozen_to_eval
 
 M = TypeVar("M", bound=nn.Module)
@@ -220,10 +219,7 @@ class EncoderHolder(HybridModel):
 def _check_words(model: nn.Module, stored: HybridEncoderConfig, path: Path) -> None:
     """Raise CheckpointError where a model's prompts read other tokens than those whose rows a checkpoint holds."""
     prompts = next((module for module in model.modules() if isinstance(module, DepthPrompts)), None)
-    if prompts is None or stored.prompts is None:
-        return
-    ids, _ = token_ids(stored.prompts, prompts.reading.tokenizer, prompts.reading.length)
-    if words_among(ids) != list(prompts.word_ids):
+    if prompts is not None and stored.prompts is not None and not prompts.has_words_of(stored.prompts):
         raise CheckpointError(
             f"{path} holds the words of its own prompts alone, and the prompts of the given configuration have others; "
             "leave them as they are, and choose among the words that are there with set_prompts()."
