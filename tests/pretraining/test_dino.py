@@ -6,18 +6,23 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
 from hybrid_encoder.data.street import StreetFrame
 from hybrid_encoder.data.street.captions import KINDS
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.pretraining import (
     DINO,
+    DinoHead,
     DinoStage,
     MultiCrop,
     collate_views,
+    measure_dino,
     pretrain_dino,
     save_dino,
 )
@@ -26,6 +31,72 @@ from hybrid_encoder.towers.own_weights import load_own
 
 TINY = HybridEncoderConfig.preset("tiny")
 Drives = Sequence[Sequence[StreetFrame]]
+
+
+class Shown(nn.Module):
+    """A teacher's tower whose last map is the picture itself, on a grid of 16 pixels."""
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        return [F.avg_pool2d(images, 16)], images.mean((-2, -1))
+
+
+class TestMeasures:
+    @pytest.fixture
+    def frames(self, drives: Drives) -> list[StreetFrame]:
+        return [frame for drive in drives for frame in drive]
+
+    @staticmethod
+    def measured(frames: list[StreetFrame]) -> dict[str, float]:
+        torch.manual_seed(0)
+        stage = DinoStage(TINY.spatial, prototypes=16)
+        stage.teacher, stage.teacher_head = Shown(), DinoHead(3, 16)  # type: ignore[assignment]
+        return measure_dino(stage, frames)
+
+    def test_patches_that_show_the_answer_are_read_right(self, frames: list[StreetFrame]) -> None:
+        """Pictures whose colour is the kind of thing, with a depth for each kind, in patches of one kind."""
+        torch.manual_seed(0)
+        told = []
+        for frame in frames:
+            height, width = frame.depth.shape[-2:]
+            coarse = torch.randint(3, (height // 16, width // 16)).repeat_interleave(16, 0).repeat_interleave(16, 1)
+            depth = torch.exp(1.0 + coarse.float())[None]
+            image = F.one_hot(coarse, 3).permute(2, 0, 1).float()
+            valid = torch.ones(1, height, width, dtype=torch.bool)
+            told.append(
+                dataclasses.replace(
+                    frame,
+                    image=image.numpy(),
+                    kind=coarse.to(torch.uint8).numpy().reshape(frame.kind.shape),
+                    depth=depth.numpy(),
+                    valid=valid.numpy(),
+                )
+            )
+        found = self.measured(told)
+        assert found["depth_linear"] > 0.99
+        assert found["kinds"] == found["kinds_linear"] == 1.0
+        assert 0.25 < found["kinds_majority"] < 0.45
+
+    def test_grey_patches_tell_nothing(self, frames: list[StreetFrame]) -> None:
+        grey = [dataclasses.replace(frame, image=np.full_like(frame.image, 0.5)) for frame in frames]
+        found = self.measured(grey)
+        assert found["kinds_linear"] == pytest.approx(found["kinds_majority"])
+        assert abs(found["depth_linear"]) < 0.1 and found["information"] < 1e-3
+
+    def test_a_single_frame_is_refused(self, frames: list[StreetFrame]) -> None:
+        with pytest.raises(InputError, match="there are 1 frames; two at least"):
+            measure_dino(DinoStage(TINY.spatial, prototypes=16), frames[:1])
+
+    def test_a_collapsed_teacher_is_refused(
+        self, drives: Drives, held_out: Drives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            DinoHead, "forward", lambda self, x: self.prototypes.sum() + 0 * x[..., :1].expand(*x.shape[:-1], 32)
+        )
+        images = [frame.image for drive in drives for frame in drive]
+        recipe = dataclasses.replace(DINO, steps=2, batch_size=3, large=56, small=28, num_small=1, prototypes=32)
+        with pytest.raises(ConfigError, match="the teacher has collapsed"):
+            pretrain_dino(TINY.spatial, images, held_out, tmp_path, recipe, cpu=True, workers=0)
+        assert not (tmp_path / "final").exists()
 
 
 class TestDino:
@@ -52,6 +123,32 @@ class TestDino:
         trained = {name.split(".")[0] for name, p in stage.named_parameters() if p.grad is not None}
         assert trained == {"student", "student_head", "hidden"}
         assert stage.class_center.abs().sum() > 0 and stage.patch_center.abs().sum() > 0
+
+    def test_class_tokens_tell_images_apart_from_the_start(self, drives: Drives) -> None:
+        torch.manual_seed(0)
+        images = torch.stack([torch.from_numpy(frame.image) for drive in drives for frame in drive])
+        spreads = []
+        for layer_scale in (1.0, None):
+            tower = DinoStage(TINY.spatial, prototypes=16, layer_scale=layer_scale).teacher.eval()
+            with torch.no_grad():
+                spreads.append(float(F.normalize(encode(tower, images)[0], dim=1).std(0).mean()))
+        assert spreads[0] > 1e-2 and spreads[1] < 1e-4
+
+    def test_a_few_steps_lower_the_loss_on_hidden_patches(self, drives: Drives) -> None:
+        torch.manual_seed(0)
+        stage = DinoStage(TINY.spatial, prototypes=16, momentum=1.0)  # a teacher that stands still
+        items = MultiCrop([frame.image for drive in drives for frame in drive], 56, 28, num_small=0)
+        batch = collate_views([items[index] for index in range(4)])
+        optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=2e-3)
+        losses = []
+        for _ in range(25):
+            optimizer.zero_grad()
+            torch.manual_seed(1)  # the same patches are hidden
+            found = stage(batch)
+            found["loss"].backward()
+            optimizer.step()
+            losses.append(float(found["patches"]))
+        assert losses[-1] < losses[0] - 0.3
 
     def test_hidden_patches_are_not_seen(self) -> None:
         torch.manual_seed(0)

@@ -24,6 +24,7 @@ from hybrid_encoder.cli.fit_scale import fit_scale_command
 from hybrid_encoder.cli.info import info_command
 from hybrid_encoder.cli.options import console
 from hybrid_encoder.cli.predict import predict_command
+from hybrid_encoder.cli.pretrain import pretrain_clip_command, pretrain_dino_command
 from hybrid_encoder.cli.push import push_command
 from hybrid_encoder.cli.run import run_command
 from hybrid_encoder.cli.terminal import complain, give_up_streams, prepare_streams
@@ -72,6 +73,8 @@ app.command("convert")(convert_command)
 app.command("push")(push_command)
 app.command("demo")(demo_command)
 app.command("export")(export_command)
+app.command("pretrain-clip")(pretrain_clip_command)
+app.command("pretrain-dino")(pretrain_dino_command)
 app.command("train-coarse")(train_coarse_command)
 app.command("train-fine")(train_fine_command)
 app.command("train-bev")(train_bev_command)

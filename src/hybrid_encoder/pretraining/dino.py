@@ -19,6 +19,7 @@ from hybrid_encoder.towers.spatial import TimmTower, build_spatial
 from hybrid_encoder.training.stage import Stage
 
 CENTER_MOMENTUM = 0.9
+TEACHER_TEMPERATURE = 0.04
 
 
 class Views(NamedTuple):
@@ -34,6 +35,7 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
 
     Args:
         images: RGB in [0, 1], each (3, H, W), as tensors or arrays.
+        rendered: all of them, so that none can be of a recording that depth is tested on.
         large, small: sides of the views in pixels.
         num_large, num_small: how many of them.
 
@@ -43,10 +45,16 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
     Source: DINO (Caron et al., ICCV 2021).
     """
 
-    large_share, small_share = (0.4, 1.0), (0.08, 0.4)  # of the square that fits into an image
+    large_share, small_share = (0.3, 1.0), (0.08, 0.3)  # of the square that fits into an image
 
     def __init__(
-        self, images: Sequence[Any], large: int = 98, small: int = 56, num_large: int = 2, num_small: int = 4
+        self,
+        images: Sequence[Any],
+        large: int = 98,
+        small: int = 56,
+        num_large: int = 2,
+        num_small: int = 4,
+        rendered: bool = False,
     ) -> None:
         if not len(images):
             raise InputError("there are no images; give at least one.")
@@ -56,7 +64,7 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
                 "needed, and sides of 14 pixels at least."
             )
         self.images, self.sizes = images, (large,) * num_large + (small,) * num_small
-        self.num_large = num_large
+        self.num_large, self.rendered = num_large, rendered
 
     def __len__(self) -> int:
         return len(self.images)
@@ -132,6 +140,8 @@ class DinoStage(Stage):
         momentum: of the teacher, from 0 to 1.
         patch_weight: of the loss on hidden patches; 0 is DINO alone.
         hidden_share: of the patches of a large view that are hidden from the student.
+        layer_scale: factor that the branches of the blocks start with; a random tower with DINOv2's 1e-5 has class
+            tokens that are the same for all images, from which nothing can be distilled. None keeps the tower's own.
 
     Raises:
         ConfigError: a tower of another kind, or a number out of its range.
@@ -149,6 +159,7 @@ class DinoStage(Stage):
         momentum: float = 0.996,
         patch_weight: float = 1.0,
         hidden_share: float = 0.3,
+        layer_scale: float | None = 1.0,
     ) -> None:
         super().__init__()
         for name, value in (("momentum", momentum), ("hidden_share", hidden_share)):
@@ -157,6 +168,10 @@ class DinoStage(Stage):
         if not patch_weight >= 0:
             raise ConfigError(f"patch_weight is {patch_weight}; it must be 0 or more.")
         self.student, self.teacher = _tower(config), _tower(config)
+        if layer_scale is not None:
+            for name, parameter in self.student.named_parameters():
+                if name.endswith(".gamma"):
+                    nn.init.constant_(parameter, layer_scale)
         channels = self.student.channels[-1]
         self.student_head, self.teacher_head = DinoHead(channels, prototypes), DinoHead(channels, prototypes)
         self.hidden = nn.Parameter(torch.zeros(channels))  # stands for a patch that the student does not see
@@ -168,8 +183,7 @@ class DinoStage(Stage):
             other.requires_grad_(False)
 
     def forward(self, batch: Views) -> dict[str, Tensor]:
-        """Return ``loss``, its parts ``views`` and ``patches``, and ``spread``, the teacher's, which a collapse takes
-        to 0."""
+        """Return ``loss``, and its parts ``views`` and ``patches``."""
         if self.training and torch.is_grad_enabled():
             self.follow()
         views, size, *_ = batch.large.shape
@@ -185,20 +199,21 @@ class DinoStage(Stage):
         if batch.small.numel():
             seen, _ = encode(self.student, batch.small.flatten(0, 1))
             said.append(self.student_head(seen).unflatten(0, batch.small.shape[:2]))
-        of_views = multi_crop_loss(torch.cat(said), wanted, self.class_center)
+        of_views = multi_crop_loss(torch.cat(said), wanted, self.class_center, teacher_temperature=TEACHER_TEMPERATURE)
         of_patches = of_views.new_zeros(())
         if bool(mask.any()):
             logits = self.student_head(seen_patches[mask])
-            of_patches = self_distillation_loss(logits, wanted_patches[mask], self.patch_center).mean()
+            hidden = wanted_patches[mask]
+            of_patches = self_distillation_loss(
+                logits, hidden, self.patch_center, teacher_temperature=TEACHER_TEMPERATURE
+            ).mean()
         if self.training and torch.is_grad_enabled():
             self._move(self.class_center, wanted)
             self._move(self.patch_center, wanted_patches)
-        spread = F.normalize(whole, dim=-1).std(0).mean()
         return {
             "loss": of_views + self.patch_weight * of_patches,
             "views": of_views.detach(),
             "patches": of_patches.detach(),
-            "spread": spread,
         }
 
     if TYPE_CHECKING:
@@ -211,16 +226,9 @@ class DinoStage(Stage):
             other.lerp_(own, 1 - self.momentum)
 
     @torch.no_grad()
-    def spread(self, images: Tensor) -> float:
-        """Return how far apart the teacher's class tokens of images are: the standard deviation of their unit vectors.
-
-        A teacher that collapses says the same of all images: its spread falls below that of an untrained one.
-
-        Args:
-            images: RGB in [0, 1], different ones, (B, 3, H, W).
-        """
-        whole, _ = encode(self.teacher, images)
-        return float(F.normalize(whole, dim=-1).std(0).mean())
+    def say(self, patches: Tensor) -> Tensor:
+        """Return the teacher's probabilities of its prototypes, (n, K), of patches of its last map, (n, C)."""
+        return ((self.teacher_head(patches) - self.patch_center) / TEACHER_TEMPERATURE).softmax(-1)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(self.student.parameters(), self.teacher.parameters(), strict=True)

@@ -20,7 +20,7 @@ class ClipRecipe(StageRecipe):
 
     regions: int = 12
     crops: int = 3
-    size: tuple[int, int] = (96, 320)
+    size: tuple[int, int] = (64, 208)
     shuffle_captions: bool = False
 
     def __post_init__(self) -> None:
@@ -43,11 +43,11 @@ class DinoRecipe(StageRecipe):
 
     large: int = 98
     small: int = 56
-    num_small: int = 4
-    prototypes: int = 1024
-    momentum: float = 0.99
+    num_small: int = 0
+    prototypes: int = 512
+    momentum: float = 0.98
     patch_weight: float = 1.0
-    hidden_share: float = 0.3
+    hidden_share: float = 0.4
     size: tuple[int, int] = (96, 320)
 
     def __post_init__(self) -> None:
@@ -62,5 +62,5 @@ class DinoRecipe(StageRecipe):
         check_size(self.size)
 
 
-CLIP = ClipRecipe(2e-3, 0.1, 16, steps=2500, warm_up=0.1, clip=1.0)
-DINO = DinoRecipe(1e-3, 0.04, 16, steps=2500, warm_up=0.1, clip=3.0)
+CLIP = ClipRecipe(2e-3, 0.1, 8, steps=2500, warm_up=0.1, clip=1.0)
+DINO = DinoRecipe(2e-3, 0.04, 16, steps=3000, warm_up=0.1, clip=3.0)

@@ -1,0 +1,180 @@
+"""``hybrid-encoder pretrain-clip`` and ``pretrain-dino``: small foundation models, without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hybrid_encoder.cli import _training as shared
+from hybrid_encoder.cli._config import ConfigOption
+from hybrid_encoder.cli.options import OnCpu, make_folder
+from hybrid_encoder.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
+    from hybrid_encoder.config import HybridEncoderConfig
+    from hybrid_encoder.data.street.frame import StreetFrame
+
+FRAMES = 2  # of a drive: different streets teach more than a street seen again
+HELD_OUT = shared.NUM_RENDERED_SEEDS * shared.SEEDS_PER_RUN  # the first seed that no run trains on
+NUM_HELD_OUT = 32
+
+Preset = Annotated[str, typer.Option(help="The preset whose tower is trained; its sizes are those of the weights.")]
+Drives = Annotated[int, shared.of_data(min=1, max=shared.SEEDS_PER_RUN, help="Number of streets to render.")]
+
+
+def pretrain_clip_command(
+    context: typer.Context,
+    encoder: Preset = "tiny",
+    output: shared.Output = Path("runs/clip"),
+    shuffle_captions: Annotated[
+        bool,
+        shared.of_recipe("--shuffle-captions", help="Permute the captions of every batch: the control."),
+    ] = False,
+    drives: Drives = 400,
+    steps: shared.Steps = None,
+    batch_size: shared.BatchSize = None,
+    lr: shared.LearningRate = None,
+    size: shared.Size = None,
+    workers: shared.Workers = None,
+    save_every: shared.SaveEvery = 500,
+    precision: shared.PrecisionOption = "auto",
+    seed: shared.Seed = 0,
+    resume: shared.Resume = False,
+    resume_from: shared.ResumeFrom = None,
+    cpu: OnCpu = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Train a small CLIP on rendered streets and sentences about their parts, from random weights.
+
+    hybrid-encoder pretrain-clip --output runs/clip --cpu
+    """
+    from hybrid_encoder.pretraining.recipes import CLIP
+    from hybrid_encoder.pretraining.running import pretrain_clip
+
+    changes: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "shuffle_captions": shuffle_captions or None}
+    recipe = shared.change_recipe(CLIP, context, epochs=None, steps=steps, size=size, lr_scale=None, **changes)
+    config, console = _prepared(encoder, seed, cpu, output)
+    trained, held_out = _streets(drives, recipe.size, seed, console)
+    options = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
+    described = {"encoder": encoder, "drives": drives}
+    weights = pretrain_clip(
+        config.semantic,
+        trained,
+        held_out,
+        output,
+        recipe,
+        described=described,
+        resume=resume_from or resume,
+        console=console,
+        **options,
+    )
+    shared.print_result(console, weights, output)
+
+
+def pretrain_dino_command(
+    context: typer.Context,
+    encoder: Preset = "tiny",
+    output: shared.Output = Path("runs/dino"),
+    images: Annotated[
+        Path | None, shared.of_data(help="Folder of pictures to learn from as well, in any folders below it.")
+    ] = None,
+    drives: Drives = 400,
+    steps: shared.Steps = None,
+    batch_size: shared.BatchSize = None,
+    lr: shared.LearningRate = None,
+    size: shared.Size = None,
+    patch_weight: Annotated[
+        float | None, shared.of_recipe(help="Weight of the loss on hidden patches (iBOT); 0 is DINO alone.")
+    ] = None,
+    workers: shared.Workers = None,
+    save_every: shared.SaveEvery = 500,
+    precision: shared.PrecisionOption = "auto",
+    seed: shared.Seed = 0,
+    resume: shared.Resume = False,
+    resume_from: shared.ResumeFrom = None,
+    cpu: OnCpu = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Train a small DINO by self-distillation on rendered streets, and on pictures of yours, from random weights.
+
+    hybrid-encoder pretrain-dino --images /data/pictures --output runs/dino --cpu
+    """
+    from hybrid_encoder.pretraining.recipes import DINO
+    from hybrid_encoder.pretraining.running import pretrain_dino
+
+    changes: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "patch_weight": patch_weight}
+    recipe = shared.change_recipe(DINO, context, epochs=None, steps=steps, size=size, lr_scale=None, **changes)
+    pictures = [] if images is None else _pictures(images, min(recipe.size))
+    config, console = _prepared(encoder, seed, cpu, output)
+    trained, held_out = _streets(drives, recipe.size, seed, console)
+    options = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
+    described = {"encoder": encoder, "drives": drives, "images": images, "pictures": len(pictures)}
+    weights = pretrain_dino(
+        config.spatial,
+        [frame.image for drive in trained for frame in drive],
+        held_out,
+        output,
+        recipe,
+        pictures=pictures,
+        described=described,
+        resume=resume_from or resume,
+        console=console,
+        **options,
+    )
+    shared.print_result(console, weights, output)
+
+
+def _prepared(encoder: str, seed: int, cpu: bool, output: Path) -> tuple[HybridEncoderConfig, Console]:
+    """Return the configuration and the console of a run, whose folder is made."""
+    from hybrid_encoder.config import PRESETS
+
+    shared.check_seed(seed, shared.SYNTHETIC)
+    if encoder not in PRESETS:
+        raise ConfigError(f"--encoder is {encoder!r}; it must be a preset: {', '.join(PRESETS)}.")
+    console = shared.console_of_run(cpu)
+    make_folder(output)
+    return PRESETS[encoder].encoder, console
+
+
+def _streets(
+    drives: int, size: tuple[int, int], seed: int, console: Console
+) -> tuple[Sequence[Sequence[StreetFrame]], Sequence[Sequence[StreetFrame]]]:
+    """Render the streets to train on, and those to measure on."""
+    from rich.progress import track
+
+    from hybrid_encoder.data.street.drive import render_streets
+
+    def show(seeds: Any) -> Any:
+        return track(seeds, description="rendering drives", console=console)
+
+    first = shared.SEEDS_PER_RUN * seed
+    trained = render_streets(range(first, first + drives), FRAMES, size, show)
+    return trained, render_streets(range(HELD_OUT, HELD_OUT + NUM_HELD_OUT), FRAMES, size)
+
+
+def _pictures(folder: Path, side: int) -> list[Tensor]:
+    """Read the pictures of a folder, their shorter side as long as that of the rendered frames.
+
+    Raises:
+        InputError: no such folder, no picture in it, or one that cannot be read.
+    """
+    import torch.nn.functional as F
+
+    from hybrid_encoder.data.finding import find_files
+    from hybrid_encoder.data.images import read_image
+
+    if not folder.is_dir():
+        raise InputError(f"--images is {folder}, which is no folder; give a folder of pictures.")
+    found = []
+    for file, _ in find_files([str(folder)]):
+        image = read_image(file)
+        scale = side / min(image.shape[-2:])
+        size = [max(side, round(length * scale)) for length in image.shape[-2:]]
+        found.append(F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0])
+    return found
