@@ -24,7 +24,7 @@ MKDOCS := DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(CORE) ## both stages of the method on synthetic drives; leaves demo.png
+demo: $(CORE) ## both stages of the method on rendered streets; leaves demo.png
 	$(BIN)/hybrid-encoder demo --output demo.png
 
 test: $(DEV) ## run the tests; ARGS="-m 'not slow'" for the quick ones

@@ -17,7 +17,7 @@ from benchmarks.learning.settings import Settings
 from benchmarks.learning.words import at_pixels, mean_word, word_positions, words_apart, words_explained
 from benchmarks.learning.worlds import HeldOut, concatenated
 from hybrid_encoder.data.transforms import resize_images
-from hybrid_encoder.evaluation.baselines import Priors, constant, image_row, mean_map
+from hybrid_encoder.evaluation.baselines import Priors, constant, fitted_plane, image_row, mean_map
 from hybrid_encoder.evaluation.kitti_listing import frames_with_lidar
 from hybrid_encoder.evaluation.metrics import depth_metrics, median
 from hybrid_encoder.evaluation.ordering import order_shares
@@ -183,7 +183,7 @@ def measure_baseline(name: str, training: list[list[Any]], measured: HeldOut, se
         settings: say the size.
     """
     if name == "plane":
-        fitted = [plane(*one) for one in zip(measured.depth, measured.valid, strict=True)]
+        fitted = [fitted_plane(*one) for one in zip(measured.depth, measured.valid, strict=True)]
         return measure_depth(torch.stack(fitted), measured)
     made: dict[str, Priorities] = {"constant": constant, "image row": image_row, "mean map": mean_map}
     frames = concatenated(training)
@@ -200,17 +200,6 @@ def measure_baseline(name: str, training: list[list[Any]], measured: HeldOut, se
 
 def _no_image() -> Any:
     raise AssertionError("a baseline does not look at images")
-
-
-def plane(depth: Tensor, valid: Tensor) -> Tensor:
-    """Return the depth (1, H, W) whose inverse is linear in the row and nearest to the truth's, by least squares."""
-    rows = torch.arange(depth.shape[-2], dtype=torch.float64)[:, None].expand(depth.shape[-2:])
-    counts = valid[0]
-    design = torch.stack([rows[counts], torch.ones(int(counts.sum()), dtype=torch.float64)], dim=1)
-    inverse = depth[0][counts].double().reciprocal()
-    slope, offset = torch.linalg.lstsq(design, inverse[:, None]).solution[:, 0]
-    found: Tensor = (slope * rows + offset).clamp(min=1 / FAR).reciprocal()[None].float()
-    return found
 
 
 def finite(numbers: Numbers) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.evaluation.evaluating import evaluate
@@ -24,6 +25,7 @@ from hybrid_encoder.evaluation.samples import Sample
 
 ROWS, COLUMNS = 32, 64  # of the grid on which depth is remembered: what is finer is of single images
 APART = 100  # frames between two images of one recording that show other places: ten seconds of KITTI
+FARTHEST = 80.0  # metres
 CAMERA_HEIGHT = 1.65  # metres over the road, of KITTI's cameras (Geiger et al. 2013)
 MADE_FROM = {
     "drive": "other recordings",
@@ -247,3 +249,24 @@ def _of_image(truth: Floats, valid: NDArray[np.bool_]) -> tuple[float, Floats, F
     total = np.bincount(cell, weights=g, minlength=ROWS * COLUMNS)
     means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return float(np.median(g)), rows, means.reshape(ROWS, COLUMNS)
+
+
+def fitted_plane(depth: Tensor, valid: Tensor) -> Tensor:
+    """Return the depth whose inverse is linear in the image's row, and nearest to the truth's by least squares.
+
+    It knows the truth of the image itself, as no model does: what is not better than it knows little more than that the
+    road comes towards the camera.
+
+    Args:
+        depth: the truth in metres, (1, H, W).
+        valid: bool, (1, H, W); at least two rows have some.
+
+    Returns:
+        (1, H, W), up to 80 metres.
+    """
+    rows = torch.arange(depth.shape[-2], dtype=torch.float64)[:, None].expand(depth.shape[-2:])
+    known = rows[valid[0]]
+    inverse = depth[valid].double().reciprocal()
+    slope, offset = torch.linalg.lstsq(torch.stack([known, torch.ones_like(known)], 1), inverse[:, None]).solution[:, 0]
+    found: Tensor = (slope * rows + offset).clamp(min=1 / FARTHEST).reciprocal()[None].float()
+    return found

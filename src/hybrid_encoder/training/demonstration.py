@@ -1,4 +1,4 @@
-"""The method on synthetic drives, with the tiny preset: words for depth first, then depth without a label."""
+"""The method on rendered streets, with the tiny preset: words for depth first, then depth without a label."""
 
 from __future__ import annotations
 
@@ -10,76 +10,71 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from accelerate.utils import set_seed
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 
-from hybrid_encoder.data.images import colorize, contact_sheet, to_pixels, write_png
-from hybrid_encoder.data.ordered import collate
+from hybrid_encoder.data.images import write_png
+from hybrid_encoder.data.ordered import OrderedDepth, OrderedPatches
 from hybrid_encoder.data.sequences import SyntheticSequences
-from hybrid_encoder.data.synthetic.drive import SyntheticDrive, SyntheticFrame, render_drives, synthetic_batch
-from hybrid_encoder.data.tusimple import SyntheticLanes
-from hybrid_encoder.evaluation.metrics import depth_metrics
-from hybrid_encoder.models.depth import HybridDepthModel
+from hybrid_encoder.data.street.drive import render_streets
+from hybrid_encoder.data.street.frame import StreetFrame
+from hybrid_encoder.data.street.layout import CameraKind
 from hybrid_encoder.models.encoder import HybridDepthEncoder
-from hybrid_encoder.training.coarse import CoarseStage, coarse_encoder, order_accuracy, train_coarse
+from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
+from hybrid_encoder.training.demonstration_measures import HeldOut, Report
+from hybrid_encoder.training.demonstration_picture import draw_demonstration
 from hybrid_encoder.training.fine import fine_model, train_fine
 from hybrid_encoder.training.ranges import check_number
-from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
+from hybrid_encoder.training.recipes import COARSE, FINE
 
+SIZE = (64, 208)
+CAMERA: CameraKind = "kitti"
 NUM_FRAMES = 5  # of a drive
-MAX_DEPTH = 80.0  # metres; evaluation ignores what is farther away
+BASELINE = 0.54  # metres between the two views, as in KITTI
+LANES = 32  # groups of pixels that the coarse stage reads in a frame
 LANGUAGE_LOSS = 0.003
 HELD_OUT_SEED = 1_000_000  # far from any seed that is trained on
-NUM_HELD_OUT = 6
+NUM_HELD_OUT = 24
+NUM_SHOWN = 4
 NOTES = """\
 Made by `hybrid-encoder demo --coarse-steps {coarse_steps} --fine-steps {fine_steps} --drives {drives} --seed {seed}
---save FOLDER`: the tiny preset, from random weights, on {drives} synthetic ray-cast drives ({height} x {width}, five
-frames each). First the coarse stage: points along lanes, ordered by words. Then the fine stage: view synthesis from
-neighbouring frames with a pose network, and the pixel-language loss; no depth label. No real image was seen. On six
-held-out drives the words put two lane points in the right order in {order_before:.3f} of the pairs before the coarse
-stage and in {order_after:.3f} after it, and the median-scaled abs_rel of depth went from {before:.3f} to {after:.3f}.
-Meant for trying things out, not for real scenes."""
+--save FOLDER`: the tiny preset, {weights}, on {drives} rendered street drives ({height} x {width}, five frames each,
+one kind of camera). First the coarse stage: pixels ordered by their rendered depth, by words. Then the fine stage: view
+synthesis from the right view of a stereo pair, and the pixel-language loss; no depth label. No real image was seen in
+either stage. On {held_out} held-out frames the words put two random pixels in the right order in {start_words:.3f} of
+the pairs before the coarse stage, in {coarse_words:.3f} after it, and in {fine_words:.3f} after the fine stage; where
+the nearer pixel lies higher in the image, in {start_words_row_wrong:.3f}, {coarse_words_row_wrong:.3f} and
+{fine_words_row_wrong:.3f}. A guess is right in 0.5 of either, the image row alone in {row_order:.3f} and 0. The
+median-scaled abs_rel of depth went from {coarse_abs_rel:.3f} before the fine stage to {fine_abs_rel:.3f}; a constant
+has {constant_abs_rel:.3f}, a plane fitted to each frame {plane_abs_rel:.3f}. Meant for trying things out, not for real
+scenes."""
 
 
-class HeldOut:
-    """Drives that no stage trains on, and what is measured on them."""
+class OrderedStreets(Dataset[OrderedPatches]):
+    """Rendered frames with groups of pixels in the order of their exact depth.
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        height, width = size
-        seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + NUM_HELD_OUT)
-        drives = [SyntheticDrive(seed, NUM_FRAMES, height, width) for seed in seeds]
-        lanes = SyntheticLanes([list(drive) for drive in drives])
-        self.lanes = list(DataLoader(lanes, batch_size=6, collate_fn=collate))
-        self.frames = synthetic_batch(drives, (0, NUM_FRAMES - 1))
+    Args:
+        drives: frames of each drive, of one size.
+    """
 
-    def order_accuracy(self, encoder: HybridDepthEncoder, recipe: CoarseRecipe) -> float:
-        """Return how often the words put two lane points in the right order."""
-        return order_accuracy(CoarseStage(encoder, recipe.two_sided, recipe.sampling, recipe.box), self.lanes)
+    rendered = True  # no frame of a known recording is among them, as the weights say later
 
-    def predict(self, model: HybridDepthModel) -> Tensor:
-        """Return the disparity of all frames, (B, 1, H, W), on the CPU."""
-        return torch.cat([model.infer(image[None]).disparity.cpu() for image in self.frames.images])
+    def __init__(self, drives: list[list[StreetFrame]]) -> None:
+        frames = [frame for drive in drives for frame in drive]
+        images = [partial(_image, frame) for frame in frames]
+        depths = [partial(_known_depth, frame) for frame in frames]
+        height, width = frames[0].image.shape[1:]
+        self.items = OrderedDepth(images, depths, (height, width), lanes=LANES, flip=True)
 
-    def abs_rel(self, model: HybridDepthModel, disparity: Tensor) -> float:
-        """Return the error of median-scaled depth."""
-        depth, frames = model.to_depth(disparity), self.frames
-        return depth_metrics(depth, frames.depth, frames.valid, median_scaling=True, max_depth=MAX_DEPTH).abs_rel
+    def __len__(self) -> int:
+        return len(self.items)
 
-    def sheet(self, model: HybridDepthModel, disparity: Tensor) -> Any:
-        """Return an image that shows a few frames with their disparity: the true one, the model's, and the words'."""
-        frames, words = self.frames, _language_disparity(model, self.frames.images)
-        rows = []
-        for index in range(0, 2 * NUM_HELD_OUT, 3):
-            truth = torch.where(frames.valid[index], 1 / frames.depth[index], 0.0)[0]
-            # Each map on its own scale: disparity here is known up to a factor.
-            maps = [colorize(x, low=0.0) for x in (truth, disparity[index, 0], words[index, 0])]
-            rows.append([to_pixels(frames.images[index]), *maps])
-        return contact_sheet(rows, ("held-out frame", "true disparity", "disparity", "what the words say"))
+    def __getitem__(self, index: int) -> OrderedPatches:
+        return self.items[index]
 
 
 def run_demo(
@@ -105,11 +100,17 @@ def run_demo(
         console: where progress is shown.
 
     Returns:
-        On held-out drives, the order accuracy as ``order_before`` and ``order_after`` the coarse stage, and the abs_rel
-        of median-scaled depth as ``before`` and ``after`` the fine stage.
+        What was measured on held-out drives, all finite. For each of ``start``, ``coarse`` and ``fine``, which is
+        before training and after each stage: ``start_words`` and ``start_words_row_wrong``, how often the words put
+        random pairs of pixels in order, all and those whose row is wrong; ``start_depth`` and
+        ``start_depth_row_wrong``, the same for depth; ``start_abs_rel``, of median-scaled depth. The controls:
+        ``row_order``, the order of all pairs by the image row alone; ``constant_abs_rel``, and ``plane_abs_rel`` of a
+        plane fitted to each frame.
 
     Raises:
         ConfigError: a number out of its range.
+        InputError: a number that was measured is not finite.
+        NonFiniteLossError: the training diverged.
     """
     # A step of the coarse stage takes six frames, and a drive has five.
     check_number("drives", drives, 2, 10_000, whole=True)
@@ -117,56 +118,44 @@ def run_demo(
     check_number("coarse_steps", coarse_steps, 1, whole=True)
     check_number("fine_steps", fine_steps, 1, whole=True)
     start = time.monotonic()
-    say = partial(console.print, highlight=False)
-    coarse = dataclasses.replace(COARSE["small"], steps=coarse_steps)
-    fine = dataclasses.replace(FINE["small"], steps=fine_steps)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    coarse = dataclasses.replace(COARSE["small"], steps=coarse_steps, size=SIZE)
+    fine = dataclasses.replace(FINE["small"], steps=fine_steps, size=SIZE).with_stereo("only")
     seeds = range(seed * 10_000, seed * 10_000 + drives)
     show = partial(track, description="rendering drives", console=console)
-    training = render_drives(seeds, NUM_FRAMES, fine.size, show)
-    held_out = HeldOut(fine.size)
-    options = {"seed": seed, "cpu": cpu, "save_every": 1_000_000, "console": console}
+    training = render_streets(seeds, NUM_FRAMES, SIZE, show, camera=CAMERA, baseline=BASELINE)
+    held_out = HeldOut(range(HELD_OUT_SEED, HELD_OUT_SEED + NUM_HELD_OUT), NUM_FRAMES, SIZE, CAMERA)
+    options: dict[str, Any] = {"seed": seed, "cpu": cpu, "save_every": 1_000_000, "console": console}
+    report = Report(held_out)
     with tempfile.TemporaryDirectory() as runs:
-        say(f"coarse stage: {coarse_steps} steps of lane points in the order of depth words")
-        weights, order = _coarse(training, held_out, Path(runs) / "coarse", coarse, options)
-        say(f"  lane points in the right order: {order['order_before']:.3f} -> {order['order_after']:.3f}")
-        say(f"fine stage: {fine_steps} steps of view synthesis, without a depth label")
-        model, disparity, error = _fine(weights, training, held_out, Path(runs) / "fine", fine, options)
-        say(f"  abs_rel (median-scaled) on held-out drives: {error['before']:.3f} -> {error['after']:.3f}")
-    found = order | error
-    write_png(output, held_out.sheet(model, disparity))
+        set_seed(seed)
+        encoder = coarse_encoder("tiny", coarse)
+        start_weights = _start_weights(encoder)
+        before = report.add("start", fine_model(encoder, fine))
+        say(f"coarse stage: {coarse_steps} steps of pixels in the order of depth words")
+        set_seed(seed)
+        weights = train_coarse(encoder, OrderedStreets(training), Path(runs) / "coarse", coarse, **options)
+        model = fine_model(_completed(weights), fine)
+        report.add("coarse", model)
+        say(f"fine stage: {fine_steps} steps of view synthesis from stereo pairs, without a depth label")
+        items = SyntheticSequences(training, fine.neighbours, augment="flip", stereo=True)
+        _completed(train_fine(model, items, Path(runs) / "fine", fine, LANGUAGE_LOSS, **options))
+        after = report.add("fine", model)
+    say(report.text())
+    shown = range(0, NUM_HELD_OUT, max(1, NUM_HELD_OUT // NUM_SHOWN))[:NUM_SHOWN]
+    write_png(output, draw_demonstration(held_out, before, after, shown, report.sentences()))
     if save is not None:
-        (height, width), made_by = fine.size, {"drives": drives, "seed": seed}
-        made_by |= {"coarse_steps": coarse_steps, "fine_steps": fine_steps, "height": height, "width": width}
-        model.half().save_pretrained(save, notes=NOTES.format(**found, **made_by))
+        made_by: dict[str, Any] = {
+            "drives": drives,
+            "seed": seed,
+            "coarse_steps": coarse_steps,
+            "fine_steps": fine_steps,
+        }
+        made_by |= {"height": SIZE[0], "width": SIZE[1], "held_out": NUM_HELD_OUT, "weights": start_weights}
+        model.half().save_pretrained(save, notes=NOTES.format(**report.numbers(), **made_by))
         say(f"weights -> {save}")
     say(f"image -> {output} ({time.monotonic() - start:.0f} s in all)")
-    return found
-
-
-def _coarse(
-    training: list[list[SyntheticFrame]], held_out: HeldOut, folder: Path, recipe: CoarseRecipe, options: dict[str, Any]
-) -> tuple[Path, dict[str, float]]:
-    set_seed(options["seed"])
-    encoder = coarse_encoder("tiny", recipe, pretrained=False)
-    before = held_out.order_accuracy(encoder, recipe)
-    weights = _completed(train_coarse(encoder, SyntheticLanes(training, flip=True), folder, recipe, **options))
-    return weights, {"order_before": before, "order_after": held_out.order_accuracy(encoder, recipe)}
-
-
-def _fine(
-    weights: Path,
-    training: list[list[SyntheticFrame]],
-    held_out: HeldOut,
-    folder: Path,
-    recipe: FineRecipe,
-    options: dict[str, Any],
-) -> tuple[HybridDepthModel, Tensor, dict[str, float]]:
-    model = fine_model(weights, recipe)
-    before = held_out.abs_rel(model, held_out.predict(model))
-    items = SyntheticSequences(training, recipe.offsets, augment="flip")
-    _completed(train_fine(model, items, folder, recipe, LANGUAGE_LOSS, **options))
-    disparity = held_out.predict(model)
-    return model, disparity, {"before": before, "after": held_out.abs_rel(model, disparity)}
+    return report.numbers()
 
 
 def _completed(weights: Path | None) -> Path:
@@ -176,9 +165,19 @@ def _completed(weights: Path | None) -> Path:
     return weights
 
 
-@torch.no_grad()
-def _language_disparity(model: HybridDepthModel, images: Tensor) -> Tensor:
-    features = model.encoder.forward_features(images.to(next(model.parameters()).device))
-    assert features.logits is not None  # the coarse stage has words
-    disparity = 1 / model.language_depth(features.logits).cpu()
-    return F.interpolate(disparity, images.shape[-2:], mode="bilinear", align_corners=False)
+def _start_weights(encoder: HybridDepthEncoder) -> str:
+    """Return what the towers start from, for the card of what is saved."""
+    clip, dino = encoder.config.semantic, encoder.config.spatial
+    random = [tower for tower, pretrained in (("CLIP", clip.pretrained), ("DINO", dino.pretrained)) if not pretrained]
+    if len(random) == 2:
+        return "from random weights"
+    return f"from its pretrained towers{f' ({random[0]} from random weights)' if random else ''}"
+
+
+def _image(frame: StreetFrame) -> NDArray[np.float32]:
+    return frame.image
+
+
+def _known_depth(frame: StreetFrame) -> NDArray[np.float32]:
+    known: NDArray[np.float32] = (frame.depth * frame.valid)[0]
+    return known
