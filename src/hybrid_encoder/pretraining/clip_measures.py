@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybrid_encoder.config import DEPTH_WORDS
-from hybrid_encoder.data.street.captions import OBJECT_KINDS, PATCH_SENTENCE, WORN, describe
+from hybrid_encoder.data.street.captions import OBJECT_KINDS, PATCH_SENTENCE, SIDES, describe
 from hybrid_encoder.data.street.frame import StreetFrame, StreetObject
 from hybrid_encoder.data.street.palette import COLOURS
 from hybrid_encoder.losses.coarse import word_positions
@@ -80,44 +79,54 @@ def _measure_regions(stage: ClipStage, batches: Sequence[CaptionBatch]) -> dict[
 
 
 def measure_objects(stage: ClipStage, frames: Sequence[StreetFrame]) -> dict[str, float]:
-    """Ask what and which colour the objects of frames are, by the sentence that is most similar to their box.
+    """Ask what and which colour the objects of frames are, by the class that is most similar to their box.
+
+    A class is the mean of the sentences about it, as CLIP takes several: its name with every distance and side, as
+    captions have them ("a red car close on the left"), and, of a kind, with every colour that captions say of it.
 
     Args:
         stage: the CLIP, in evaluation mode.
         frames: objects of fewer than 40 visible pixels are left out.
 
     Returns:
-        ``kinds``: the share of objects whose own kind is the most similar one of "a car", "a van" and so on, all kinds
-        that an object can be of. ``colours``: the share of the coloured ones whose own colour is the most similar one
-        of "a red car", "a blue car" and so on, of the object's own kind ("a person in red"). With ``_majority``: the
-        share of the most frequent kind or colour among the same objects. NaN without such objects.
+        ``kinds``: the share of objects whose own kind is the most similar one of all kinds that an object can be of.
+        ``colours``: the share of the coloured ones whose own colour is the most similar one, of the object's own kind.
+        With ``_majority``: the share of the most frequent kind or colour among the same objects. NaN without such
+        objects.
+
+    Source: sentences of a class, averaged: CLIP (Radford et al., ICML 2021), section 3.1.4.
     """
-    # As captions call them: of a bicycle they tell who rides it.
-    kinds = F.normalize(stage.encode_texts([f"a {WORN.get(kind, kind)}" for kind in OBJECT_KINDS]), dim=1)
-    colours: dict[str, Tensor] = {}  # the sentences about each kind
-    objects: list[StreetObject] = []
+    seen = [[obj for obj in frame.objects if obj.pixels >= LEAST_PIXELS] for frame in frames]  # as those it learns from
+    objects = [obj for several in seen for obj in several]
+    if not objects:
+        return dict.fromkeys(("kinds", "kinds_majority", "colours", "colours_majority"), math.nan)
+    plain = {obj.kind for obj in objects if not obj.colour}
+    named = {kind: [_class(stage, kind, c) for c in ([""] if kind in plain else COLOURS)] for kind in OBJECT_KINDS}
+    kinds = F.normalize(torch.stack([torch.stack(several).mean(0) for several in named.values()]), dim=1)
     right, right_colours = 0, 0
-    for frame in frames:
-        seen = [obj for obj in frame.objects if obj.pixels >= LEAST_PIXELS]  # as those that it learns from
-        if not seen:
+    for frame, several in zip(frames, seen, strict=True):
+        if not several:
             continue
-        boxes = F.pad(torch.tensor([obj.box for obj in seen], dtype=torch.float32), (1, 0))
+        boxes = F.pad(torch.tensor([obj.box for obj in several], dtype=torch.float32), (1, 0))
         found = F.normalize(stage.encode_boxes(torch.from_numpy(frame.image)[None], boxes), dim=1)
-        for obj, embedded in zip(seen, found, strict=True):
+        for obj, embedded in zip(several, found, strict=True):
             right += OBJECT_KINDS[int((kinds @ embedded).argmax())] == obj.kind
             if obj.colour:
-                if obj.kind not in colours:
-                    asked = [describe(dataclasses.replace(obj, colour=colour)) for colour in COLOURS]
-                    colours[obj.kind] = F.normalize(stage.encode_texts(asked), dim=1)
-                right_colours += tuple(COLOURS)[int((colours[obj.kind] @ embedded).argmax())] == obj.colour
-        objects += seen
+                right_colours += tuple(COLOURS)[int((torch.stack(named[obj.kind]) @ embedded).argmax())] == obj.colour
     coloured = [obj.colour for obj in objects if obj.colour]
     return {
-        "kinds": right / len(objects) if objects else math.nan,
+        "kinds": right / len(objects),
         "kinds_majority": _majority([obj.kind for obj in objects]),
         "colours": right_colours / len(coloured) if coloured else math.nan,
         "colours_majority": _majority(coloured),
     }
+
+
+def _class(stage: ClipStage, kind: str, colour: str) -> Tensor:
+    """Return the unit mean embedding of the sentences about things of a kind and colour, (D,)."""
+    name = describe(StreetObject(kind, colour, (0, 0, 1, 1), 1.0, "ahead", False, 1))
+    sentences = [f"{name} {word} {side}" for word in DEPTH_WORDS for side in SIDES.values()]
+    return F.normalize(F.normalize(stage.encode_texts(sentences), dim=1).mean(0), dim=0)
 
 
 def order_in_words(position: Tensor, word: Tensor, frame: Tensor) -> float:
