@@ -153,13 +153,15 @@ def encoder_of(row: Row, seed: int, settings: Settings, shuffled_clip: str | Non
     """
     set_seed(seed)
     encoder = coarse_encoder(settings.preset, COARSE["small"], pretrained=False)
-    config = encoder.config.replace(towers=row.towers)
+    semantic, spatial = encoder.config.semantic.without_weights(), encoder.config.spatial.without_weights()
+    random = encoder.config.replace(semantic=semantic, spatial=spatial)
+    config = random.replace(towers=row.towers)
     if not row.language:
         config = config.replace(prompts=None)
     elif config.prompts is not None:
         config = config.replace(prompts=dataclasses.replace(config.prompts, decoder_input=row.decoder_input))
     config = with_weights(config, row, shuffled_clip)
-    if config != encoder.config:
+    if config != random:
         set_seed(seed)
         encoder = HybridDepthEncoder(config, pretrained=row.weights != "random")
     if row.frozen == "towers":

@@ -12,6 +12,7 @@ from hybrid_encoder.config.architectures import IMAGENET_MEAN, IMAGENET_STD
 from hybrid_encoder.config.checking import Within, check_fields, fits, shown
 from hybrid_encoder.config.parts import (
     MIN_SIZE,
+    STREET,
     DecoderConfig,
     FusionConfig,
     PromptConfig,
@@ -143,7 +144,7 @@ class HybridDepthConfig(DepthScale):
         Args:
             name: ``"paper"``, DINOv2 ViT-B/14 and CLIP RN50 with 256 prompts; ``"small"``, DINOv2 ViT-S/14 and the same
                 CLIP with 64 prompts and a decoder of 64 features; ``"large"``, DINOv2 ViT-L/14 and CLIP RN50x4; or
-                ``"tiny"``, both towers built small.
+                ``"tiny"``, both towers built small, of which CLIP's starts from weights in the package.
 
         Raises:
             ConfigError: another name.
@@ -253,7 +254,7 @@ PRESETS: dict[str, HybridDepthConfig] = {
         encoder=HybridEncoderConfig(
             semantic=SemanticConfig(
                 name="RN50-quickgelu",
-                pretrained=None,
+                pretrained=STREET,
                 overrides={"embed_dim": 128, "vision_cfg": _TINY_VISION, "text_cfg": _TINY_TEXT},
                 mean=IMAGENET_MEAN,
                 std=IMAGENET_STD,
