@@ -245,6 +245,9 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(model: object, items: object, folder: Path, *args: object, **options: object) -> Path:
         return folder / "final"
 
+    def pretrained(config: object, drives: object, held_out: object, folder: Path, *args: object, **kw: object) -> Path:
+        return folder / "final"
+
     def exported(model: object, path: Path, *args: object, **options: object) -> None:
         for file in (path, path.with_suffix(".bin")):  # the second one of OpenVINO's alone
             file.write_bytes(b"a model")
@@ -253,6 +256,9 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "render_training_drives", lambda *args: drives)
     monkeypatch.setattr("hybrid_encoder.training.coarse.train_coarse", trained)
     monkeypatch.setattr("hybrid_encoder.training.fine.train_fine", trained)
+    monkeypatch.setattr("hybrid_encoder.cli.pretrain._streets", lambda *args: (drives, drives))
+    for stage in ("pretrain_clip", "pretrain_dino"):
+        monkeypatch.setattr(f"hybrid_encoder.pretraining.running.{stage}", pretrained)
     monkeypatch.setattr("hybrid_encoder.training.demonstration.run_demo", lambda *args, **options: {})
     monkeypatch.setattr("hybrid_encoder.app.serving.serve", lambda *args, **options: None)
     for writer in ("export_onnx", "save_aoti", "save_openvino", "save_program"):
