@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hybrid_encoder.data.street.frame import StreetFrame
 from hybrid_encoder.errors import InputError
+from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.pretraining.dino import DinoStage
 
 NEIGHBOURS = 10  # of a patch, whose kinds are asked
@@ -38,11 +39,9 @@ def measure_dino(stage: DinoStage, frames: Sequence[StreetFrame]) -> dict[str, f
     """
     if len(frames) < 2:
         raise InputError(f"there are {len(frames)} frames; two at least are needed, to compare one with the other.")
-    mode = stage.training
-    stage.eval()
     half = len(frames) // 2
-    features, kinds, depths = zip(*(_patches(stage, frame) for frame in frames), strict=True)
-    stage.train(mode)
+    with evaluation_mode(stage):
+        features, kinds, depths = zip(*(_patches(stage, frame) for frame in frames), strict=True)
     known, asked = torch.cat(features[:half]), torch.cat(features[half:])
     names, truth = torch.cat(kinds[:half]), torch.cat(kinds[half:])
     count = int(max(names.max(), truth.max())) + 1
