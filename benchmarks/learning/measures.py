@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.learning.settings import Settings
-from benchmarks.learning.words import at_pixels, mean_word, word_positions, words_apart, words_explained
+from benchmarks.learning.words import (
+    at_pixels,
+    mean_word,
+    word_positions,
+    words_apart,
+    words_explained,
+    words_spread,
+)
 from benchmarks.learning.worlds import HeldOut, concatenated
 from hybrid_encoder.data.transforms import resize_images
 from hybrid_encoder.evaluation.baselines import Priors, constant, fitted_plane, image_row, mean_map
@@ -44,6 +51,7 @@ MEASURES = {  # name: title in the table, and whether more is better
     "textureless": ("textureless", False),
     "hidden": ("hidden", False),
     "moving": ("moving", False),
+    "spread": ("logits vary by", True),
     "apart": ("words apart", True),
     "explained": ("explained by the map", False),
     "zeroed": ("logits zeroed", False),
@@ -70,10 +78,11 @@ def measure_model(model: Any, measured: HeldOut, kitti: str | Path | None = None
     if features[0].logits is not None:
         words = measure_words([one.logits for one in features], measured)
         numbers |= {"words": words[0], "words_row_wrong": words[1]}
-        numbers |= {"apart": 0.0, "explained": 0.0}
+        numbers |= {"spread": 0.0, "apart": 0.0, "explained": 0.0}
         levels = range(len(features[0].fused))
         for level in levels:
             said, seen = (torch.cat([getattr(one, name)[level] for one in features]).cpu() for name in READ)
+            numbers["spread"] += words_spread(said) / len(levels)
             numbers["apart"] += words_apart(said) / len(levels)
             numbers["explained"] += words_explained(said, seen) / len(levels)
         logits = [[x[:, : one.logits[0].shape[1]] for x in one.maps] for one in features]

@@ -24,6 +24,7 @@ class Row:
             coarse stage.
         points: what the coarse stage reads: groups of pixels of increasing ``"depth"``, for which the order of the
             exact rendered depth is the label, or points along ``"lanes"``, whose label is the image row.
+        margin: of the coarse stage's ranking loss, in units of the logits; 0 is as published.
         readout: how words are read off the maps, ``"joint"`` or ``"published"``.
         decoder_input: words beside the map, or words alone.
         language_loss: whether the fine stage has the pixel-language loss.
@@ -38,6 +39,7 @@ class Row:
     language: bool = True
     coarse: Coarse = "true"
     points: Literal["depth", "lanes"] = "depth"
+    margin: float = 20.0
     readout: Literal["joint", "published"] = "joint"
     decoder_input: Literal["concat", "logits"] = "concat"
     language_loss: bool = True
@@ -67,6 +69,8 @@ _ROWS = (
     Row("published readout", readout="published"),
     Row("shuffled order", coarse="shuffled"),
     Row("relabelled order", coarse="relabelled"),
+    Row("no margin", margin=0.0),
+    Row("no margin, shuffled order", margin=0.0, coarse="shuffled"),
     Row("no coarse stage", coarse="none"),
     Row("no language", language=False, coarse="none"),
     Row("no language loss", language_loss=False),
@@ -79,9 +83,19 @@ _ROWS = (
     Row("encoder frozen, shuffled order", frozen="encoder", coarse="shuffled"),
     Row("encoder frozen, relabelled order", frozen="encoder", coarse="relabelled"),
     Row("encoder frozen, no coarse stage", frozen="encoder", coarse="none"),
+    Row("encoder frozen, no margin", frozen="encoder", margin=0.0),
+    Row("encoder frozen, no margin, shuffled order", frozen="encoder", margin=0.0, coarse="shuffled"),
     Row("words alone", frozen="encoder", decoder_input="logits"),
     Row("words alone, shuffled order", frozen="encoder", decoder_input="logits", coarse="shuffled"),
     Row("words alone, no coarse stage", frozen="encoder", decoder_input="logits", coarse="none"),
+    Row("words alone, no margin", frozen="encoder", decoder_input="logits", margin=0.0),
+    Row(
+        "words alone, no margin, shuffled order",
+        frozen="encoder",
+        decoder_input="logits",
+        margin=0.0,
+        coarse="shuffled",
+    ),
     Row("words alone, published readout", frozen="encoder", decoder_input="logits", readout="published"),
     Row("towers frozen", frozen="towers"),
     Row("pretrained", weights="both"),
@@ -129,11 +143,28 @@ CLAIMS = (
     Claim("and does without a loss on words", "no language loss", "no language loss, published readout", WORDS),
     Claim("true order above shuffled", "reference", "shuffled order", DEPTH),
     Claim("true order above relabelled", "reference", "relabelled order", DEPTH),
+    Claim("a margin above none", "reference", "no margin", DEPTH),
+    Claim("without a margin: true order above shuffled", "no margin", "no margin, shuffled order", DEPTH),
+    Claim("without a margin: a coarse stage above none", "no margin", "no coarse stage", DEPTH),
     Claim("a coarse stage above none", "reference", "no coarse stage", DEPTH),
     Claim("encoder frozen: true order above shuffled", "encoder frozen", "encoder frozen, shuffled order", DEPTH),
     Claim("encoder frozen: true order above relabelled", "encoder frozen", "encoder frozen, relabelled order", DEPTH),
+    Claim("encoder frozen: a margin above none", "encoder frozen", "encoder frozen, no margin", DEPTH),
     Claim("encoder frozen: coarse above none", "encoder frozen", "encoder frozen, no coarse stage", DEPTH),
     Claim("words alone: true order above shuffled", "words alone", "words alone, shuffled order", DEPTH),
+    Claim("words alone: a margin above none", "words alone", "words alone, no margin", DEPTH),
+    Claim(
+        "words alone, without a margin: true order above shuffled",
+        "words alone, no margin",
+        "words alone, no margin, shuffled order",
+        DEPTH,
+    ),
+    Claim(
+        "words alone, without a margin: coarse above none",
+        "words alone, no margin",
+        "words alone, no coarse stage",
+        DEPTH,
+    ),
     Claim("words alone: coarse above none", "words alone", "words alone, no coarse stage", DEPTH),
     Claim("words alone: joint above published", "words alone", "words alone, published readout", DEPTH),
     Claim("words beside the map above words alone", "encoder frozen", "words alone", DEPTH),

@@ -18,7 +18,7 @@ BEGIN, END = "<!-- learning: made by python -m benchmarks.learning --into -->", 
 DEPTH = ("abs_rel", "a1", "rmse_log", "depth_order", "row_wrong", "kitti")
 TAUGHT = ("taught", "taught_row_wrong", "handover", "handover_row_wrong")
 WORDS = (*TAUGHT, "words", "words_row_wrong")
-READ = ("apart", "explained", "abs_rel", "zeroed", "other_words")
+READ = ("spread", "apart", "explained", "abs_rel", "zeroed", "other_words")
 BLIND = ("abs_rel", "textureless", "hidden", "moving")
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 

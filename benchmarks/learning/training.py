@@ -129,6 +129,7 @@ def coarse_recipe(row: Row, settings: Settings) -> CoarseRecipe:
         lr=settings.coarse_lr,
         size=settings.size,
         freeze_spatial=row.frozen == "towers",
+        margin=row.margin,
     )
 
 

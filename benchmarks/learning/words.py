@@ -33,6 +33,15 @@ def words_apart(logits: Tensor) -> float:
     return float(logits.std(1).mean() / logits.mean(1).std())
 
 
+def words_spread(logits: Tensor) -> float:
+    """Return how much the cells of all images differ: the standard deviation of a word's logits, mean over the words.
+
+    Args:
+        logits: (N, n, h, w), 100 times a cosine each.
+    """
+    return float(logits.double().movedim(1, 0).flatten(1).std(1).mean())
+
+
 def words_explained(logits: Tensor, maps: Tensor) -> float:
     """Return what share of the logits' variance over cells is a linear function of the map beside them (R squared).
 

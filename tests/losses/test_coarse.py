@@ -26,16 +26,16 @@ lanes, prompts = st.integers(0, 5), st.integers(2, 9)
 
 
 @settings(max_examples=40, deadline=None)
-@given(lanes, prompts, st.booleans(), st.integers(0, 99))
-def test_ranking_is_the_sum_over_pairs(count: int, patches: int, two_sided: bool, seed: int) -> None:
+@given(lanes, prompts, st.booleans(), st.sampled_from([0.0, 0.25, 4.0]), st.integers(0, 99))
+def test_ranking_is_the_sum_over_pairs(count: int, patches: int, two_sided: bool, margin: float, seed: int) -> None:
     logits = _random(count, patches, patches, seed=seed)
     expected = 0.0
     for S in logits.numpy():
         for i in range(patches):
             for j in range(patches):
                 if i < j or (two_sided and i > j):
-                    expected += max(0.0, S[i, j] - S[j, j])
-    assert patch_ranking_loss(logits, two_sided).item() == pytest.approx(expected, abs=1e-6)
+                    expected += max(0.0, S[i, j] - S[j, j] + margin * abs(i - j) / (patches - 1))
+    assert patch_ranking_loss(logits, two_sided, margin).item() == pytest.approx(expected, abs=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,6 +74,22 @@ def test_words_in_the_order_of_the_patches_cost_nothing() -> None:
     assert math.isnan(patch_order_accuracy(torch.zeros(0, 7, 7)))
     chance = patch_order_accuracy(_random(400, 7, 7, dtype=torch.float32))
     assert 0.45 < chance < 0.55
+
+
+def test_without_a_margin_shrinking_the_logits_pays_and_with_one_it_does_not() -> None:
+    logits = _random(3, 7, 7)
+    logits.diagonal(dim1=-2, dim2=-1).add_(1.0)  # mostly in order, with mistakes
+    small, large = logits / 1000, 30 * logits
+    assert patch_ranking_loss(small, True) < patch_ranking_loss(logits, True) / 100
+    assert patch_ranking_loss(6 * torch.eye(7), True, margin=6.0) == 0
+    needed = sum(abs(i - j) for i in range(7) for j in range(7))
+    assert patch_ranking_loss(torch.zeros(7, 7), True, margin=6.0) == needed
+    assert patch_ranking_loss(small, True, 6.0) > 0.99 * 3 * needed and patch_ranking_loss(large, True) > 0
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match=rf"margin is {wrong}"):
+            patch_ranking_loss(logits, margin=wrong)
+        with pytest.raises(ConfigError, match=rf"margin is {wrong}"):
+            CoarsePatchLoss(margin=wrong)
 
 
 @pytest.mark.parametrize("sampling", ["cell", "box"])

@@ -40,6 +40,9 @@ def train_coarse_command(
     ema: shared.Ema = None,
     size: shared.Size = None,
     two_sided: Annotated[bool | None, typer.Option(help="Compare patches with nearer ones as well.")] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="By how much the nearest patch must be more similar to its word than the farthest.")
+    ] = None,
     pretrained: shared.Pretrained = True,
     drives: shared.Drives = 60,
     world: shared.World = "plain",
@@ -80,6 +83,7 @@ def train_coarse_command(
         accumulate=accumulate,
         ema=ema,
         two_sided=two_sided,
+        margin=margin,
     )
     # What is quick comes first: files are looked at before weights are read, and drives are rendered after that.
     items = None if data == shared.SYNTHETIC else _lanes_of_files(data, chosen, depths, ending, inverse)

@@ -22,20 +22,25 @@ from hybrid_encoder.similarity import LOGIT_SCALE, at_least_float32, nearest_cha
 Sampling = Literal["cell", "box"]
 
 
-def patch_ranking_loss(logits: Tensor, two_sided: bool = False) -> Tensor:
+def patch_ranking_loss(logits: Tensor, two_sided: bool = False, margin: float = 0.0) -> Tensor:
     """Penalise every patch that is more similar to a farther patch's word than that patch itself is.
 
-    With S the logits, patch i against prompt j: the sum over i < j of max(0, S[i, j] - S[j, j]), over all lanes.
+    With S the logits, patch i against prompt j: the sum over i < j of max(0, S[i, j] - S[j, j] + m[i, j]), over all
+    lanes, with m[i, j] = margin x |i - j| / (P - 1). With a margin of 0 the loss vanishes, too, where all logits shrink
+    towards one value, which is easier than an order.
 
     Args:
         logits: (..., P, P), P patches from near to far against P prompts from near to far.
         two_sided: take the pairs i > j as well.
+        margin: by how much a patch at one end of a lane must be more similar to its word than the patch at the other
+            end is, in units of the logits; patches nearer to each other in order, by their share of it.
 
     Returns:
         A scalar, summed over the leading axes.
 
     Raises:
         InputError: not as many prompts as patches.
+        ConfigError: a margin below 0, or infinite.
 
     Source: Hybrid-depth, ICCV 2025, its stage 1 (a margin ranking loss with margin 0).
 
@@ -47,10 +52,23 @@ def patch_ranking_loss(logits: Tensor, two_sided: bool = False) -> Tensor:
         raise InputError(
             f"logits is {tuple(logits.shape)}; (..., P, P) is needed: as many prompts as patches in a lane."
         )
+    _check_margin(margin)
     logits = at_least_float32(logits)
-    above = (logits - logits.diagonal(dim1=-2, dim2=-1)[..., None, :]).clamp(min=0)
+    needed = margin * _apart(logits.shape[-1], logits)
+    above = (logits - logits.diagonal(dim1=-2, dim2=-1)[..., None, :] + needed).clamp(min=0)
     # The diagonal is zero by itself.
     return above.sum() if two_sided else above.triu(1).sum()
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin < math.inf:
+        raise ConfigError(f"margin is {margin}; it must be 0 or more, and finite.")
+
+
+def _apart(count: int, like: Tensor) -> Tensor:
+    """Return how far apart in order the patches of a lane are, (P, P), as a share of the largest distance."""
+    order = torch.arange(count, device=like.device, dtype=like.dtype)
+    return (order[:, None] - order).abs() / max(1, count - 1)
 
 
 def patch_contrastive_loss(features: Tensor) -> Tensor:
@@ -74,9 +92,7 @@ def patch_contrastive_loss(features: Tensor) -> Tensor:
         raise InputError(f"features is {tuple(features.shape)}; (..., P, C) is needed.")
     features = F.normalize(at_least_float32(features), dim=-1)
     count = features.shape[-2]
-    order = torch.arange(count, device=features.device, dtype=features.dtype)
-    apart = (order[:, None] - order).abs() / max(1, count - 1)
-    alike = (features @ features.transpose(-1, -2) * apart).sum((-2, -1)) / max(1, count) ** 2
+    alike = (features @ features.transpose(-1, -2) * _apart(count, features)).sum((-2, -1)) / max(1, count) ** 2
     return alike.sum() / max(1, alike.numel())
 
 
@@ -183,6 +199,7 @@ class CoarsePatchLoss(nn.Module):
         two_sided: of the ranking loss.
         sampling: how patches are read off the maps: ``"cell"`` or ``"box"`` (see :func:`patch_features`).
         box: side of a patch in pixels, for ``"box"``.
+        margin: of :func:`patch_ranking_loss`, in units of the logits, which are 100 times a cosine.
 
     Source: Hybrid-depth, ICCV 2025, its stage 1.
 
@@ -194,15 +211,19 @@ class CoarsePatchLoss(nn.Module):
         torch.Size([1, 2, 2])
     """
 
-    def __init__(self, two_sided: bool = False, sampling: Sampling = "cell", box: float = 32.0) -> None:
+    def __init__(
+        self, two_sided: bool = False, sampling: Sampling = "cell", box: float = 32.0, margin: float = 0.0
+    ) -> None:
         super().__init__()
         if sampling not in ("cell", "box"):
             raise ConfigError(f"sampling is {sampling!r}; it must be 'cell' or 'box'.")
         if not 0 < box < math.inf:
             raise ConfigError(f"box is {box}; it must be above 0 and finite.")
+        _check_margin(margin)
         self.two_sided = two_sided
         self.sampling: Sampling = sampling
         self.box = box
+        self.margin = margin
 
     def forward(
         self, fused: Sequence[Tensor], prompts: Tensor, points: Tensor, index: Tensor, image_size: tuple[int, int]
@@ -214,7 +235,7 @@ class CoarsePatchLoss(nn.Module):
         """
         features = patch_features(fused, points, index, image_size, prompts.shape[1], self.sampling, self.box)
         logits = LOGIT_SCALE * features @ prompts.to(features.dtype).T
-        ranking = patch_ranking_loss(logits, self.two_sided) / max(1, len(fused[0]))
+        ranking = patch_ranking_loss(logits, self.two_sided, self.margin) / max(1, len(fused[0]))
         contrastive = patch_contrastive_loss(features)
         return CoarseLoss(ranking + contrastive, ranking, contrastive, logits)
 

@@ -34,20 +34,25 @@ class CoarseStage(Stage):
 
     Args:
         encoder: with as many prompts as a lane has points.
-        two_sided, sampling, box: of :class:`hybrid_encoder.losses.coarse.CoarsePatchLoss`.
+        two_sided, sampling, box, margin: of :class:`hybrid_encoder.losses.coarse.CoarsePatchLoss`.
 
     Raises:
         ConfigError: an encoder without prompts.
     """
 
     def __init__(
-        self, encoder: HybridDepthEncoder, two_sided: bool = False, sampling: Sampling = "cell", box: float = 32.0
+        self,
+        encoder: HybridDepthEncoder,
+        two_sided: bool = False,
+        sampling: Sampling = "cell",
+        box: float = 32.0,
+        margin: float = 0.0,
     ) -> None:
         super().__init__()
         if encoder.prompts is None:
             raise ConfigError("the encoder has no prompts; the coarse stage compares patches with depth words.")
         self.encoder = encoder
-        self.criterion = CoarsePatchLoss(two_sided, sampling, box)
+        self.criterion = CoarsePatchLoss(two_sided, sampling, box, margin)
 
     def forward(self, batch: PatchBatch) -> dict[str, Tensor]:
         """Return the losses of a batch.
@@ -151,7 +156,7 @@ def train_coarse(
         InputError: no item has points to learn from, or one is not finite.
     """
     folder = Path(folder)
-    stage = CoarseStage(encoder, recipe.two_sided, recipe.sampling, recipe.box)
+    stage = CoarseStage(encoder, recipe.two_sided, recipe.sampling, recipe.box, recipe.margin)
     trained_before = encoder.trainable
     encoder.set_trainable(spatial=False if recipe.freeze_spatial else None, text=False if recipe.freeze_text else None)
     groups = encoder.parameter_groups(recipe.lr, lr_scale=recipe.lr_scale)

@@ -28,7 +28,7 @@ class CoarseRecipe(StageRecipe):
     Args:
         freeze_spatial: keep the DINO tower as it is.
         freeze_text: keep CLIP's text tower as it is, so that the words stay where CLIP has them.
-        two_sided, sampling, box: of :class:`hybrid_encoder.losses.coarse.CoarsePatchLoss`.
+        two_sided, sampling, box, margin: of :class:`hybrid_encoder.losses.coarse.CoarsePatchLoss`.
         words: the prompts, from near to far; a lane has as many points.
         readout: what the encoder says of its logits, for whatever reads these; the stage itself compares jointly.
         size: (H, W) of the images; or the least that their shorter side may have, at the aspect of each image.
@@ -41,6 +41,7 @@ class CoarseRecipe(StageRecipe):
     two_sided: bool = False
     sampling: Sampling = "cell"
     box: float = 32.0
+    margin: float = 0.0
     words: tuple[str, ...] = DEPTH_WORDS
     readout: Readout = "published"
     size: Size = (224, 224)
@@ -50,6 +51,7 @@ class CoarseRecipe(StageRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("box", self.box, above=0)
+        check_number("margin", self.margin, 0)
         check_number("the number of words", len(self.words), 2)
         check_value(Readout, self.readout, "readout")
         check_size(self.size)
@@ -180,6 +182,8 @@ COARSE = {
         two_sided=True,
         sampling="box",
         box=14.0,
+        # A fifth of the largest similarity. Without it, logits shrink to a thousandth, and decoders cannot read them.
+        margin=20.0,
         readout="joint",
         size=(96, 320),
     ),
