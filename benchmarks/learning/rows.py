@@ -53,12 +53,13 @@ class Row:
         return {name: value for name, value in asdict(self).items() if name != "name" and value != DEFAULTS[name]}
 
     def differs(self, other: Row) -> tuple[str, ...]:
-        """Return the names of the fields, except the name, in which two rows differ."""
-        return tuple(
-            field.name
-            for field in fields(self)
-            if field.name != "name" and getattr(self, field.name) != getattr(other, field.name)
-        )
+        """Return the names of the fields in which two rows differ, except the name.
+
+        Nor do the settings of a coarse stage count where one of both has none.
+        """
+        left_out = {"name", "points", "margin"} if "none" in (self.coarse, other.coarse) else {"name"}
+        names = [field.name for field in fields(self) if field.name not in left_out]
+        return tuple(name for name in names if getattr(self, name) != getattr(other, name))
 
 
 REFERENCE = Row("reference")

@@ -17,15 +17,16 @@ from torch.utils.data import Dataset
 from benchmarks.learning.measures import Numbers, measure_baseline, measure_encoder, measure_model
 from benchmarks.learning.rows import Row
 from benchmarks.learning.settings import LANGUAGE_LOSS, Settings
-from benchmarks.learning.worlds import concatenated, held_out, training_drives
+from benchmarks.learning.worlds import held_out, training_drives
 from benchmarks.unet import UNet
 from hybrid_encoder import HybridDepthConfig, HybridDepthEncoder, HybridEncoderConfig
 from hybrid_encoder.config.parts import STREET
-from hybrid_encoder.data.ordered import OrderedDepth, OrderedPatches
+from hybrid_encoder.data.ordered import OrderedPatches
 from hybrid_encoder.data.sequences import SyntheticSequences
 from hybrid_encoder.data.tusimple import SyntheticLanes
 from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
+from hybrid_encoder.training.demonstration import OrderedStreets
 from hybrid_encoder.training.fine import collate_frames, fine_model, fine_stage
 from hybrid_encoder.training.recipes import COARSE, FINE, CoarseRecipe, FineRecipe
 from hybrid_encoder.training.running import train_stage
@@ -187,14 +188,7 @@ def with_weights(config: HybridEncoderConfig, row: Row, shuffled_clip: str | Non
 def coarse_items(row: Row, drives: list[list[Any]], seed: int, lanes: int) -> Dataset[OrderedPatches]:
     """Return what the coarse stage of a row reads."""
     items: Dataset[OrderedPatches]
-    if row.points == "lanes":
-        items = SyntheticLanes(drives, flip=True)
-    else:
-        frames = concatenated(drives)
-        images = [lambda f=f: f.image for f in frames]
-        depths = [lambda f=f: (f.depth * f.valid)[0] for f in frames]
-        size = (frames[0].image.shape[1], frames[0].image.shape[2])
-        items = OrderedDepth(images, depths, size, lanes=lanes, flip=True)
+    items = SyntheticLanes(drives, flip=True) if row.points == "lanes" else OrderedStreets(drives, lanes)
     if row.coarse == "true":
         return items
     points = len(COARSE["small"].words)

@@ -205,6 +205,7 @@ def test_how_much_words_tell_beside_the_map() -> None:
     assert words.words_apart(alike) == pytest.approx(0.0, abs=1e-6)
     apart = alike + torch.tensor([-3.0, -2, -1, 0, 1, 2, 3])[:, None, None]
     assert words.words_apart(apart) == pytest.approx(2.160247 / float(maps[:, 0].double().std()), rel=1e-4)
+    assert words.words_spread(apart) == pytest.approx(float(maps[:, 0].double().std()), rel=1e-6)
 
 
 def test_a_constant_orders_half_of_the_pairs_and_none_is_no_number() -> None:

@@ -59,16 +59,17 @@ class OrderedStreets(Dataset[OrderedPatches]):
 
     Args:
         drives: frames of each drive, of one size.
+        lanes: groups of pixels in a frame.
     """
 
     rendered = True  # no frame of a known recording is among them, as the weights say later
 
-    def __init__(self, drives: list[list[StreetFrame]]) -> None:
+    def __init__(self, drives: list[list[StreetFrame]], lanes: int = LANES) -> None:
         frames = [frame for drive in drives for frame in drive]
         images = [partial(_image, frame) for frame in frames]
         depths = [partial(_known_depth, frame) for frame in frames]
         height, width = frames[0].image.shape[1:]
-        self.items = OrderedDepth(images, depths, (height, width), lanes=LANES, flip=True)
+        self.items = OrderedDepth(images, depths, (height, width), lanes=lanes, flip=True)
 
     def __len__(self) -> int:
         return len(self.items)

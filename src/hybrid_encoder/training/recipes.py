@@ -182,7 +182,7 @@ COARSE = {
         two_sided=True,
         sampling="box",
         box=14.0,
-        # A fifth of the largest similarity. Without it, logits shrink to a thousandth, and decoders cannot read them.
+        # Without it, logits shrink to less than a hundredth of what they are at first, and no decoder reads them.
         margin=20.0,
         readout="joint",
         size=(96, 320),
