@@ -111,6 +111,20 @@ class TestDino:
         stage.follow()
         torch.testing.assert_close(other, before + 0.1)
 
+    def test_the_teacher_comes_to_rest(self) -> None:
+        """What it moves by falls along a cosine, from 1 - momentum to nothing."""
+        stage = DinoStage(TINY.spatial, prototypes=16, momentum=0.9, num_steps=4)
+        own, other = stage.student.model.blocks[0].mlp.fc1.weight, stage.teacher.model.blocks[0].mlp.fc1.weight
+        moved = []
+        for _ in range(6):
+            with torch.no_grad():
+                own.copy_(other + 1.0)
+            before = other.clone()
+            stage.follow()
+            moved.append(float((other - before).mean()))
+        assert moved == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447, 0.0, 0.0], abs=1e-6)
+        assert stage.state_dict()["steps_taken"] == 6  # a resumed run goes on where it was
+
     def test_a_step_trains_the_student_alone_and_moves_the_centers(self, drives: Drives) -> None:
         torch.manual_seed(0)
         stage = DinoStage(TINY.spatial, prototypes=16)

@@ -107,6 +107,14 @@ def test_a_file_without_what_it_must_hold_is_refused(street: Path, tmp_path: Pat
         load_own(module, broken, "clip")
 
 
+@pytest.mark.parametrize(("kind", "config"), [("clip", "SemanticConfig"), ("dino", "SpatialConfig")])
+def test_a_tower_is_not_taken_for_a_model(kind: Any, config: str, street: Path, tmp_path: Path) -> None:
+    file = shutil.copy(street / SHIPPED[kind], tmp_path)
+    for source in (tmp_path, Path(file)):
+        with pytest.raises(CheckpointError, match=rf"holds one tower.*{config}\(\.\.\., pretrained="):
+            HybridDepthModel.from_pretrained(source)
+
+
 class TestSavedModel:
     """What was saved brings its own weights, wherever its towers started from."""
 

@@ -35,15 +35,23 @@ def read_history(file: Path) -> History | None:
 
     What is no history is taken for none: weights are loaded whatever it says.
     """
+    try:
+        history = json.loads(read_note(file, KEY) or "")
+    except (ValueError, TypeError, RecursionError):
+        return None
+    good = isinstance(history, list) and history and all(isinstance(training, dict) for training in history)
+    return history if good else None
+
+
+def read_note(file: Path, name: str) -> Any:
+    """Return what stands under a name beside the tensors of a safetensors file; None where nothing does."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = opened.read(min(length, LARGEST_HEADER))
     try:
-        history = json.loads(json.loads(header)["__metadata__"][KEY])
+        return json.loads(header)["__metadata__"][name]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    good = isinstance(history, list) and history and all(isinstance(training, dict) for training in history)
-    return history if good else None
 
 
 def rendered_seeds(training: Mapping[str, Any]) -> list[int]:

@@ -26,13 +26,14 @@ from hybrid_encoder.checkpoints.files import (
     read_tensors,
     read_weights,
 )
-from hybrid_encoder.checkpoints.history import History, read_history
+from hybrid_encoder.checkpoints.history import History, read_history, read_note
 from hybrid_encoder.checkpoints.settings import BIN_RANGE, split_settings
 from hybrid_encoder.checkpoints.sources import find_source
 from hybrid_encoder.config import MODEL_CONFIGS, BevConfig, DepthScale, find_encoder_config
 from hybrid_encoder.config.architectures import check_stored
 from hybrid_encoder.config.checking import shown
 from hybrid_encoder.config.kinds import MODEL_TYPE
+from hybrid_encoder.config.parts import TOWER_KIND
 from hybrid_encoder.config.serialization import MAX_BYTES, Serializable, parse
 from hybrid_encoder.errors import CheckpointError, ConfigError
 
@@ -150,6 +151,7 @@ def find_reader(path: Path) -> tuple[Callable[[Path], Checkpoint], Path]:
         return _read_stage1, stage1
     _refuse_run(path)
     if (path / WEIGHTS).is_file():
+        _refuse_tower(path / WEIGHTS)
         raise CheckpointError(f"{path} has no {CONFIG}; a checkpoint needs both {CONFIG} and {WEIGHTS}.")
     raise CheckpointError(
         f"{path} holds no checkpoint; needed are config.json and model.safetensors (ours), or encoder.pth and "
@@ -214,6 +216,7 @@ def _read_file(path: Path) -> Checkpoint:
             return _read_pair(path.parent / name)
     if path.suffix == ".safetensors":
         _refuse_run(path.parent)
+        _refuse_tower(path)
     return _read_stage1(path)
 
 
@@ -225,6 +228,15 @@ def _refuse_run(folder: Path) -> None:
         kind = "is where a training run resumes from" if resumed_from else "is the folder of a training run"
         raise CheckpointError(
             f"{folder} {kind}, not weights to load; name {run / 'final'}, which the run writes when it ends."
+        )
+
+
+def _refuse_tower(file: Path) -> None:
+    """Say how one tower is used to whoever takes its weights for those of a model."""
+    if config := {"clip": "SemanticConfig", "dino": "SpatialConfig"}.get(str(read_note(file, TOWER_KIND))):
+        raise CheckpointError(
+            f"{file} holds one tower, which is no model; start a model from it by "
+            f"{config}(..., pretrained={str(file)!r})."
         )
 
 

@@ -36,6 +36,9 @@ _OWN: Any = None  # until the model is known
 STREET = "street"
 """Names, as ``pretrained``, the weights that ship with the package for towers of the preset ``tiny``."""
 
+TOWER_KIND = "hybrid_encoder.kind"
+"""Names what a file of weights of one tower says beside its tensors: of which kind it is, ``"clip"`` or ``"dino"``."""
+
 DEPTH_WORDS = (
     "very close",
     "close",

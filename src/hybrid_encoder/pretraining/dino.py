@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,11 +138,12 @@ class DinoStage(Stage):
     Args:
         config: of the tower, a DINO of timm with patches.
         prototypes: K of the heads.
-        momentum: of the teacher, from 0 to 1.
+        momentum: of the teacher, from 0 to 1, at the first step.
         patch_weight: of the loss on hidden patches; 0 is DINO alone.
         hidden_share: of the patches of a large view that are hidden from the student.
         layer_scale: factor that the branches of the blocks start with; a random tower with DINOv2's 1e-5 has class
             tokens that are the same for all images, from which nothing can be distilled. None keeps the tower's own.
+        num_steps: of the training, at whose end the momentum has risen to 1, along a cosine; None leaves it constant.
 
     Raises:
         ConfigError: a tower of another kind, or a number out of its range.
@@ -150,6 +152,7 @@ class DinoStage(Stage):
     """
 
     class_center: Tensor
+    steps_taken: Tensor
     patch_center: Tensor
 
     def __init__(
@@ -160,6 +163,7 @@ class DinoStage(Stage):
         patch_weight: float = 1.0,
         hidden_share: float = 0.3,
         layer_scale: float | None = 1.0,
+        num_steps: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("momentum", momentum), ("hidden_share", hidden_share)):
@@ -175,7 +179,9 @@ class DinoStage(Stage):
         channels = self.student.channels[-1]
         self.student_head, self.teacher_head = DinoHead(channels, prototypes), DinoHead(channels, prototypes)
         self.hidden = nn.Parameter(torch.zeros(channels))  # stands for a patch that the student does not see
-        self.momentum, self.patch_weight, self.hidden_share = momentum, patch_weight, hidden_share
+        self.momentum, self.num_steps = momentum, num_steps
+        self.patch_weight, self.hidden_share = patch_weight, hidden_share
+        self.register_buffer("steps_taken", torch.zeros((), dtype=torch.long))
         self.register_buffer("class_center", torch.zeros(prototypes))
         self.register_buffer("patch_center", torch.zeros(prototypes))
         for own, other in self._pairs():
@@ -222,8 +228,12 @@ class DinoStage(Stage):
     @torch.no_grad()
     def follow(self) -> None:
         """Move the teacher towards the student: teacher = momentum x teacher + (1 - momentum) x student."""
+        moved = 1 - self.momentum
+        if self.num_steps is not None:
+            moved *= (1 + math.cos(math.pi * min(1.0, int(self.steps_taken) / self.num_steps))) / 2
+        self.steps_taken += 1
         for own, other in self._pairs():
-            other.lerp_(own, 1 - self.momentum)
+            other.lerp_(own, moved)
 
     @torch.no_grad()
     def say(self, patches: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class DinoRecipe(StageRecipe):
     Args:
         large, small: sides of the views in pixels.
         num_small: how many small views of an image; of large ones there are two.
-        prototypes, momentum, patch_weight, hidden_share: of :class:`hybrid_encoder.pretraining.dino.DinoStage`.
+        prototypes, momentum, patch_weight, hidden_share: of :class:`hybrid_encoder.pretraining.dino.DinoStage`; where
+            ``steps`` says how long the training is, the momentum rises to 1 in that time.
         size: (H, W) of the rendered frames.
     """
 
@@ -63,4 +64,4 @@ class DinoRecipe(StageRecipe):
 
 
 CLIP = ClipRecipe(2e-3, 0.1, 8, steps=2500, warm_up=0.1, clip=1.0)
-DINO = DinoRecipe(2e-3, 0.04, 16, steps=3000, warm_up=0.1, clip=3.0)
+DINO = DinoRecipe(2e-3, 0.04, 16, steps=1200, warm_up=0.1, clip=3.0)

@@ -99,13 +99,24 @@ def pretrain_dino(
     """
     folder = Path(folder)
     set_seed(options.get("seed", 0))
-    stage = DinoStage(config, recipe.prototypes, recipe.momentum, recipe.patch_weight, recipe.hidden_share)
+    stage = DinoStage(
+        config,
+        recipe.prototypes,
+        recipe.momentum,
+        recipe.patch_weight,
+        recipe.hidden_share,
+        num_steps=recipe.steps * recipe.accumulate or None,
+    )
     items = MultiCrop(
         [*images, *pictures], recipe.large, recipe.small, num_small=recipe.num_small, rendered=not len(pictures)
     )
     frames = [frame for drive in held_out for frame in drive]
     before = measure_dino(stage, frames)
-    groups = [{"params": [p for p in stage.parameters() if p.requires_grad], "lr": recipe.lr}]
+    trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "lr": recipe.lr},
+        {"params": [p for p in trained if p.ndim <= 1], "lr": recipe.lr, "weight_decay": 0.0},  # as in DINO
+    ]
     with hold_run(folder):
         steps = train_stage(stage, items, groups, recipe, folder, collate=collate_views, **options)
         if steps is None:

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hybrid_encoder.config.parts import STREET
+from hybrid_encoder.config.parts import STREET, TOWER_KIND
 from hybrid_encoder.errors import CheckpointError
 
 Kind = Literal["clip", "dino"]
-KIND, TOKENS = "hybrid_encoder.kind", "hybrid_encoder.tokens"  # names of what stands beside the tensors
+KIND, TOKENS = TOWER_KIND, "hybrid_encoder.tokens"  # names of what stands beside the tensors
 TABLE = "token_embedding.weight"
 PADDING = 0  # of CLIP's tokenizer: it follows the end of a text, where no causal tower looks
 WEIGHTS = Path(__file__).parents[1] / "weights"
