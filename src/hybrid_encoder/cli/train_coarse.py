@@ -41,7 +41,8 @@ def train_coarse_command(
     size: shared.Size = None,
     two_sided: Annotated[bool | None, typer.Option(help="Compare patches with nearer ones as well.")] = None,
     margin: Annotated[
-        float | None, typer.Option(help="By how much the nearest patch must fit its word better than the farthest.")
+        float | None,
+        typer.Option(help="By how much the nearest patch must fit its word better than the farthest."),
     ] = None,
     pretrained: shared.Pretrained = True,
     drives: shared.Drives = 60,
