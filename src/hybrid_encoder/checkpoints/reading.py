@@ -233,7 +233,11 @@ def _refuse_run(folder: Path) -> None:
 
 def _refuse_tower(file: Path) -> None:
     """Say how one tower is used to whoever takes its weights for those of a model."""
-    if config := {"clip": "SemanticConfig", "dino": "SpatialConfig"}.get(str(read_note(file, TOWER_KIND))):
+    try:
+        kind = str(read_note(file, TOWER_KIND))
+    except OSError:
+        return  # what reads the weights says why it cannot
+    if config := {"clip": "SemanticConfig", "dino": "SpatialConfig"}.get(kind):
         raise CheckpointError(
             f"{file} holds one tower, which is no model; start a model from it by "
             f"{config}(..., pretrained={str(file)!r})."
