@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderConfig
 from hybrid_encoder.cli._training import fitting_recipe
 from hybrid_encoder.config import HybridDepthConfig, PromptConfig
-from hybrid_encoder.config.parts import STREET
+from hybrid_encoder.config.parts import STREET, TOWER_KIND
 from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.pretraining import ClipStage, DinoStage, save_clip, save_dino
 from hybrid_encoder.towers import own_weights
-from hybrid_encoder.towers.own_weights import KIND, SHIPPED, load_own, read_notes
+from hybrid_encoder.towers.own_weights import SHIPPED, load_own, read_notes
 
 TINY = HybridEncoderConfig.preset("tiny")
 WORDS = ("close", "distant")
@@ -99,7 +99,7 @@ def test_a_file_without_what_it_must_hold_is_refused(street: Path, tmp_path: Pat
     save_file({k: v for k, v in tensors.items() if k != "token_embedding.weight"}, broken, notes)
     with pytest.raises(CheckpointError, match=r"differ in token_embedding.weight"):
         load_own(module, broken, "clip")
-    save_file(tensors, broken, {KIND: "clip"})
+    save_file(tensors, broken, {TOWER_KIND: "clip"})
     with pytest.raises(CheckpointError, match="does not say which tokens it knows"):
         load_own(module, broken, "clip")
     broken.write_bytes(file.read_bytes()[:1000])

@@ -151,8 +151,8 @@ class DinoStage(Stage):
     Source: DINO (Caron et al., ICCV 2021); hidden patches as in iBOT (Zhou et al., ICLR 2022).
     """
 
-    class_center: Tensor
     steps_taken: Tensor
+    class_center: Tensor
     patch_center: Tensor
 
     def __init__(

@@ -17,7 +17,7 @@ from hybrid_encoder.config.parts import STREET, TOWER_KIND
 from hybrid_encoder.errors import CheckpointError
 
 Kind = Literal["clip", "dino"]
-KIND, TOKENS = TOWER_KIND, "hybrid_encoder.tokens"  # names of what stands beside the tensors
+TOKENS = "hybrid_encoder.tokens"  # names, as TOWER_KIND does, what stands beside the tensors
 TABLE = "token_embedding.weight"
 PADDING = 0  # of CLIP's tokenizer: it follows the end of a text, where no causal tower looks
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -44,7 +44,7 @@ def own_file(pretrained: Any, kind: Kind) -> Path | None:
     if not isinstance(pretrained, str) or not pretrained.endswith(".safetensors"):
         return None
     file = Path(pretrained)
-    return file if file.is_file() and KIND in read_notes(file) else None
+    return file if file.is_file() and TOWER_KIND in read_notes(file) else None
 
 
 def read_notes(file: Path) -> dict[str, str]:
@@ -74,8 +74,8 @@ def load_own(module: nn.Module, file: Path, kind: Kind) -> None:
     from safetensors.torch import load_file
 
     notes = read_notes(file)
-    if notes.get(KIND) != kind:
-        raise CheckpointError(f"{file} holds a {notes.get(KIND, 'model of another kind')}; a {kind} is needed.")
+    if notes.get(TOWER_KIND) != kind:
+        raise CheckpointError(f"{file} holds a {notes.get(TOWER_KIND, 'model of another kind')}; a {kind} is needed.")
     tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
     if kind == "clip" and TABLE in tensors:
         table = dict(module.named_parameters())[TABLE].detach()
@@ -109,7 +109,7 @@ def own_tensors(
         tokens: of a CLIP, the tokens that it was trained on; only their rows are kept.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    notes: dict[str, str] = {KIND: kind}
+    notes: dict[str, str] = {TOWER_KIND: kind}
     if tokens is not None:
         tensors[TABLE] = tensors[TABLE][tokens]
         notes[TOKENS] = json.dumps(tokens)
