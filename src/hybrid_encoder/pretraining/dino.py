@@ -228,9 +228,9 @@ class DinoStage(Stage):
     @torch.no_grad()
     def follow(self) -> None:
         """Move the teacher towards the student: teacher = momentum x teacher + (1 - momentum) x student."""
-        moved = 1 - self.momentum
-        if self.num_steps is not None:
-            moved *= (1 + math.cos(math.pi * min(1.0, int(self.steps_taken) / self.num_steps))) / 2
+        moved = torch.as_tensor(1 - self.momentum, device=self.steps_taken.device)
+        if self.num_steps is not None:  # counted on the device, which is not waited for
+            moved = moved * (1 + torch.cos(math.pi * (self.steps_taken / self.num_steps).clamp(max=1))) / 2
         self.steps_taken += 1
         for own, other in self._pairs():
             other.lerp_(own, moved)
