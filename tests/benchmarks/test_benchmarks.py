@@ -44,3 +44,15 @@ def test_pooling_is_compared_where_both_ways_agree() -> None:
         for trains in (False, True):  # raises where sums or gradients differ
             plain, ours = bev.seconds(pools, channels, 1, trains)
             assert len(plain) == len(ours) == 1 and min(*plain, *ours) > 0
+
+
+def test_weights_are_compared_with_what_sees_no_image() -> None:
+    from benchmarks import transfer
+
+    found = transfer.table(["tiny"], 2, None)
+    rows = [tuple(column.cells) for column in found.columns]
+    assert rows[0] == ("constant", "plane", "tiny") and len(rows) == 1 + len(transfer.STREETS)
+    assert all(cells[0].endswith("(0.500)") for cells in rows[1:])  # ties count one half
+    errors = [[float(cell.split()[0]) for cell in cells] for cells in rows[1:]]
+    assert all(tiny < constant for constant, _, tiny in errors)
+    assert all(plane < constant for constant, plane, _ in errors[:2])  # level cameras, where depth goes by rows
