@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from helpers.checkouts import DATA, DRIVE
 
 FOLDER = Path(__file__).parents[1] / "examples"
+SHIPPED = FOLDER.parent / "src/hybrid_encoder/weights/tiny"
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, *arguments: str) -> None:
@@ -33,6 +35,20 @@ def test_both_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     order, error = re.findall(r"held out: (\d\.\d+)", capsys.readouterr().out)
     assert 0.3 < float(order) <= 1 and 0 < float(error) < 1
     assert (tmp_path / "runs/example/fine/final/model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label_weight", [0.0, 1.0])
+def test_the_weights_in_the_package(label_weight: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script writes what the package holds: the same tensors in half precision, the same configuration."""
+    small = ["--drives", "20", "--coarse-steps", "2", "--steps", "2", "--label-weight", str(label_weight)]
+    _run(monkeypatch, tmp_path, "train_tiny.py", *small)
+    final = tmp_path / "runs/tiny/final"
+    assert (final / "config.json").read_text() == (SHIPPED / "config.json").read_text()
+    made, shipped = (load_file(folder / "model.safetensors") for folder in (final, SHIPPED))
+    assert {name: (x.dtype, x.shape) for name, x in made.items()} == {n: (x.dtype, x.shape) for n, x in shipped.items()}
+    assert all(x.isfinite().all() for x in made.values() if x.is_floating_point())
+    assert ("as a label" in (final / "README.md").read_text()) == bool(label_weight)
 
 
 @pytest.mark.slow

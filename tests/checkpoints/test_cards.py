@@ -19,7 +19,7 @@ from hybrid_encoder.models.encoder import HybridDepthEncoder
 
 from helpers.fake_hub import FakeHub, fake_hub
 
-EARLIER = (Path(__file__).parents[2] / "src/hybrid_encoder/weights/tiny/README.md").read_text()
+EARLIER = (Path(__file__).parent / "earlier_card.md").read_text()
 CLIP = "timm/resnet50_clip.openai"
 
 
