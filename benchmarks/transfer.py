@@ -31,7 +31,8 @@ STREETS: dict[str, Callable[[int], Any]] = {
     "any camera": partial(StreetDrive, num_frames=1),
     "any camera, 3 x 4": partial(StreetDrive, num_frames=1, height=240, width=320),
 }
-RENDERED, REAL = PROTOCOLS["lidar"].changed(crop=None), "lidar"
+REAL = PROTOCOLS["lidar"]
+RENDERED = REAL.changed(crop=None)
 
 
 class Plane(Predictor):
@@ -57,11 +58,13 @@ def rendered(kind: str, count: int) -> list[Sample]:
 def table(weights: Sequence[str], count: int, kitti: Path | None) -> Table:
     """Return a row for every predictor and a column for every kind of street: abs_rel, and the share of random pairs
     that depth puts in order where the image's row is wrong."""
-    predictors = [Constant(), Plane()]
-    predictors += [ModelPredictor(HybridDepthModel.from_pretrained(name), name=name) for name in weights]
+    predictors: list[Predictor] = [Constant(), Plane()]
+    for name in weights:
+        model = HybridDepthModel.from_pretrained(name)
+        predictors.append(ModelPredictor(model, resampling=REAL.resampling, name=name))
     sets = {kind: (rendered(kind, count), RENDERED) for kind in STREETS}
     if kitti is not None:
-        sets["KITTI"] = (kitti_samples(kitti, truth="lidar"), PROTOCOLS[REAL])
+        sets["KITTI"] = (kitti_samples(kitti, truth="lidar"), REAL)
     found = Table("abs_rel (depth in order, row wrong)", *(f"{kind}, {len(sets[kind][0])}" for kind in sets))
     for predictor in predictors:
         cells = []

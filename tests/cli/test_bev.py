@@ -54,7 +54,7 @@ def test_a_hybrid_depth_starts_from_weights_and_is_resumed(run: Run, tmp_path: P
     assert run(*arguments)[0] == 0
     model = BevModel.from_pretrained(tmp_path / "final")
     assert model.config.depth == "hybrid-disparity" and model.uncertainty is not None
-    assert model.uncertainty.log_scale.exp() > 3  # tiny's depth has no unit: the scale was found
+    assert model.uncertainty.log_scale.abs() > 0.5  # tiny's depth has no unit: the scale was found, and is not 1
     code, _, err = run(*arguments)
     assert code == 2 and "holds a run already" in err
     assert run(*arguments, "--resume")[0] == 0

@@ -93,7 +93,7 @@ class TestWhatIsSent:
         for name in ("config.json", "model.safetensors"):
             assert files[name] == (TINY / name).read_bytes()
         card = files["README.md"].decode()
-        assert "license: apache-2.0" in card and f'from_pretrained("{REPO}")' in card and "400 synthetic" in card
+        assert "license: apache-2.0" in card and f'from_pretrained("{REPO}")' in card and "train_tiny.py" in card
         digest = hashlib.sha256((TINY / "model.safetensors").read_bytes()).hexdigest()
         for part in (
             "a new repository, public unless",
@@ -193,7 +193,7 @@ class TestCard:
         done(folder, "--notes", "By hand.", "--license", "mit")
         card = hub.files[REPO]["README.md"].decode()
         assert "# Roads\n" in card and "By a person." in card and "language: en\n" in card
-        assert "By hand." in card and "400 synthetic" not in card and "license: mit\n" in card
+        assert "By hand." in card and "train_tiny.py" not in card and "license: mit\n" in card
         hub.files[REPO]["README.md"] = MINE
         assert "was written by a person, and stays as it is" in done(folder).out
         assert hub.files[REPO]["README.md"] == MINE
@@ -352,7 +352,7 @@ class TestFolderThatChanges:
         with mock.patch("hybrid_encoder.cli.push._confirm", side_effect=change):
             done(folder)
         assert hub.files[REPO]["config.json"] == (TINY / "config.json").read_bytes()
-        assert b"400 synthetic" in hub.files[REPO]["README.md"]
+        assert b"train_tiny.py" in hub.files[REPO]["README.md"]
 
     def test_weights_that_are_a_link(self, hub: FakeHub, folder: Path, tmp_path: Path) -> None:
         (folder / "model.safetensors").rename(tmp_path / "blob")

@@ -155,7 +155,12 @@ def test_a_list_without_the_left_images_still_has_the_right_ones(tmp_path: Path,
     assert run("check-leak", tmp_path / "train.txt", tmp_path / "test.txt", "--offsets", "none")[0] == 0
     code, out, err = run("check-leak", tmp_path / "train.txt", tmp_path / "test.txt", "--offsets", "x")
     assert code == 2 and "--offsets is 'x'" in err
-    code, out, err = run("check-leak", "tiny", tmp_path / "test.txt")
+    code, out, err = run("check-leak", "tiny", tmp_path / "test.txt")  # it knows rendered streets alone
+    assert code == 0 and "none of 1 test frames was seen in training" in out and err == ""
+    model = HybridDepthModel.from_pretrained("tiny")
+    model.training_history = None
+    model.save_pretrained(tmp_path / "unknown")
+    code, out, err = run("check-leak", tmp_path / "unknown", tmp_path / "test.txt")
     assert code == 2 and "which frames the weights were trained on is not known" in err and out == ""
 
 

@@ -208,7 +208,7 @@ def test_sources_of_scale_agree_for_a_trained_model() -> None:
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_sources_of_scale_agree_on_kitti(data: Path) -> None:
-    """What ships with the package is made for drawn streets: it sees no level road here, and says so."""
+    """What ships with the package knows rendered streets: here, the road has another scale than what stands on it."""
     model = HybridDepthModel.from_pretrained("tiny")
     frames = kitti_frames(data / "kitti_mini", needs="stereo")
     assert [frame for _, frame in frames] == list(range(6))
@@ -217,8 +217,8 @@ def test_sources_of_scale_agree_on_kitti(data: Path) -> None:
     lidar = fit_kitti_scale(model, frames, "lidar")
     stereo = fit_kitti_scale(model, frames[:3], "stereo")
     assert stereo.factor == pytest.approx(lidar.factor, rel=0.15)
-    with pytest.raises(InputError, match="none of 1 images gives a scale: fewer than half"):
-        fit_kitti_scale(model, frames[:1], "camera-height")
+    height = fit_kitti_scale(model, frames[:1], "camera-height")
+    assert height.error < 0.05 and height.factor == pytest.approx(0.6 * lidar.factor, rel=0.1)
     model.set_metric_scale(lidar.factor)
     unscaled, scaled = (evaluate_kitti(model, frames, median_scaling=by_medians) for by_medians in (False, True))
-    assert unscaled.rmse_log == pytest.approx(scaled.rmse_log, rel=0.05)
+    assert unscaled.rmse_log == pytest.approx(scaled.rmse_log, rel=0.1)
