@@ -91,7 +91,7 @@ def test_json_tells_what_was_done(run: Run, tree: Path) -> None:
 def test_quiet_and_what_is_said_once(run: Run, tree: Path) -> None:
     assert run("predict", tree, "-o", "out", "--quiet", *QUICK) == (0, "", "")
     out = " ".join(run("predict", tree, "-o", "out", "--device", "cpu")[1].split())
-    assert out.count("tiny, a toy for drawn streets") == 1
+    assert out.count("tiny, a toy for rendered streets") == 1
     assert out.count("working at 96 x 320, or as many pixels at another aspect; depth without a scale") == 1
     assert "working at 32 x 64;" in run("predict", tree, "-o", "out", *QUICK)[1].replace("\n", " ").replace("  ", " ")
     HybridDepthModel.from_pretrained("tiny").save_pretrained("weights")

@@ -186,7 +186,7 @@ def test_the_scale_of_stereo_training_is_monodepth2s() -> None:
 
 @pytest.mark.slow
 def test_sources_of_scale_agree_for_a_trained_model() -> None:
-    """On drawn streets, which the weights that ship with the package are made for, and have not seen these."""
+    """On rendered streets, whose like the weights that ship with the package know, and have not seen these."""
     model = HybridDepthModel.from_pretrained("tiny")
     fits: dict[str, list[ScaleFit]] = {"lidar": [], "height": [], "stereo": []}
     for seed in range(5000, 5005):

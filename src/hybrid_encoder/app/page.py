@@ -39,7 +39,7 @@ HEAD = "# Depth from one picture\nBring a picture or a video; see how far away e
 HERE = "Everything is computed on this machine, and your pictures stay on it."
 ELSEWHERE = "Pictures are sent to the machine that serves this page, and deleted there after {} minutes."
 TOY_NOTE = (
-    "**`tiny` is a toy**: it was trained on drawn streets like the example, and shows what the method does. For "
+    "**`tiny` is a toy**: it was trained on rendered streets alone, and shows what the method does. For "
     "photographs, take weights that were trained on photographs."
 )
 # On a wide screen the results stand beside input and settings; on a phone they come between them.

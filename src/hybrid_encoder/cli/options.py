@@ -99,7 +99,7 @@ def parse_intrinsics(text: str | None) -> Any:
 
 def describe_weights(source: str, model: HybridDepthModel, size: WorkingSize) -> str:
     """Return a line that says which weights work, and at which size."""
-    name = f"{source}, a toy for drawn streets: take real weights for photographs" if source == "tiny" else source
+    name = f"{source}, a toy for rendered streets: take real weights for photographs" if source == "tiny" else source
     from hybrid_encoder.models.sizes import UNKNOWN_PIXELS
 
     fitted = model.config.size
