@@ -50,7 +50,7 @@ def test_weights_are_compared_with_what_sees_no_image() -> None:
     from benchmarks import transfer
 
     found = transfer.table(["tiny"], 2, None)
-    rows = [tuple(column.cells) for column in found.columns]
+    rows = [tuple(map(str, column.cells)) for column in found.columns]
     assert rows[0] == ("constant", "plane", "tiny") and len(rows) == 1 + len(transfer.STREETS)
     assert all(cells[0].endswith("(0.500)") for cells in rows[1:])  # ties count one half
     errors = [[float(cell.split()[0]) for cell in cells] for cells in rows[1:]]
