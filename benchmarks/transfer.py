@@ -24,7 +24,7 @@ from hybrid_encoder.data.street import StreetDrive
 from hybrid_encoder.evaluation import PROTOCOLS, ModelPredictor, Prediction, Predictor, Sample, evaluate, kitti_samples
 from hybrid_encoder.evaluation.baselines import Constant, fitted_plane
 
-FIRST = 1_500_000_000  # seed: no run of train-coarse, train-fine, a pretraining or the example train_tiny.py renders these
+FIRST = 1_500_000_000  # seed: no stage, pretraining or example trains on these streets
 STREETS: dict[str, Callable[[int], Any]] = {
     "simple": partial(SyntheticDrive, num_frames=1),
     "KITTI's camera": partial(StreetDrive, num_frames=1, camera="kitti"),

@@ -55,9 +55,12 @@ def test_weights_in_metres_are_evaluated_without_scaling_on_another_drive(
     run: Run, root: Path, splits: tuple[Path, Path], tmp_path: Path
 ) -> None:
     fit, test = splits
-    code, out, err = run("fit-scale", root, "--split", fit, "--output", tmp_path / "metres", "--device", "cpu")
-    assert code == 0, err
     model = HybridDepthModel.from_pretrained("tiny")
+    model.config = model.config.replace(min_depth=0.01, max_depth=10.0)  # in another unit, which is no metre
+    model.save_pretrained(tmp_path / "unit")
+    given = ("--weights", tmp_path / "unit", "--split", fit, "--output", tmp_path / "metres", "--device", "cpu")
+    code, out, err = run("fit-scale", root, *given)
+    assert code == 0, err
     expected = fit_kitti_scale(model, frames_with_lidar(root, fit))
     assert expected.spread is not None
     assert f"factor {expected.factor:.4g}, spread {expected.spread:.1%}, 2 frames" in out
@@ -65,8 +68,8 @@ def test_weights_in_metres_are_evaluated_without_scaling_on_another_drive(
 
     metres = HybridDepthModel.from_pretrained(tmp_path / "metres")
     assert metres.config.metric
-    assert metres.config.min_depth == pytest.approx(0.1 * expected.factor)
-    assert metres.config.max_depth == pytest.approx(100 * expected.factor)
+    assert metres.config.min_depth == pytest.approx(0.01 * expected.factor)
+    assert metres.config.max_depth == pytest.approx(10 * expected.factor)
     card = (tmp_path / "metres" / "README.md").read_text()
     assert "| scale of depth | metres |" in card
     assert f"depth multiplied by {expected.factor:.6g} to be in metres: fitted to lidar on 2 frames" in card
@@ -76,7 +79,8 @@ def test_weights_in_metres_are_evaluated_without_scaling_on_another_drive(
     frames = frames_with_lidar(root, test)
     by_medians = evaluate_kitti(model, frames, median_scaling=True)
     assert numbers(out)[3] == pytest.approx(by_medians.rmse_log, abs=0.05)
-    # The same frames with twice the factor are far off.
+    # The same frames without the factor, or with twice the factor, are far off.
+    assert evaluate_kitti(model, frames, median_scaling=False).rmse_log > 2 * by_medians.rmse_log
     metres.set_metric_scale(2)
     assert evaluate_kitti(metres, frames, median_scaling=False).rmse_log > 2 * by_medians.rmse_log
 
