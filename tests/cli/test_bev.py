@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_encoder import BevModel
+from hybrid_encoder import BevModel, HybridDepthModel
 from hybrid_encoder.cli import _surround
 
 Run = Callable[..., tuple[int, str, str]]
@@ -50,11 +50,14 @@ def test_train_and_evaluate(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_hybrid_depth_starts_from_weights_and_is_resumed(run: Run, tmp_path: Path) -> None:
-    arguments = ("train-bev", "synthetic", *SMALL, "--output", tmp_path)
+    weights = HybridDepthModel.from_pretrained("tiny")
+    weights.config = weights.config.replace(min_depth=0.01, max_depth=10.0)
+    weights.save_pretrained(tmp_path / "unit")
+    arguments = ("train-bev", "synthetic", *SMALL, "--weights", tmp_path / "unit", "--output", tmp_path / "run")
     assert run(*arguments)[0] == 0
-    model = BevModel.from_pretrained(tmp_path / "final")
+    model = BevModel.from_pretrained(tmp_path / "run" / "final")
     assert model.config.depth == "hybrid-disparity" and model.uncertainty is not None
-    assert model.uncertainty.log_scale.abs() > 0.5  # tiny's depth has no unit: the scale was found, and is not 1
+    assert model.uncertainty.log_scale.exp() > 3  # depth has no unit here: the scale was found
     code, _, err = run(*arguments)
     assert code == 2 and "holds a run already" in err
     assert run(*arguments, "--resume")[0] == 0
