@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hybrid_encoder import BevConfig, BevModel, ConfigError, InputError
+from hybrid_encoder import BevConfig, BevModel, ConfigError, HybridDepthModel, InputError
 from hybrid_encoder.bev import BevGrid, bev_loss
 from hybrid_encoder.data import SyntheticSurround
 from hybrid_encoder.training.bev import BEV, BevStage, bev_model, collate_finite, start_scale, train_bev
@@ -129,10 +129,13 @@ def test_it_learns(items: SurroundMaps, tmp_path: Path) -> None:
     assert found["iou_vehicle"] > 0.25 and found["ap"] > always["ap"] + 0.1
 
 
-def test_the_scale_to_start_from_is_the_median(items: SurroundMaps) -> None:
-    model = bev_model("tiny", CONFIG, "hybrid-disparity")
+def test_the_scale_to_start_from_is_the_median(items: SurroundMaps, tmp_path: Path) -> None:
+    weights = HybridDepthModel.from_pretrained("tiny")
+    weights.config = weights.config.replace(min_depth=0.01, max_depth=10.0)
+    weights.save_pretrained(tmp_path)
+    model = bev_model(str(tmp_path), CONFIG, "hybrid-disparity")
     scale = start_scale(model, [items[0], items[2]])
-    assert 3 < scale < 40  # tiny's depth has no unit
+    assert 3 < scale < 40  # tiny's depth in tens of its unit
     ratios = []
     with torch.no_grad():
         for item in (items[0], items[2]):
