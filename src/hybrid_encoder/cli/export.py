@@ -72,7 +72,7 @@ def export_command(
         calibration=calibration_pictures(model, pictures, working) if pictures else None,
     )
     told = (
-        f"disparity differs from the model's by {done.largest:.2g} at most, {done.mean:.2g} on average, on "
-        f"{done.compared_on}"
+        f"disparity differs from the model's, whose largest is {done.disparity:.2g}, by {done.largest:.2g} at most, "
+        f"{done.mean:.2g} on average, on {done.compared_on}"
     )
     console.print(f"{output} ({name}, {done.num_bytes / 1e6:.1f} MB): {told}")

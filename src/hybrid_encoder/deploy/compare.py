@@ -52,11 +52,11 @@ def file_difference(
         InputError: as :func:`load_file`.
         ConfigError: as :func:`load_file`; disparity of another shape than the model's.
     """
-    return difference(model, images, load_file(path, to))
+    return difference(model, images, load_file(path, to))[:2]
 
 
-def difference(model: HybridDepthModel, images: Tensor, run: Runner) -> tuple[float, float]:
-    """Return :func:`file_difference` of a file that is loaded already."""
+def difference(model: HybridDepthModel, images: Tensor, run: Runner) -> tuple[float, float, float]:
+    """Return :func:`file_difference` of a file that is loaded already, and the model's largest disparity."""
     expected = model.infer(images, "native").disparity.cpu()
     found = run(images.float().cpu())
     if found.shape != expected.shape:  # else one image's disparity would be compared with every image's
@@ -66,17 +66,17 @@ def difference(model: HybridDepthModel, images: Tensor, run: Runner) -> tuple[fl
             "the model again."
         )
     apart = (found - expected).abs()
-    return float(apart.max()), float(apart.mean())
+    return float(apart.max()), float(apart.mean()), float(expected.max())
 
 
 def onnx_difference(model: HybridDepthModel, path: str | Path, images: Tensor) -> tuple[float, float]:
     """Return :func:`file_difference` of an ONNX file, whatever its name; it runs in onnxruntime on the CPU."""
-    return difference(model, images, _load_onnx(path))
+    return difference(model, images, _load_onnx(path))[:2]
 
 
 def program_difference(model: HybridDepthModel, path: str | Path, images: Tensor) -> tuple[float, float]:
     """Return :func:`file_difference` of a program of ``torch.export``, whatever its file's name."""
-    return difference(model, images, _load_program(path))
+    return difference(model, images, _load_program(path))[:2]
 
 
 def _load_onnx(path: str | Path) -> Runner:

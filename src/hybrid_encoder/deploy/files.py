@@ -25,7 +25,7 @@ from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.models.depth import HybridDepthModel
 from hybrid_encoder.writing import replace_files, replace_together
 
-TOLERANCE = 1e-3  # of disparity, float32
+TOLERANCE = 1e-3  # of the model's largest disparity: of a model whose depth is in metres, it may be 0.02
 Int8 = Literal["dynamic", "static"]
 
 
@@ -38,6 +38,7 @@ class ExportedFile:
         num_bytes: of all its files.
         largest, mean: absolute difference of disparity, which is in [0, 1], from the model's in float32.
         compared_on: what both were run on, in words.
+        disparity: the model's largest, of which the differences are a part.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class ExportedFile:
     largest: float
     mean: float
     compared_on: str
+    disparity: float
 
 
 def check_export(path: Path, to: str | None = None, int8: Int8 | None = None) -> str:
@@ -94,8 +96,8 @@ def export_file(
 
     Raises:
         InputError: a size out of its range; as :func:`check_export`.
-        ConfigError: as for ``export_program``; disparity of float32 layers that is more than 1e-3 away from the
-            model's; static int8 without calibration, or the other way round; as :func:`check_export`.
+        ConfigError: as for ``export_program``; disparity of float32 layers that is further away from the model's
+            than 1e-3 of its largest; static int8 without calibration, or the other way round; as :func:`check_export`.
     """
     path = Path(path)
     name = check_export(path, to, int8)
@@ -117,14 +119,14 @@ def export_file(
         else:
             save_program(model, written, size, dynamic_size=dynamic_size)
         batches = _batches(calibration or _made_up(size), dynamic_size)
-        largest, mean = _compare(_in_float32(model), written, name, batches)
-        _refuse_bad(largest, mean, None if int8 else TOLERANCE)
+        largest, mean, disparity = _compare(_in_float32(model), written, name, batches)
+        _refuse_bad(largest, mean, disparity, None if int8 else TOLERANCE)
         files = _files(written, name)
         num_bytes = sum(file.stat().st_size for file in files)
         move = replace_files if len(files) == 1 else replace_together
         move(written.parent, path.parent, [file.name for file in files])
     on = "made-up images" if calibration is None else f"the {len(calibration)} calibration pictures"
-    return ExportedFile(path, num_bytes, largest, mean, on)
+    return ExportedFile(path, num_bytes, largest, mean, on, disparity)
 
 
 def _files(path: Path, name: str) -> list[Path]:
@@ -132,11 +134,11 @@ def _files(path: Path, name: str) -> list[Path]:
     return [path.with_suffix(".bin"), path] if name == "openvino" else [path]
 
 
-def _compare(model: HybridDepthModel, path: Path, name: str, batches: Sequence[Tensor]) -> tuple[float, float]:
-    """Return the largest and the mean difference on batches."""
+def _compare(model: HybridDepthModel, path: Path, name: str, batches: Sequence[Tensor]) -> tuple[float, float, float]:
+    """Return the largest and the mean difference on batches, and the model's largest disparity."""
     run = load_file(path, name)
-    differences = torch.tensor([difference(model, images, run) for images in batches])
-    return float(differences[:, 0].max()), float(differences[:, 1].mean())  # NaN where one of them is
+    found = torch.tensor([difference(model, images, run) for images in batches])
+    return float(found[:, 0].max()), float(found[:, 1].mean()), float(found[:, 2].max())  # NaN where one of them is
 
 
 def _in_float32(model: HybridDepthModel) -> HybridDepthModel:
@@ -145,17 +147,18 @@ def _in_float32(model: HybridDepthModel) -> HybridDepthModel:
     return model if own == {torch.float32} else copy.deepcopy(model).float()
 
 
-def _refuse_bad(largest: float, mean: float, tolerance: float | None) -> None:
+def _refuse_bad(largest: float, mean: float, disparity: float, tolerance: float | None) -> None:
     """Raise ConfigError where a file is too far from the model, or gives what is no number."""
     if not math.isfinite(mean):
         raise ConfigError(
             "the exported file gives disparity that is not finite, so it was not kept: export another format, and look "
             "at what the model gives for a picture."
         )
-    if tolerance is not None and largest > tolerance:
+    if tolerance is not None and largest > tolerance * disparity:
         raise ConfigError(
-            f"the exported file gives disparity up to {largest:.2g} away from the model; at most {tolerance:g} is "
-            "allowed, so it was not kept: try a fixed size or another format."
+            f"the exported file gives disparity up to {largest:.2g} away from the model, whose largest is "
+            f"{disparity:.2g}; at most {tolerance:g} of that is allowed, so it was not kept: try a fixed size or "
+            "another format."
         )
 
 
