@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,7 @@ def pretrain_clip_command(
     changes: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "shuffle_captions": shuffle_captions or None}
     recipe = shared.change_recipe(CLIP, context, epochs=None, steps=steps, size=size, lr_scale=None, **changes)
     config, console = _prepared(encoder, seed, cpu, output)
-    trained, held_out = _streets(drives, recipe.size, seed, console)
+    trained, held_out = _streets(drives, recipe.size, seed, console), _held_out(recipe.size)
     options = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     described = {"encoder": encoder, "drives": drives}
     weights = pretrain_clip(
@@ -84,7 +85,7 @@ def pretrain_dino_command(
     images: Annotated[
         Path | None, shared.of_data(help="Folder of pictures to learn from as well, in any folders below it.")
     ] = None,
-    drives: Drives = 400,
+    drives: Drives = 1500,
     steps: shared.Steps = None,
     batch_size: shared.BatchSize = None,
     lr: shared.LearningRate = None,
@@ -112,12 +113,12 @@ def pretrain_dino_command(
     recipe = shared.change_recipe(DINO, context, epochs=None, steps=steps, size=size, lr_scale=None, **changes)
     pictures = [] if images is None else _pictures(images, min(recipe.size))
     config, console = _prepared(encoder, seed, cpu, output)
-    trained, held_out = _streets(drives, recipe.size, seed, console)
+    rendered, held_out = _images(drives, recipe.size, seed, console), _held_out(recipe.size)
     options = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     described = {"encoder": encoder, "drives": drives, "images": images, "pictures": len(pictures)}
     weights = pretrain_dino(
         config.spatial,
-        [frame.image for drive in trained for frame in drive],
+        rendered,
         held_out,
         output,
         recipe,
@@ -142,20 +143,36 @@ def _prepared(encoder: str, seed: int, cpu: bool, output: Path) -> tuple[HybridE
     return PRESETS[encoder].encoder, console
 
 
-def _streets(
-    drives: int, size: tuple[int, int], seed: int, console: Console
-) -> tuple[Sequence[Sequence[StreetFrame]], Sequence[Sequence[StreetFrame]]]:
-    """Render the streets to train on, and those to measure on."""
-    from rich.progress import track
-
+def _streets(drives: int, size: tuple[int, int], seed: int, console: Console) -> Sequence[Sequence[StreetFrame]]:
+    """Render the streets to train on."""
     from hybrid_encoder.data.street.drive import render_streets
 
-    def show(seeds: Any) -> Any:
-        return track(seeds, description="rendering drives", console=console)
-
     first = shared.SEEDS_PER_RUN * seed
-    trained = render_streets(range(first, first + drives), FRAMES, size, show)
-    return trained, render_streets(range(HELD_OUT, HELD_OUT + NUM_HELD_OUT), FRAMES, size)
+    return render_streets(range(first, first + drives), FRAMES, size, _shown(console))
+
+
+def _images(drives: int, size: tuple[int, int], seed: int, console: Console) -> list[Any]:
+    """Render the streets to train on, and keep their images as bytes: thousands of whole frames would need GBs."""
+    from hybrid_encoder.data.street.drive import render_streets
+
+    first, found = shared.SEEDS_PER_RUN * seed, []
+    for number in _shown(console)(range(first, first + drives)):
+        (drive,) = render_streets([number], FRAMES, size)
+        found += [(255 * frame.image).round().astype("uint8") for frame in drive]
+    return found
+
+
+def _held_out(size: tuple[int, int]) -> Sequence[Sequence[StreetFrame]]:
+    """Render the streets to measure on."""
+    from hybrid_encoder.data.street.drive import render_streets
+
+    return render_streets(range(HELD_OUT, HELD_OUT + NUM_HELD_OUT), FRAMES, size)
+
+
+def _shown(console: Console) -> Any:
+    from rich.progress import track
+
+    return partial(track, description="rendering drives", console=console)
 
 
 def _pictures(folder: Path, side: int) -> list[Tensor]:

@@ -11,7 +11,7 @@ from .coarse import (
 from .distillation import distillation_loss
 from .photometric import Reprojection, photometric_error, reprojection_loss, smoothness_loss
 from .pixel_language import PixelLanguageLoss, pixel_language_loss
-from .self_distillation import multi_crop_loss, self_distillation_loss
+from .self_distillation import multi_crop_loss, self_distillation_loss, sinkhorn
 
 __all__ = [
     "CoarseLoss",
@@ -30,5 +30,6 @@ __all__ = [
     "pixel_language_loss",
     "reprojection_loss",
     "self_distillation_loss",
+    "sinkhorn",
     "smoothness_loss",
 ]

@@ -8,19 +8,25 @@ from torch import Tensor
 from hybrid_encoder.errors import InputError
 from hybrid_encoder.similarity import at_least_float32
 
+ITERATIONS = 3  # of Sinkhorn-Knopp, as published
+
 
 def self_distillation_loss(
     student: Tensor,
     teacher: Tensor,
-    center: Tensor,
+    center: Tensor | None = None,
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
 ) -> Tensor:
-    """Return the cross entropy of the student's prototypes under the teacher's, centred and sharpened.
+    """Return the cross entropy of the student's prototypes under the teacher's, which are sharpened.
+
+    Nothing but the teacher's targets keeps both from saying the same of everything; so these are either centred or
+    balanced.
 
     Args:
         student, teacher: logits of prototypes, (..., K), of one shape; no gradient reaches the teacher.
-        center: running mean of the teacher's logits, (K,); it is taken off, lest one prototype wins everywhere.
+        center: running mean of the teacher's logits, (K,), which is taken off, as in DINO; None balances the teacher's
+            prototypes over all that is given (:func:`sinkhorn`), as in DINOv2.
         student_temperature, teacher_temperature: divide the logits; the lower the sharper.
 
     Returns:
@@ -29,25 +35,23 @@ def self_distillation_loss(
     Raises:
         InputError: logits of different shapes.
 
-    Source: DINO (Caron et al., ICCV 2021); on patches, iBOT (Zhou et al., ICLR 2022).
+    Source: DINO (Caron et al., ICCV 2021), DINOv2 (Oquab et al., TMLR 2024); on patches, iBOT (Zhou et al., ICLR 2022).
 
     Example:
         >>> self_distillation_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.zeros(2))
         tensor([0.6931])
     """
-    if student.shape != teacher.shape or center.shape != student.shape[-1:]:
+    if student.shape != teacher.shape:
         raise InputError(
-            f"student is {tuple(student.shape)}, teacher {tuple(teacher.shape)} and center {tuple(center.shape)}; "
-            "(..., K) twice and (K,) are needed."
+            f"student is {tuple(student.shape)} and teacher {tuple(teacher.shape)}; both must be (..., K)."
         )
-    wanted = ((at_least_float32(teacher.detach()) - center) / teacher_temperature).softmax(-1)
-    return -(wanted * (at_least_float32(student) / student_temperature).log_softmax(-1)).sum(-1)
+    return _cross_entropy(student, _targets(teacher, center, teacher_temperature), student_temperature)
 
 
 def multi_crop_loss(
     student: Tensor,
     teacher: Tensor,
-    center: Tensor,
+    center: Tensor | None = None,
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
 ) -> Tensor:
@@ -56,7 +60,8 @@ def multi_crop_loss(
     Args:
         student: logits of all views, those of the teacher first, (V, B, K).
         teacher: logits of the global views, (G, B, K), with G up to V.
-        center, student_temperature, teacher_temperature: as for :func:`self_distillation_loss`.
+        center: as for :func:`self_distillation_loss`; without it, prototypes are balanced over all global views.
+        student_temperature, teacher_temperature: as for :func:`self_distillation_loss`.
 
     Returns:
         A scalar.
@@ -66,15 +71,55 @@ def multi_crop_loss(
 
     Source: DINO (Caron et al., ICCV 2021).
     """
-    if student.ndim != 3 or teacher.ndim != 3 or not 1 <= len(teacher) <= len(student) or len(student) < 2:
+    views = student.ndim == teacher.ndim == 3 and student.shape[1:] == teacher.shape[1:]
+    if not views or not 1 <= len(teacher) <= len(student) or len(student) < 2:
         raise InputError(
             f"student is {tuple(student.shape)} and teacher {tuple(teacher.shape)}; (V, B, K) and (G, B, K) are "
             "needed, with at least two views."
         )
     losses = [
-        self_distillation_loss(seen, said, center, student_temperature, teacher_temperature).mean()
-        for number, said in enumerate(teacher)
+        _cross_entropy(seen, wanted, student_temperature).mean()
+        for number, wanted in enumerate(_targets(teacher, center, teacher_temperature))
         for view, seen in enumerate(student)
         if view != number
     ]
     return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def sinkhorn(logits: Tensor, temperature: float = 0.04, iterations: int = ITERATIONS) -> Tensor:
+    """Turn logits into probabilities of which all prototypes get about the same share.
+
+    Args:
+        logits: of prototypes, (..., K); those of all leading dimensions are balanced together.
+        temperature: divides the logits.
+        iterations: how often shares of prototypes and sums of probabilities are made alike in turn.
+
+    Returns:
+        (..., K), float32 at least, each summing to 1; no gradient passes.
+
+    Source: SwAV (Caron et al., NeurIPS 2020), whose entropic optimal transport is that of Cuturi (NeurIPS 2013).
+
+    Example:
+        >>> sinkhorn(torch.tensor([[0.1, 0.0], [0.1, 0.0]]))
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
+    log = at_least_float32(logits).flatten(0, -2) / temperature
+    for _ in range(iterations):
+        log = log - log.logsumexp(0, keepdim=True)
+        log = log - log.logsumexp(1, keepdim=True)
+    return log.exp().view_as(logits)
+
+
+@torch.no_grad()
+def _targets(teacher: Tensor, center: Tensor | None, temperature: float) -> Tensor:
+    if center is None:
+        return sinkhorn(teacher, temperature)
+    if center.shape != teacher.shape[-1:]:
+        raise InputError(f"center is {tuple(center.shape)} and teacher {tuple(teacher.shape)}; (K,) is needed.")
+    return ((at_least_float32(teacher) - center) / temperature).softmax(-1)
+
+
+def _cross_entropy(student: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    return -(wanted * (at_least_float32(student) / temperature).log_softmax(-1)).sum(-1)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from hybrid_encoder.training.stage import Stage
 
 CENTER_MOMENTUM = 0.9
 TEACHER_TEMPERATURE = 0.04
+Targets = Literal["sinkhorn", "center"]
 
 
 class Views(NamedTuple):
@@ -35,7 +35,7 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
     """Views of images, drawn anew at every read from torch's own generator.
 
     Args:
-        images: RGB in [0, 1], each (3, H, W), as tensors or arrays.
+        images: RGB, each (3, H, W), as tensors or arrays, in [0, 1] or as bytes.
         rendered: all of them, so that none can be of a recording that depth is tested on.
         large, small: sides of the views in pixels.
         num_large, num_small: how many of them.
@@ -72,6 +72,8 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
         image = torch.as_tensor(self.images[index])
+        if image.dtype == torch.uint8:
+            image = image.float() / 255
         views = [
             self._view(image, size, self.large_share if number < self.num_large else self.small_share)
             for number, size in enumerate(self.sizes)
@@ -138,20 +140,21 @@ class DinoStage(Stage):
     Args:
         config: of the tower, a DINO of timm with patches.
         prototypes: K of the heads.
-        momentum: of the teacher, from 0 to 1, at the first step.
+        momentum: of the teacher, from 0 to 1.
         patch_weight: of the loss on hidden patches; 0 is DINO alone.
         hidden_share: of the patches of a large view that are hidden from the student.
         layer_scale: factor that the branches of the blocks start with; a random tower with DINOv2's 1e-5 has class
             tokens that are the same for all images, from which nothing can be distilled. None keeps the tower's own.
-        num_steps: of the training, at whose end the momentum has risen to 1, along a cosine; None leaves it constant.
+        targets: what keeps the teacher from saying the same of everything: ``"sinkhorn"`` balances what it says of a
+            batch over its prototypes, as in DINOv2; ``"center"`` takes a running mean off, as in DINO.
 
     Raises:
-        ConfigError: a tower of another kind, or a number out of its range.
+        ConfigError: a tower of another kind, targets of no such name, or a number out of its range.
 
-    Source: DINO (Caron et al., ICCV 2021); hidden patches as in iBOT (Zhou et al., ICLR 2022).
+    Source: DINO (Caron et al., ICCV 2021), DINOv2 (Oquab et al., TMLR 2024); hidden patches as in iBOT (Zhou et al.,
+    ICLR 2022).
     """
 
-    steps_taken: Tensor
     class_center: Tensor
     patch_center: Tensor
 
@@ -163,7 +166,7 @@ class DinoStage(Stage):
         patch_weight: float = 1.0,
         hidden_share: float = 0.3,
         layer_scale: float | None = 1.0,
-        num_steps: int | None = None,
+        targets: Targets = "sinkhorn",
     ) -> None:
         super().__init__()
         for name, value in (("momentum", momentum), ("hidden_share", hidden_share)):
@@ -171,6 +174,8 @@ class DinoStage(Stage):
                 raise ConfigError(f"{name} is {value}; it must lie between 0 and 1.")
         if not patch_weight >= 0:
             raise ConfigError(f"patch_weight is {patch_weight}; it must be 0 or more.")
+        if targets not in get_args(Targets):
+            raise ConfigError(f"targets is {targets!r}; it must be one of {', '.join(get_args(Targets))}.")
         self.student, self.teacher = _tower(config), _tower(config)
         if layer_scale is not None:
             for name, parameter in self.student.named_parameters():
@@ -179,9 +184,8 @@ class DinoStage(Stage):
         channels = self.student.channels[-1]
         self.student_head, self.teacher_head = DinoHead(channels, prototypes), DinoHead(channels, prototypes)
         self.hidden = nn.Parameter(torch.zeros(channels))  # stands for a patch that the student does not see
-        self.momentum, self.num_steps = momentum, num_steps
+        self.momentum, self.targets = momentum, targets
         self.patch_weight, self.hidden_share = patch_weight, hidden_share
-        self.register_buffer("steps_taken", torch.zeros((), dtype=torch.long))
         self.register_buffer("class_center", torch.zeros(prototypes))
         self.register_buffer("patch_center", torch.zeros(prototypes))
         for own, other in self._pairs():
@@ -205,15 +209,15 @@ class DinoStage(Stage):
         if batch.small.numel():
             seen, _ = encode(self.student, batch.small.flatten(0, 1))
             said.append(self.student_head(seen).unflatten(0, batch.small.shape[:2]))
-        of_views = multi_crop_loss(torch.cat(said), wanted, self.class_center, teacher_temperature=TEACHER_TEMPERATURE)
+        centred = self.targets == "center"
+        center = self.class_center if centred else None
+        of_views = multi_crop_loss(torch.cat(said), wanted, center, teacher_temperature=TEACHER_TEMPERATURE)
         of_patches = of_views.new_zeros(())
         if bool(mask.any()):
-            logits = self.student_head(seen_patches[mask])
-            hidden = wanted_patches[mask]
-            of_patches = self_distillation_loss(
-                logits, hidden, self.patch_center, teacher_temperature=TEACHER_TEMPERATURE
-            ).mean()
-        if self.training and torch.is_grad_enabled():
+            logits, hidden = self.student_head(seen_patches[mask]), wanted_patches[mask]
+            center = self.patch_center if centred else None
+            of_patches = self_distillation_loss(logits, hidden, center, teacher_temperature=TEACHER_TEMPERATURE).mean()
+        if centred and self.training and torch.is_grad_enabled():
             self._move(self.class_center, wanted)
             self._move(self.patch_center, wanted_patches)
         return {
@@ -228,12 +232,8 @@ class DinoStage(Stage):
     @torch.no_grad()
     def follow(self) -> None:
         """Move the teacher towards the student: teacher = momentum x teacher + (1 - momentum) x student."""
-        moved = torch.as_tensor(1 - self.momentum, device=self.steps_taken.device)
-        if self.num_steps is not None:  # counted on the device, which is not waited for
-            moved = moved * (1 + torch.cos(math.pi * (self.steps_taken / self.num_steps).clamp(max=1))) / 2
-        self.steps_taken += 1
         for own, other in self._pairs():
-            other.lerp_(own, moved)
+            other.lerp_(own, 1 - self.momentum)
 
     @torch.no_grad()
     def say(self, patches: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hybrid_encoder.pretraining.dino import Targets
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.stage_recipe import StageRecipe, check_size
 
@@ -37,18 +38,19 @@ class DinoRecipe(StageRecipe):
     Args:
         large, small: sides of the views in pixels.
         num_small: how many small views of an image; of large ones there are two.
-        prototypes, momentum, patch_weight, hidden_share: of :class:`hybrid_encoder.pretraining.dino.DinoStage`; where
-            ``steps`` says how long the training is, the momentum rises to 1 in that time.
+        prototypes, momentum, patch_weight, hidden_share, targets: of
+            :class:`hybrid_encoder.pretraining.dino.DinoStage`.
         size: (H, W) of the rendered frames.
     """
 
     large: int = 98
     small: int = 56
     num_small: int = 0
-    prototypes: int = 512
-    momentum: float = 0.98
+    prototypes: int = 256
+    momentum: float = 0.99
     patch_weight: float = 1.0
     hidden_share: float = 0.4
+    targets: Targets = "sinkhorn"
     size: tuple[int, int] = (96, 320)
 
     def __post_init__(self) -> None:
@@ -64,4 +66,4 @@ class DinoRecipe(StageRecipe):
 
 
 CLIP = ClipRecipe(2e-3, 0.1, 8, steps=2500, warm_up=0.1, clip=1.0)
-DINO = DinoRecipe(2e-3, 0.04, 16, steps=1200, warm_up=0.1, clip=3.0)
+DINO = DinoRecipe(1e-3, 0.04, 32, steps=6000, warm_up=0.1, clip=3.0)

@@ -105,7 +105,7 @@ def pretrain_dino(
         recipe.momentum,
         recipe.patch_weight,
         recipe.hidden_share,
-        num_steps=recipe.steps * recipe.accumulate or None,
+        targets=recipe.targets,
     )
     items = MultiCrop(
         [*images, *pictures], recipe.large, recipe.small, num_small=recipe.num_small, rendered=not len(pictures)
