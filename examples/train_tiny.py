@@ -28,7 +28,7 @@ from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hybrid_encoder import HybridDepthModel, HybridEncoderError
+from hybrid_encoder import HybridDepthEncoder, HybridDepthModel, HybridEncoderError
 from hybrid_encoder.data.frames import Frames
 from hybrid_encoder.data.ordered import OrderedDepth
 from hybrid_encoder.data.street import StreetDrive
@@ -144,7 +144,10 @@ def learn_words(streets: Sequence[Street], folder: Path, recipe: CoarseRecipe, s
     images = [lambda s=s: (s.image / 255).numpy() for s in streets]
     depths = [lambda s=s: s.depth[0].numpy() for s in streets]
     items = OrderedDepth(images, depths, recipe.size, lanes=32, flip=True)
-    encoder, console = coarse_encoder("tiny", recipe), Console()
+    with torch.random.fork_rng(devices=[]):
+        config, console = coarse_encoder("tiny", recipe, pretrained=False).config, Console()
+    # The weights in the package were made before there was a small DINO to start from.
+    encoder = HybridDepthEncoder(config.replace(spatial=config.spatial.without_weights()))
     weights = train_coarse(encoder, items, folder, recipe, seed=seed, workers=0, console=console)
     if weights is None:
         raise SystemExit(f"stopped before the end; remove {folder} and start again.")

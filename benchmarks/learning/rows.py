@@ -180,6 +180,8 @@ CLAIMS = (
     Claim("pretrained towers above random ones", "pretrained", "reference", DEPTH),
     Claim("pretrained CLIP alone helps", "pretrained CLIP", "reference", DEPTH),
     Claim("pretrained DINO alone helps", "pretrained DINO", "reference", DEPTH),
+    Claim("CLIP alone: pretrained above random", "pretrained, CLIP tower alone", "CLIP tower alone", DEPTH),
+    Claim("DINO alone: pretrained above random", "pretrained, DINO tower alone", "DINO tower alone", DEPTH),
     Claim("true captions above shuffled", "pretrained", "pretrained, shuffled captions", DEPTH),
     Claim("pretrained: true order above shuffled", "pretrained", "pretrained, shuffled order", DEPTH),
     Claim("pretrained: coarse above none", "pretrained", "pretrained, no coarse stage", DEPTH),

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from rich.console import Console
 
 from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
+from hybrid_encoder.cli.pretrain import FRAMES, _images, _pictures
+from hybrid_encoder.data.street import render_streets
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--drives", 2, "--steps", 2, "--size", "64x96", "--cpu", "--workers", 0)
@@ -45,6 +49,43 @@ def test_a_dino_learns_from_pictures_as_well(run: Run, tmp_path: Path) -> None:
     assert "kinds linear, untrained" in out
     card = (tmp_path / "dino" / "final" / "README.md").read_text()
     assert "2 steps on 4 rendered frames and 3 pictures" in card and str(tmp_path) not in card
+
+
+def test_pictures_cover_the_size_of_the_frames(tmp_path: Path) -> None:
+    """Views are as wide as the frames: of a smaller picture they would be blurred."""
+    for name, size in (("wide", (600, 100)), ("upright", (100, 200)), ("same", (96, 64))):
+        Image.new("RGB", size, (255, 0, 128)).save(tmp_path / f"{name}.png")
+    found = {picture.shape[-2:] for picture in _pictures(tmp_path, (64, 96))}
+    assert found == {(64, 384), (192, 96), (64, 96)}
+    assert all(picture.dtype == torch.uint8 and picture[0].min() == 255 for picture in _pictures(tmp_path, (64, 96)))
+
+
+def test_rendered_images_are_those_of_the_streets() -> None:
+    found = _images(2, (64, 96), 1, Console(quiet=True))
+    drives = render_streets([10_000, 10_001], FRAMES, (64, 96))
+    for image, frame in zip(found, (frame for drive in drives for frame in drive), strict=True):
+        np.testing.assert_allclose(image / 255, frame.image, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("command", ["pretrain-clip", "pretrain-dino"])
+def test_a_run_is_repeated_from_its_settings(run: Run, tmp_path: Path, command: str) -> None:
+    extra = ("--batch-size", 2, "--lr", "1e-4") + (("--patch-weight", 0.5) if command == "pretrain-dino" else ())
+    assert run(command, *SMALL, *extra, "--output", tmp_path / "one")[0] == 0
+    settings = tmp_path / "one" / "run.json"
+    code, _, err = run(command, "--config", settings, "--cpu", "--output", tmp_path / "two")
+    assert code == 0, err
+    one, two = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two"))
+    assert one == two
+    files = [(tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_sizes_of_views_from_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("large: 42x70\nsmall: [42, 42]\ntargets: center\nbatch_size: 2\n")
+    code, _, err = run("pretrain-dino", *SMALL, "--config", tmp_path / "recipe.yaml", "--output", tmp_path / "dino")
+    assert code == 0, err
+    found = json.loads((tmp_path / "dino" / "run.json").read_text())
+    assert (found["large"], found["small"], found["targets"]) == ([42, 70], [42, 42], "center")
 
 
 def test_a_run_is_not_begun_twice(run: Run, tmp_path: Path) -> None:

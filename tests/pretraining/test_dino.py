@@ -28,6 +28,7 @@ from hybrid_encoder.pretraining import (
     save_dino,
 )
 from hybrid_encoder.pretraining.dino import encode, hidden_patches
+from hybrid_encoder.pretraining.dino_measures import information
 from hybrid_encoder.towers.own_weights import load_own
 
 TINY = HybridEncoderConfig.preset("tiny")
@@ -94,7 +95,9 @@ class TestMeasures:
             DinoHead, "forward", lambda self, x: self.prototypes.sum() + 0 * x[..., :1].expand(*x.shape[:-1], 32)
         )
         images = [frame.image for drive in drives for frame in drive]
-        recipe = dataclasses.replace(DINO, steps=2, batch_size=3, large=56, small=28, num_small=1, prototypes=32)
+        recipe = dataclasses.replace(
+            DINO, steps=2, batch_size=3, large=(56, 56), small=(28, 28), num_small=1, prototypes=32
+        )
         with pytest.raises(ConfigError, match="the teacher has collapsed"):
             pretrain_dino(TINY.spatial, images, held_out, tmp_path, recipe, cpu=True, workers=0)
         assert not (tmp_path / "final").exists()
@@ -116,7 +119,7 @@ class TestDino:
     def test_a_step_trains_the_student_alone_and_moves_the_centers(self, drives: Drives, targets: Any) -> None:
         torch.manual_seed(0)
         stage = DinoStage(TINY.spatial, prototypes=16, targets=targets)
-        items = MultiCrop([frame.image for drive in drives for frame in drive], 56, 28, num_small=2)
+        items = MultiCrop([frame.image for drive in drives for frame in drive], (56, 56), (28, 28), num_small=2)
         batch = collate_views([items[0], items[1]])
         assert batch.large.shape == (2, 2, 3, 56, 56) and batch.small.shape == (2, 2, 3, 28, 28)
         losses = stage(batch)
@@ -127,16 +130,61 @@ class TestDino:
         moved = targets == "center"  # nothing is taken off where prototypes are balanced
         assert (stage.class_center.abs().sum() > 0) == (stage.patch_center.abs().sum() > 0) == moved
 
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"large": 98}, "large is 98; it must be"),
+            ({"large": (70,)}, "large is "),
+            ({"small": (8, 42)}, "the shorter side of small is 8; it must be at least 14"),
+            ({"targets": "mean"}, "targets is 'mean'; it must be"),
+        ],
+    )
+    def test_settings_that_do_not_fit_are_refused(self, change: dict[str, Any], says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            dataclasses.replace(DINO, **change)
+
+    def test_views_that_do_not_fit_are_refused(self) -> None:
+        for large in (98, (70,), (70.5, 210), (8, 42)):
+            with pytest.raises(InputError, match="with sides of 14 pixels at least"):
+                MultiCrop([np.zeros((3, 64, 96), np.float32)], large)  # type: ignore[arg-type]
+
+    def test_a_preference_of_all_patches_tells_no_less(self) -> None:
+        """Balanced targets do not have it; of a collapsed teacher nothing is left."""
+        torch.manual_seed(0)
+        stage = DinoStage(TINY.spatial, prototypes=4)
+        told = torch.eye(4).repeat(5, 1)
+        preferred = 0.8 * told + torch.tensor([3.0, 0.0, 0.0, 0.0])
+        for logits, expected in ((told, np.log(4)), (preferred, np.log(4)), (torch.ones(20, 4), 0.0)):
+            stage.teacher_head = torch.nn.Identity()  # type: ignore[assignment]
+            assert information(stage, logits) == pytest.approx(expected, abs=1e-3)
+
     def test_targets_of_no_name_are_refused(self) -> None:
         with pytest.raises(ConfigError, match="targets is 'mean'; it must be one of sinkhorn, center"):
             DinoStage(TINY.spatial, prototypes=16, targets="mean")  # type: ignore[arg-type]
+
+    def test_views_have_their_aspect_and_share_of_an_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of an image of columns and rows: how many of each a view shows, and that nothing is stretched."""
+        torch.manual_seed(0)
+        across = torch.linspace(0, 1, 200).expand(60, 200)
+        down = torch.linspace(0, 1, 60)[:, None].expand(60, 200)
+        items = MultiCrop([torch.stack([across, down, down])], (28, 84), (28, 28), num_small=3)
+        items.large_share = (0.25, 0.25)
+        monkeypatch.setattr("hybrid_encoder.pretraining.dino.recolour", lambda view: view)
+        large, small, _ = items[0]
+        assert large.shape == (2, 3, 28, 84) and small.shape == (3, 3, 28, 28)
+        for view, wide, high in ((large[0], 90 / 199, 30 / 59), (large[1], 90 / 199, 30 / 59)):
+            shown = [float(view[channel].max() - view[channel].min()) for channel in (0, 1)]
+            assert shown == pytest.approx([wide, high], rel=0.05)
+        shares = [float((view[0].max() - view[0].min()) * (view[1].max() - view[1].min())) for view in small]
+        whole = 60 * 60 / (200 * 60)  # the largest square
+        assert all(0.9 * 0.08 * whole < share < 1.1 * 0.3 * whole for share in shares)
 
     def test_images_may_be_bytes(self, drives: Drives) -> None:
         images = [frame.image for drive in drives for frame in drive]
         views = []
         for given in (images, [(255 * image).round().astype(np.uint8) for image in images]):
             torch.manual_seed(0)
-            views.append(MultiCrop(given, 56, 28, num_small=1)[0][0])
+            views.append(MultiCrop(given, (56, 56), (28, 28), num_small=1)[0][0])
         torch.testing.assert_close(*views, atol=0.02, rtol=0)
         assert views[1].max() <= 1 and views[1].std() > 0.05
 
@@ -153,7 +201,7 @@ class TestDino:
     def test_a_few_steps_lower_the_loss_on_hidden_patches(self, drives: Drives) -> None:
         torch.manual_seed(0)
         stage = DinoStage(TINY.spatial, prototypes=16, momentum=1.0)  # a teacher that stands still
-        items = MultiCrop([frame.image for drive in drives for frame in drive], 56, 28, num_small=0)
+        items = MultiCrop([frame.image for drive in drives for frame in drive], (56, 56), (28, 28), num_small=0)
         batch = collate_views([items[index] for index in range(4)])
         optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=2e-3)
         losses = []
@@ -180,7 +228,9 @@ class TestDino:
 
     def test_a_tower_starts_from_what_was_saved(self, drives: Drives, held_out: Drives, tmp_path: Path) -> None:
         images = [frame.image for drive in drives for frame in drive]
-        recipe = dataclasses.replace(DINO, steps=4, batch_size=3, large=56, small=28, num_small=1, prototypes=32)
+        recipe = dataclasses.replace(
+            DINO, steps=4, batch_size=3, large=(56, 56), small=(28, 28), num_small=1, prototypes=32
+        )
         file = pretrain_dino(TINY.spatial, images, held_out, tmp_path, recipe, cpu=True, workers=0)
         assert file is not None and file.stat().st_size < 4e6
         assert "kinds majority" in (file.parent / "README.md").read_text()

@@ -256,14 +256,15 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "render_training_drives", lambda *args: drives)
     monkeypatch.setattr("hybrid_encoder.training.coarse.train_coarse", trained)
     monkeypatch.setattr("hybrid_encoder.training.fine.train_fine", trained)
-    monkeypatch.setattr("hybrid_encoder.cli.pretrain._streets", lambda *args: (drives, drives))
+    for rendered in ("_streets", "_images", "_held_out"):
+        monkeypatch.setattr(f"hybrid_encoder.cli.pretrain.{rendered}", lambda *args: drives)
     for stage in ("pretrain_clip", "pretrain_dino"):
         monkeypatch.setattr(f"hybrid_encoder.pretraining.running.{stage}", pretrained)
     monkeypatch.setattr("hybrid_encoder.training.demonstration.run_demo", lambda *args, **options: {})
     monkeypatch.setattr("hybrid_encoder.app.serving.serve", lambda *args, **options: None)
     for writer in ("export_onnx", "save_aoti", "save_openvino", "save_program"):
         monkeypatch.setattr(f"hybrid_encoder.deploy.files.{writer}", exported)
-    monkeypatch.setattr("hybrid_encoder.deploy.files._compare", lambda *args: None)
+    monkeypatch.setattr("hybrid_encoder.deploy.files._compare", lambda *args: (0.0, 0.0, 1.0))
 
 
 def _try_many(enter: Callable[[], Path], traps: Traps, count: int) -> None:

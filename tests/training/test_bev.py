@@ -135,7 +135,7 @@ def test_the_scale_to_start_from_is_the_median(items: SurroundMaps, tmp_path: Pa
     weights.save_pretrained(tmp_path)
     model = bev_model(str(tmp_path), CONFIG, "hybrid-disparity")
     scale = start_scale(model, [items[0], items[2]])
-    assert 3 < scale < 40  # tiny's depth in tens of its unit
+    assert 3 < scale < 40  # depth is a tenth of tiny's
     ratios = []
     with torch.no_grad():
         for item in (items[0], items[2]):

@@ -37,7 +37,7 @@ class BevModel(EncoderHolder):
 
     Args:
         config: a preset name (``"paper"``, ``"small"``, ``"large"``, ``"tiny"``) or a configuration.
-        pretrained: start the encoder from the public CLIP and DINO weights; everything else starts from random ones.
+        pretrained: start the towers from the weights that the configuration names; the rest starts from random ones.
         encoder: use this depth model, itself and not a copy. The configuration's part for it is not read then.
 
     Attributes:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="StageRecipe")
 LARGEST = 1 << 24  # bytes: a run.json names the frames of a large training
 # In a run.json: what it was, not what was asked for.
-OF_THE_RUN = {"processes", "trained_on", "teacher_sha256", "items_sha256"}
+OF_THE_RUN = {"processes", "trained_on", "teacher_sha256", "items_sha256", "pictures"}
+SAID_BY_ALL = (("compile", False),)  # in every run.json, and not every command has the option
 ELSEWHERE = {"config_file", "resume", "resume_from", "output"}  # what a file does not decide
 SETTINGS = "settings"
 
@@ -46,10 +47,12 @@ def _take_config(context: typer.Context, file: Path | None) -> Path | None:
 def _fields_of_recipes() -> set[str]:
     """Return the names of the settings that recipes have: an option of that name changes the recipe by itself."""
     from hybrid_encoder.config.checking import field_hints
+    from hybrid_encoder.pretraining.recipes import ClipRecipe, DinoRecipe
     from hybrid_encoder.training.bev import BevRecipe
     from hybrid_encoder.training.recipes import CoarseRecipe, FineRecipe
 
-    return {name for recipe in (CoarseRecipe, FineRecipe, BevRecipe) for name in field_hints(recipe)}
+    recipes = (CoarseRecipe, FineRecipe, BevRecipe, ClipRecipe, DinoRecipe)
+    return {name for recipe in recipes for name in field_hints(recipe)}
 
 
 ConfigOption = Annotated[
@@ -113,7 +116,7 @@ def from_file(context: typer.Context, recipe: R) -> R:
         if name in hints:
             changes[name] = _fitting(hints[name], value, name)
             check_value(hints[name], changes[name], f"{file}: {name}")
-        elif name not in options:
+        elif name not in options and (name, value) not in SAID_BY_ALL:
             known = ", ".join(sorted(options | hints.keys()))
             raise ConfigError(f"{file} has the unknown setting {shortened(name, 80)!r}; the settings are {known}.")
     if "epochs" in changes and "steps" not in changes:
@@ -127,7 +130,7 @@ def _fitting(hint: Any, value: Any, name: str) -> Any:
     from hybrid_encoder.config.checking import fits
 
     if isinstance(value, str) and not fits(hint, value):
-        if name == "size":
+        if name == "size" or hint == tuple[int, int]:
             return parse_size(value)
         with suppress(ValueError):
             return float(value)

@@ -48,7 +48,7 @@ Steps = Annotated[int | None, of_recipe(min=1, help="Optimizer steps, instead of
 BatchSize = Annotated[int | None, of_recipe(min=1, help="Items in a step, for each process.")]
 LearningRate = Annotated[float | None, of_recipe(help="Learning rate, instead of the recipe's.")]
 Size = Annotated[str | None, of_recipe(help="HEIGHTxWIDTH of the images, instead of the recipe's.")]
-Pretrained = Annotated[bool, of_recipe(help="Start a preset from the public CLIP and DINO weights.")]
+Pretrained = Annotated[bool, of_recipe(help="Start the towers of a preset from the weights that it names.")]
 Drives = Annotated[
     int,
     of_data(min=1, max=SEEDS_PER_RUN, help="Number of drives to render for 'synthetic'."),

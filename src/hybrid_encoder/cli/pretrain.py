@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,14 +16,13 @@ from hybrid_encoder.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import Tensor
 
     from hybrid_encoder.config import HybridEncoderConfig
     from hybrid_encoder.data.street.frame import StreetFrame
 
 FRAMES = 2  # of a drive: different streets teach more than a street seen again
 HELD_OUT = shared.NUM_RENDERED_SEEDS * shared.SEEDS_PER_RUN  # the first seed that no run trains on
-NUM_HELD_OUT = 32
+NUM_HELD_OUT = {"clip": 32, "dino": 96}  # drives: probes of the DINO are fitted on half of them, and need more
 
 Preset = Annotated[str, typer.Option(help="The preset whose tower is trained; its sizes are those of the weights.")]
 Drives = Annotated[int, shared.of_data(min=1, max=shared.SEEDS_PER_RUN, help="Number of streets to render.")]
@@ -61,7 +60,7 @@ def pretrain_clip_command(
     changes: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "shuffle_captions": shuffle_captions or None}
     recipe = shared.change_recipe(CLIP, context, epochs=None, steps=steps, size=size, lr_scale=None, **changes)
     config, console = _prepared(encoder, seed, cpu, output)
-    trained, held_out = _streets(drives, recipe.size, seed, console), _held_out(recipe.size)
+    trained, held_out = _streets(drives, recipe.size, seed, console), _held_out("clip", recipe.size)
     options = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     described = {"encoder": encoder, "drives": drives}
     weights = pretrain_clip(
@@ -111,9 +110,9 @@ def pretrain_dino_command(
 
     changes: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "patch_weight": patch_weight}
     recipe = shared.change_recipe(DINO, context, epochs=None, steps=steps, size=size, lr_scale=None, **changes)
-    pictures = [] if images is None else _pictures(images, min(recipe.size))
+    pictures = [] if images is None else _pictures(images, recipe.size)
     config, console = _prepared(encoder, seed, cpu, output)
-    rendered, held_out = _images(drives, recipe.size, seed, console), _held_out(recipe.size)
+    rendered, held_out = _images(drives, recipe.size, seed, console), _held_out("dino", recipe.size)
     options = {"workers": workers, "save_every": save_every, "precision": precision, "seed": seed, "cpu": cpu}
     described = {"encoder": encoder, "drives": drives, "images": images, "pictures": len(pictures)}
     weights = pretrain_dino(
@@ -162,11 +161,11 @@ def _images(drives: int, size: tuple[int, int], seed: int, console: Console) -> 
     return found
 
 
-def _held_out(size: tuple[int, int]) -> Sequence[Sequence[StreetFrame]]:
+def _held_out(kind: Literal["clip", "dino"], size: tuple[int, int]) -> Sequence[Sequence[StreetFrame]]:
     """Render the streets to measure on."""
     from hybrid_encoder.data.street.drive import render_streets
 
-    return render_streets(range(HELD_OUT, HELD_OUT + NUM_HELD_OUT), FRAMES, size)
+    return render_streets(range(HELD_OUT, HELD_OUT + NUM_HELD_OUT[kind]), FRAMES, size)
 
 
 def _shown(console: Console) -> Any:
@@ -175,23 +174,23 @@ def _shown(console: Console) -> Any:
     return partial(track, description="rendering drives", console=console)
 
 
-def _pictures(folder: Path, side: int) -> list[Tensor]:
-    """Read the pictures of a folder, their shorter side as long as that of the rendered frames.
+def _pictures(folder: Path, size: tuple[int, int]) -> list[Any]:
+    """Read the pictures of a folder as bytes, each just large enough to cover the size of the rendered frames.
 
     Raises:
         InputError: no such folder, no picture in it, or one that cannot be read.
     """
-    import torch.nn.functional as F
-
     from hybrid_encoder.data.finding import find_files
     from hybrid_encoder.data.images import read_image
+    from hybrid_encoder.data.transforms import resize_images
 
     if not folder.is_dir():
         raise InputError(f"--images is {folder}, which is no folder; give a folder of pictures.")
     found = []
     for file, _ in find_files([str(folder)]):
         image = read_image(file)
-        scale = side / min(image.shape[-2:])
-        size = [max(side, round(length * scale)) for length in image.shape[-2:]]
-        found.append(F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0])
+        sides = image.shape[-2:]
+        scale = max(wanted / side for wanted, side in zip(size, sides, strict=True))
+        height, width = (max(wanted, round(side * scale)) for wanted, side in zip(size, sides, strict=True))
+        found.append((255 * resize_images(image[None], (height, width))[0]).round().byte())
     return found

@@ -33,7 +33,7 @@ def self_distillation_loss(
         (...), each from 0 up.
 
     Raises:
-        InputError: logits of different shapes.
+        InputError: logits of different shapes, or a center of another one.
 
     Source: DINO (Caron et al., ICCV 2021), DINOv2 (Oquab et al., TMLR 2024); on patches, iBOT (Zhou et al., ICLR 2022).
 
@@ -67,7 +67,7 @@ def multi_crop_loss(
         A scalar.
 
     Raises:
-        InputError: fewer than two views, or logits of other shapes.
+        InputError: fewer than two views, or logits or a center of other shapes.
 
     Source: DINO (Caron et al., ICCV 2021).
     """
@@ -93,10 +93,13 @@ def sinkhorn(logits: Tensor, temperature: float = 0.04, iterations: int = ITERAT
     Args:
         logits: of prototypes, (..., K); those of all leading dimensions are balanced together.
         temperature: divides the logits.
-        iterations: how often shares of prototypes and sums of probabilities are made alike in turn.
+        iterations: how often prototypes are given equal shares, and probabilities a sum of 1 after that.
 
     Returns:
         (..., K), float32 at least, each summing to 1; no gradient passes.
+
+    Raises:
+        InputError: a temperature or iterations that are not above 0.
 
     Source: SwAV (Caron et al., NeurIPS 2020), whose entropic optimal transport is that of Cuturi (NeurIPS 2013).
 
@@ -105,7 +108,9 @@ def sinkhorn(logits: Tensor, temperature: float = 0.04, iterations: int = ITERAT
         tensor([[0.5000, 0.5000],
                 [0.5000, 0.5000]])
     """
-    log = at_least_float32(logits).flatten(0, -2) / temperature
+    if not temperature > 0 or iterations < 1:
+        raise InputError(f"temperature is {temperature} and iterations {iterations}; they must be above 0.")
+    log = at_least_float32(logits).reshape(-1, logits.shape[-1]) / temperature
     for _ in range(iterations):
         log = log - log.logsumexp(0, keepdim=True)
         log = log - log.logsumexp(1, keepdim=True)

@@ -49,7 +49,7 @@ class HybridDepthModel(DepthModel):
 
     Args:
         config: a preset name (``"paper"``, ``"small"``, ``"large"``, ``"tiny"``) or a configuration.
-        pretrained: start the encoder from the public CLIP and DINO weights; the decoder starts from random ones.
+        pretrained: start the towers from the weights that the configuration names; the rest starts from random ones.
         encoder: use this one, itself and not a copy, with an untrained decoder: a stage-1 result, say. The
             configuration's part for the encoder is not read then.
     """

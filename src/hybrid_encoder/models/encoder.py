@@ -54,7 +54,7 @@ class HybridDepthEncoder(HybridModel):
 
     Args:
         config: a preset name (``"paper"``, ``"small"``, ``"large"``, ``"tiny"``) or a configuration.
-        pretrained: start from the public CLIP and DINO weights that the configuration names; False starts
+        pretrained: start the towers from the weights that the configuration names; False starts them
             from random ones. Trained weights come through ``from_pretrained``.
 
     Attributes:

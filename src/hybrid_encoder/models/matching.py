@@ -63,7 +63,7 @@ class HybridMatchingEncoder(DepthBinsLoader):
     Args:
         encoder: a configuration of this encoder; an encoder, which becomes part of this one; an encoder's
             configuration; or a preset name, which stands for ``HybridMatchingConfig.preset`` of that name.
-        pretrained: start a new encoder from the public CLIP and DINO weights.
+        pretrained: start the towers of a new encoder from the weights that the configuration names.
         num_depth_bins, depth_binning, min_depth_bin, max_depth_bin, adaptive_bins, match: in place of the
             configuration's (:class:`hybrid_encoder.config.HybridMatchingConfig` says what they mean); None leaves it.
 
@@ -256,7 +256,7 @@ class HybridMatchingModel(DepthBinsLoader, DepthModel):
 
     Args:
         config: a preset name (``"paper"``, ``"small"``, ``"large"``, ``"tiny"``) or a configuration.
-        pretrained: start the encoder from the public CLIP and DINO weights; the rest starts from random ones.
+        pretrained: start the towers from the weights that the configuration names; the rest starts from random ones.
         encoder: use this one, itself and not a copy, with an untrained decoder. The configuration's part for the
             encoder is not read then.
     """

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hybrid_encoder.config import SpatialConfig
+from hybrid_encoder.config.checking import fits
 from hybrid_encoder.data.transforms import jitter_colours
 from hybrid_encoder.errors import ConfigError, InputError
-from hybrid_encoder.losses.self_distillation import multi_crop_loss, self_distillation_loss
+from hybrid_encoder.losses.self_distillation import multi_crop_loss, self_distillation_loss, sinkhorn
 from hybrid_encoder.towers.spatial import TimmTower, build_spatial
 from hybrid_encoder.training.stage import Stage
 
@@ -26,8 +27,8 @@ Targets = Literal["sinkhorn", "center"]
 class Views(NamedTuple):
     """Views of images: large ones, which the teacher sees too, and small ones."""
 
-    large: Tensor  # (G, B, 3, S, S), RGB in [0, 1]
-    small: Tensor  # (L, B, 3, s, s), RGB in [0, 1]
+    large: Tensor  # (G, B, 3, H, W), RGB in [0, 1]
+    small: Tensor  # (L, B, 3, h, w), RGB in [0, 1]
     names: tuple[str, ...] = ()
 
 
@@ -37,7 +38,8 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
     Args:
         images: RGB, each (3, H, W), as tensors or arrays, in [0, 1] or as bytes.
         rendered: all of them, so that none can be of a recording that depth is tested on.
-        large, small: sides of the views in pixels.
+        large, small: (H, W) of the views in pixels. They are cut out with that aspect, so that the largest view of an
+            image with that aspect is all of it. Two square views of a much wider image rarely overlap.
         num_large, num_small: how many of them.
 
     Raises:
@@ -46,23 +48,24 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
     Source: DINO (Caron et al., ICCV 2021).
     """
 
-    large_share, small_share = (0.3, 1.0), (0.08, 0.3)  # of the square that fits into an image
+    large_share, small_share = (0.3, 1.0), (0.08, 0.3)  # of the largest rectangle of that aspect in an image
 
     def __init__(
         self,
         images: Sequence[Any],
-        large: int = 98,
-        small: int = 56,
+        large: tuple[int, int] = (70, 210),
+        small: tuple[int, int] = (42, 126),
         num_large: int = 2,
         num_small: int = 4,
         rendered: bool = False,
     ) -> None:
         if not len(images):
             raise InputError("there are no images; give at least one.")
-        if num_large < 2 or num_small < 0 or min(large, small) < 14:
+        sizes = all(fits(tuple[int, int], size) and min(size) >= 14 for size in (large, small))
+        if num_large < 2 or num_small < 0 or not sizes:
             raise InputError(
                 f"views are {num_large} of {large} and {num_small} of {small} pixels; two large ones at least are "
-                "needed, and sides of 14 pixels at least."
+                "needed, and (H, W) with sides of 14 pixels at least."
             )
         self.images, self.sizes = images, (large,) * num_large + (small,) * num_small
         self.num_large, self.rendered = num_large, rendered
@@ -81,21 +84,26 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
         small = torch.stack(views[self.num_large :]) if len(views) > self.num_large else image.new_zeros(0)
         return torch.stack(views[: self.num_large]), small, f"image {index}"
 
-    def _view(self, image: Tensor, size: int, share: tuple[float, float]) -> Tensor:
-        height, width = image.shape[-2:]
+    def _view(self, image: Tensor, size: tuple[int, int], share: tuple[float, float]) -> Tensor:
         low, high = share
-        side = max(8, round(min(height, width) * (low + (high - low) * float(torch.rand(()))) ** 0.5))
-        side = min(side, height, width)
-        top, left = (int(torch.randint(length - side + 1, ())) for length in (height, width))
-        part = image[None, :, top : top + side, left : left + side]
-        view = F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
-        if torch.rand(()) < 0.5:
-            view = view.flip(-1)
-        if torch.rand(()) < 0.8:
-            view = jitter_colours(view)
-        if torch.rand(()) < 0.2:
-            view = view.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-        return view[0].clamp(0, 1)
+        whole = min(length / side for length, side in zip(image.shape[-2:], size, strict=True))
+        scale = whole * (low + (high - low) * float(torch.rand(()))) ** 0.5
+        # At least 8 pixels, and no more than there are.
+        height, width = (
+            min(max(8, round(side * scale)), length) for side, length in zip(size, image.shape[-2:], strict=True)
+        )
+        top = int(torch.randint(image.shape[-2] - height + 1, ()))
+        left = int(torch.randint(image.shape[-1] - width + 1, ()))
+        part = image[None, :, top : top + height, left : left + width]
+        view = F.interpolate(part, size, mode="bilinear", antialias=True, align_corners=False)
+        return recolour(view.flip(-1) if torch.rand(()) < 0.5 else view)[0].clamp(0, 1)
+
+
+def recolour(view: Tensor) -> Tensor:
+    """Change the colours of a view, (1, 3, H, W), at random, or take them away."""
+    if torch.rand(()) < 0.8:
+        view = jitter_colours(view)
+    return view.mean(1, keepdim=True).expand(-1, 3, -1, -1) if torch.rand(()) < 0.2 else view
 
 
 def collate_views(items: Sequence[tuple[Tensor, Tensor, str]]) -> Views:
@@ -145,8 +153,9 @@ class DinoStage(Stage):
         hidden_share: of the patches of a large view that are hidden from the student.
         layer_scale: factor that the branches of the blocks start with; a random tower with DINOv2's 1e-5 has class
             tokens that are the same for all images, from which nothing can be distilled. None keeps the tower's own.
-        targets: what keeps the teacher from saying the same of everything: ``"sinkhorn"`` balances what it says of a
-            batch over its prototypes, as in DINOv2; ``"center"`` takes a running mean off, as in DINO.
+        targets: what keeps the teacher from saying the same of everything: ``"sinkhorn"`` balances what it says in a
+            step over its prototypes, as in DINOv2, in each process by itself; ``"center"`` takes a running mean off, as
+            in DINO.
 
     Raises:
         ConfigError: a tower of another kind, targets of no such name, or a number out of its range.
@@ -238,7 +247,10 @@ class DinoStage(Stage):
     @torch.no_grad()
     def say(self, patches: Tensor) -> Tensor:
         """Return the teacher's probabilities of its prototypes, (n, K), of patches of its last map, (n, C)."""
-        return ((self.teacher_head(patches) - self.patch_center) / TEACHER_TEMPERATURE).softmax(-1)
+        logits = self.teacher_head(patches)
+        if self.targets == "sinkhorn":
+            return sinkhorn(logits, TEACHER_TEMPERATURE)
+        return ((logits - self.patch_center) / TEACHER_TEMPERATURE).softmax(-1)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(self.student.parameters(), self.teacher.parameters(), strict=True)

@@ -14,6 +14,7 @@ from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.pretraining.dino import DinoStage
 
 NEIGHBOURS = 10  # of a patch, whose kinds are asked
+AT_ONCE = 1024  # patches that are compared with all others: all at once may need 15 GB
 RIDGE = 1e-3  # of the linear probes, on standardised features
 LEAST_INFORMATION = 0.05  # nats; a teacher that tells patches apart has several tenths, one that does not none
 FAR = 80.0  # metres; what is farther counts as this far
@@ -46,7 +47,8 @@ def measure_dino(stage: DinoStage, frames: Sequence[StreetFrame]) -> dict[str, f
     names, truth = torch.cat(kinds[:half]), torch.cat(kinds[half:])
     count = int(max(names.max(), truth.max())) + 1
     unit_known, unit_asked = F.normalize(known, dim=1), F.normalize(asked, dim=1)
-    near = names[(unit_asked @ unit_known.T).topk(min(NEIGHBOURS, len(known))).indices]
+    count_near = min(NEIGHBOURS, len(known))
+    near = torch.cat([names[(part @ unit_known.T).topk(count_near).indices] for part in unit_asked.split(AT_ONCE)])
     by_neighbours = F.one_hot(near, count).sum(1).argmax(1)
     by_probe = _linear_probe(known, F.one_hot(names, count))(asked).argmax(1)
     far, true_far = torch.cat(depths[:half]), torch.cat(depths[half:])

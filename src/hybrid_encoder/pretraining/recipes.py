@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hybrid_encoder.config.checking import check_value, field_hints
 from hybrid_encoder.pretraining.dino import Targets
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.stage_recipe import StageRecipe, check_size
@@ -36,15 +37,15 @@ class DinoRecipe(StageRecipe):
     """The settings of ``pretrain_dino``.
 
     Args:
-        large, small: sides of the views in pixels.
+        large, small: (H, W) of the views in pixels, see :class:`hybrid_encoder.pretraining.dino.MultiCrop`.
         num_small: how many small views of an image; of large ones there are two.
         prototypes, momentum, patch_weight, hidden_share, targets: of
             :class:`hybrid_encoder.pretraining.dino.DinoStage`.
         size: (H, W) of the rendered frames.
     """
 
-    large: int = 98
-    small: int = 56
+    large: tuple[int, int] = (70, 210)
+    small: tuple[int, int] = (42, 126)
     num_small: int = 0
     prototypes: int = 256
     momentum: float = 0.99
@@ -55,8 +56,10 @@ class DinoRecipe(StageRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("large", self.large, 14, whole=True)
-        check_number("small", self.small, 14, whole=True)
+        for name in ("large", "small", "targets"):
+            check_value(field_hints(DinoRecipe)[name], getattr(self, name), name)
+        for name in ("large", "small"):
+            check_number(f"the shorter side of {name}", min(getattr(self, name)), 14, whole=True)
         check_number("num_small", self.num_small, 0, whole=True)
         check_number("prototypes", self.prototypes, 2, whole=True)
         check_number("momentum", self.momentum, 0, 1)
@@ -66,4 +69,4 @@ class DinoRecipe(StageRecipe):
 
 
 CLIP = ClipRecipe(2e-3, 0.1, 8, steps=2500, warm_up=0.1, clip=1.0)
-DINO = DinoRecipe(1e-3, 0.04, 32, steps=6000, warm_up=0.1, clip=3.0)
+DINO = DinoRecipe(1e-3, 0.04, 24, steps=6000, warm_up=0.1, clip=3.0)

@@ -86,7 +86,7 @@ def pretrain_dino(
 
     Args:
         config: of the tower.
-        images: rendered ones, RGB in [0, 1], each (3, H, W), without any label.
+        images: rendered ones, RGB in [0, 1] or as bytes, each (3, H, W), without any label.
         held_out: frames of streets that are not among them.
         folder, recipe, options: as for :func:`pretrain_clip`.
         pictures: to learn from as well, like ``images``.

@@ -111,7 +111,7 @@ def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = 
     Args:
         source: a preset, built anew with ImageNet's normalisation (as published for this stage); or a checkpoint.
         recipe: gives the words.
-        pretrained: start a preset from the public CLIP and DINO weights.
+        pretrained: start the towers of a preset from the weights that it names.
 
     Raises:
         CheckpointError, ConfigError: a checkpoint that is not found, or has not kept the embeddings of the words.

@@ -53,7 +53,7 @@ def fine_model(
         recipe: gives a new decoder's scales and the depth that it starts from, the readout of the logits among what it
             reads, the prompts that come after a coarse result's words, and the input of its towers. An encoder in
             memory keeps its own input.
-        pretrained: start a preset from the public CLIP and DINO weights.
+        pretrained: start the towers of a preset from the weights that it names.
         prompts: replace the prompts of any source by this many learned ones; a whole model gets a new decoder then.
 
     Raises:
