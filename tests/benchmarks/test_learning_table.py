@@ -113,12 +113,10 @@ def test_rows_of_pretrained_towers_never_start_from_random_ones() -> None:
 @pytest.mark.parametrize(("name", "part"), [("pretrained CLIP", "semantic"), ("pretrained DINO", "spatial")])
 def test_a_pretrained_tower_has_weights_of_its_own(name: str, part: str) -> None:
     tiny = HybridEncoderConfig.preset("tiny")
+    tiny = tiny.replace(semantic=tiny.semantic.without_weights(), spatial=tiny.spatial.without_weights())
     config = training.with_weights(tiny, ROWS[name], None)
-    assert config == tiny.replace(**{part: dataclasses.replace(getattr(tiny, part), pretrained="street")})
-    try:
-        encoder = HybridDepthEncoder(config)
-    except (ConfigError, CheckpointError) as error:
-        pytest.skip(f"the weights are not there: {error}")
+    assert config == tiny.replace(**{part: dataclasses.replace(getattr(tiny, part), pretrained="street")}) != tiny
+    encoder = HybridDepthEncoder(config)
     random = training.encoder_of(REFERENCE, 0, SMALL)
     pairs = zip(encoder.part_parameters()[part], random.part_parameters()[part], strict=True)
     assert not all(torch.equal(a, b) for a, b in pairs)

@@ -144,7 +144,7 @@ class HybridDepthConfig(DepthScale):
         Args:
             name: ``"paper"``, DINOv2 ViT-B/14 and CLIP RN50 with 256 prompts; ``"small"``, DINOv2 ViT-S/14 and the same
                 CLIP with 64 prompts and a decoder of 64 features; ``"large"``, DINOv2 ViT-L/14 and CLIP RN50x4; or
-                ``"tiny"``, both towers built small, of which CLIP's starts from weights in the package.
+                ``"tiny"``, both towers built small, which start from weights in the package.
 
         Raises:
             ConfigError: another name.
@@ -261,7 +261,7 @@ PRESETS: dict[str, HybridDepthConfig] = {
             ),
             spatial=SpatialConfig(
                 name="vit_small_patch14_dinov2",
-                pretrained=False,
+                pretrained=STREET,
                 overrides={"embed_dim": 96, "depth": 4, "num_heads": 3, "img_size": 224},
                 blocks=(0, 1, 2, 3),
                 mean=IMAGENET_MEAN,
