@@ -86,6 +86,9 @@ def test_sizes_of_views_from_a_file(run: Run, tmp_path: Path) -> None:
     assert code == 0, err
     found = json.loads((tmp_path / "dino" / "run.json").read_text())
     assert (found["large"], found["small"], found["targets"]) == ([42, 70], [42, 42], "center")
+    (tmp_path / "recipe.yaml").write_text("large: 42 by 70\n")
+    code, _, err = run("pretrain-dino", *SMALL, "--config", tmp_path / "recipe.yaml", "--output", tmp_path / "other")
+    assert code == 2 and "large is '42 by 70'; give HEIGHTxWIDTH" in " ".join(err.split())
 
 
 def test_a_run_is_not_begun_twice(run: Run, tmp_path: Path) -> None:

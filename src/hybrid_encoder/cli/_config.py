@@ -130,8 +130,10 @@ def _fitting(hint: Any, value: Any, name: str) -> Any:
     from hybrid_encoder.config.checking import fits
 
     if isinstance(value, str) and not fits(hint, value):
-        if name == "size" or hint == tuple[int, int]:
+        if name == "size":
             return parse_size(value)
+        if hint == tuple[int, int]:
+            return parse_size(value, name)
         with suppress(ValueError):
             return float(value)
     return _as_tuples(value)

@@ -33,8 +33,8 @@ MAX_SIZE = 8192  # pixels: far above what a vision transformer can work at
 console = PlainConsole()
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return the height and the width of ``HEIGHTxWIDTH``.
+def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
+    """Return the height and the width of ``HEIGHTxWIDTH``; ``name`` is what an error calls the text.
 
     Raises:
         InputError: another form, less than 32 pixels or more than 8192.
@@ -43,7 +43,7 @@ def parse_size(text: str) -> tuple[int, int]:
     size = (int(found[1]), int(found[2])) if found else (0, 0)
     if not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
         raise InputError(
-            f"--size is {shortened(repr(text), 40)}; give HEIGHTxWIDTH with both at least {MIN_SIZE} and at most "
+            f"{name} is {shortened(repr(text), 40)}; give HEIGHTxWIDTH with both at least {MIN_SIZE} and at most "
             f"{MAX_SIZE}, for example 224x672."
         )
     return size

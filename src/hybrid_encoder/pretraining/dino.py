@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from hybrid_encoder.config import SpatialConfig
 from hybrid_encoder.config.checking import fits
-from hybrid_encoder.data.transforms import jitter_colours
+from hybrid_encoder.data.transforms import jitter_colours, resize_images
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.losses.self_distillation import multi_crop_loss, self_distillation_loss, sinkhorn
 from hybrid_encoder.towers.spatial import TimmTower, build_spatial
@@ -95,7 +95,7 @@ class MultiCrop(Dataset[tuple[Tensor, Tensor, str]]):
         top = int(torch.randint(image.shape[-2] - height + 1, ()))
         left = int(torch.randint(image.shape[-1] - width + 1, ()))
         part = image[None, :, top : top + height, left : left + width]
-        view = F.interpolate(part, size, mode="bilinear", antialias=True, align_corners=False)
+        view = resize_images(part, size)
         return recolour(view.flip(-1) if torch.rand(()) < 0.5 else view)[0].clamp(0, 1)
 
 
