@@ -34,6 +34,7 @@ from hybrid_encoder.data.ordered import OrderedDepth
 from hybrid_encoder.data.street import StreetDrive
 from hybrid_encoder.data.synthetic import SyntheticDrive
 from hybrid_encoder.errors import InputError
+from hybrid_encoder.losses.distillation import mean_gradient
 from hybrid_encoder.training.averaging import AveragedWeights
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
 from hybrid_encoder.training.fine import fine_model, fine_stage
@@ -134,8 +135,7 @@ def label_loss(depth: Tensor, truth: Tensor) -> Tensor:
     loss = torch.where(sky, of_sky, scaled).abs().mean() + 0.2 * torch.where(sky, of_sky, error).abs().mean()
     known = torch.where(sky, 0, error)
     for step in (1, 2, 4):
-        small = known[..., ::step, ::step]
-        loss = loss + 0.3 * (small.diff(dim=-1).abs().mean() + small.diff(dim=-2).abs().mean())
+        loss = loss + 0.3 * mean_gradient(known[..., ::step, ::step])
     return loss
 
 

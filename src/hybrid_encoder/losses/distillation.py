@@ -38,7 +38,7 @@ def distillation_loss(disparity: Tensor, teacher_disparity: Tensor) -> Tensor:
     loss = difference.abs().mean()
     for scale in range(GRADIENT_SCALES):
         small = difference[..., :: 2**scale, :: 2**scale]
-        loss = loss + GRADIENT_WEIGHT * _gradient(small)
+        loss = loss + GRADIENT_WEIGHT * mean_gradient(small)
     return loss
 
 
@@ -53,7 +53,7 @@ def normalised(disparity: Tensor) -> Tensor:
     return (centred / scale).view_as(disparity)
 
 
-def _gradient(difference: Tensor) -> Tensor:
+def mean_gradient(difference: Tensor) -> Tensor:
     """Return the mean absolute step to the next pixel, along both axes together; zero where there is no next one."""
     total = difference.new_zeros(())
     for axis in (-1, -2):
