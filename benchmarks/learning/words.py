@@ -37,7 +37,7 @@ def words_spread(logits: Tensor) -> float:
     """Return how much the cells of all images differ: the standard deviation of a word's logits, mean over the words.
 
     Args:
-        logits: (N, n, h, w), 100 times a cosine each.
+        logits: (N, n, h, w).
     """
     return float(logits.double().movedim(1, 0).flatten(1).std(1).mean())
 

@@ -59,7 +59,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="The run.json of an earlier run, to repeat it, or settings in a YAML or JSON file. Options come first.",
+        help="The run.json of an earlier run, to repeat it, or settings in a YAML or JSON file; options override it.",
         is_eager=True,
         callback=_take_config,
     ),

@@ -71,7 +71,7 @@ def predict_command(
     words: Annotated[
         bool,
         typer.Option(
-            "--words", help="Draw what the words say of every picture, too: the most similar prompt of each place."
+            "--words", help="Draw the most similar depth prompt of every cell of a picture, too."
         ),
     ] = False,
     fov: Annotated[

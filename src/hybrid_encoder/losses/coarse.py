@@ -199,7 +199,8 @@ class CoarsePatchLoss(nn.Module):
         two_sided: of the ranking loss.
         sampling: how patches are read off the maps: ``"cell"`` or ``"box"`` (see :func:`patch_features`).
         box: side of a patch in pixels, for ``"box"``.
-        margin: of :func:`patch_ranking_loss`, in units of the logits, which are 100 times a cosine.
+        margin: of :func:`patch_ranking_loss`, in units of the logits, which are 100 times a cosine over the square root of
+            the number of prompts, as ``DepthPrompts`` scales these.
 
     Source: Hybrid-depth, ICCV 2025, its stage 1.
 
