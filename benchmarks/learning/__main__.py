@@ -1,4 +1,4 @@
-"""``python -m benchmarks.learning``: what each part adds to depth that is learned without a label, with controls.
+"""``python -m benchmarks.learning``: what each part adds to self-supervised depth, with controls.
 
 Every row trains on the same rendered drives for the same number of steps, with the same seeds; what rows differ in is
 in ``benchmarks/learning/rows.py``. Finished rows are added to a file of results and not trained again. The recipe was
@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks.learning.measures import finite
 from benchmarks.learning.results import Result, Results
 from benchmarks.learning.rows import ROWS
-from benchmarks.learning.settings import Settings, code_digest, versions
+from benchmarks.learning.settings import SEEDS, Settings, code_digest, versions
 from benchmarks.learning.table import markdown, write_into
 from benchmarks.learning.training import run
 from hybrid_encoder.errors import CheckpointError, ConfigError
@@ -39,7 +39,10 @@ def main(arguments: list[str] | None = None) -> None:
             console.file.write(markdown(known))
         return
     chosen = {field.name: getattr(given, field.name) for field in fields(Settings)}
-    settings = Settings(**{**chosen, "size": tuple(chosen["size"])})
+    try:
+        settings = Settings(**{**chosen, "size": tuple(chosen["size"])})
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
     failed, code = False, code_digest()  # of the code that was loaded, whatever is edited meanwhile
     for seed in given.seeds:
         for row in (ROWS[name] for name in given.only or ROWS):
@@ -101,6 +104,8 @@ def _seeds(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"seeds are {text!r}; give them as 0-4 or 0,2,5") from None
     if not found:
         raise argparse.ArgumentTypeError(f"seeds are {text!r}, which are none; give them as 0-4 or 0,2,5")
+    if max(found) >= SEEDS:
+        raise argparse.ArgumentTypeError(f"seeds are {text!r}; from {SEEDS} on they would train on held-out drives")
     return found
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from filelock import FileLock
 
 from benchmarks.learning.rows import ROWS, Row
-from benchmarks.learning.settings import Settings
+from benchmarks.learning.settings import Settings, weights_digests
+from hybrid_encoder.towers.own_weights import SHIPPED
 from hybrid_encoder.writing import write_whole
 
 
@@ -47,8 +48,14 @@ class Result:
 
     def is_of(self, row: Row, seed: int, settings: Settings) -> bool:
         """Return whether this is what training a row with a seed would give."""
-        wanted = (row.name, seed, row.definition, settings.as_dict())
-        return (self.row, self.seed, self.definition, self.settings) == wanted
+        wanted = (row.name, seed, settings.as_dict())
+        return (self.row, self.seed, self.settings) == wanted and self.still_is(row)
+
+    def still_is(self, row: Row) -> bool:
+        """Return whether a row is defined as it was then, and starts from the same weights of the package."""
+        now = weights_digests()
+        used = (SHIPPED[kind] for kind in row.starts_from)
+        return self.definition == row.definition and all(self.versions.get(name) == now.get(name) for name in used)
 
 
 class Results:
@@ -99,11 +106,11 @@ class Results:
 
 
 def known(results: list[Result], settings: dict[str, Any]) -> Iterator[Result]:
-    """Give the results of one table whose rows are still defined as they were then; of several alike, the last."""
+    """Give the results of one table whose rows still are what they were then; of several alike, the last."""
     last: dict[tuple[str, int], Result] = {}
     for result in results:
         row = ROWS.get(result.row)
-        if row is not None and row.definition == result.definition and result.settings == settings:
+        if row is not None and result.still_is(row) and result.settings == settings:
             last[result.row, result.seed] = result
     yield from last.values()
 

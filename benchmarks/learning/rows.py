@@ -1,4 +1,7 @@
-"""The conditions that are compared, and what is claimed of them, as data."""
+"""The conditions that are compared, and what is claimed of them, as data.
+
+A result says how its row differs from the reference. So the defaults are never changed: another reference is a new row.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,13 @@ class Row:
     def definition(self) -> dict[str, object]:
         """What differs from the defaults, as JSON has it: a field that comes later leaves results as they are."""
         return {name: value for name, value in asdict(self).items() if name != "name" and value != DEFAULTS[name]}
+
+    @property
+    def starts_from(self) -> tuple[Literal["clip", "dino"], ...]:
+        """The towers that start from weights of the package."""
+        clip = self.weights in ("clip", "both") and (self.towers != "spatial" or self.language)
+        dino = self.weights in ("dino", "both", "shuffled captions") and self.towers != "semantic"
+        return (*(("clip",) if clip else ()), *(("dino",) if dino else ()))
 
     def differs(self, other: Row) -> tuple[str, ...]:
         """Return the names of the fields in which two rows differ, except the name.

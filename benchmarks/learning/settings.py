@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,13 @@ import timm
 import torch
 
 import hybrid_encoder
+from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.towers.own_weights import SHIPPED
 
 FRAMES = 5  # of a drive
 HELD_OUT = 1_000_000  # the first seed of held-out drives
 APART = 10_000  # between the first drives of two seeds: more than any row trains on
+SEEDS = HELD_OUT // APART  # the drives of later ones would be held-out ones
 LANGUAGE_LOSS = 0.003
 BASELINE = 0.54  # metres between the two views, as in KITTI
 
@@ -57,9 +61,26 @@ class Settings:
     pairs: int = 256
     device: Literal["cpu", "cuda"] = "cpu"
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.drives <= APART:
+            raise ConfigError(
+                f"drives is {self.drives}; it must be 1 to {APART}, lest two seeds train on the same drives."
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON gives them back."""
         return {**asdict(self), "size": list(self.size)}
+
+
+def weights_digests() -> dict[str, str]:
+    """Return the digests of the small CLIP's and the small DINO's weights in the package, by their names in it."""
+    folder = Path(hybrid_encoder.__file__).parent / "weights"
+    return {name: _digest(folder / name) for name in SHIPPED.values() if (folder / name).is_file()}
+
+
+@lru_cache
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def versions(*weights: str | Path | None) -> dict[str, str]:
@@ -68,11 +89,10 @@ def versions(*weights: str | Path | None) -> dict[str, str]:
     Args:
         weights: files besides those of the package.
     """
-    shipped = (Path(hybrid_encoder.__file__).parent / "weights" / name for name in ("tiny_clip", "tiny_dino"))
-    files = [folder / "model.safetensors" for folder in shipped] + [Path(file) for file in weights if file]
-    digests = {str(f): hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files if f.is_file()}
+    files = [Path(file) for file in weights if file and Path(file).is_file()]
     return {
-        **{Path(*Path(file).parts[-2:]).as_posix(): digest for file, digest in digests.items()},
+        **weights_digests(),
+        **{Path(*file.parts[-2:]).as_posix(): _digest(file) for file in files},
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
@@ -85,7 +105,8 @@ def code_digest() -> str:
     package, here = Path(hybrid_encoder.__file__).parent, Path(__file__).parent
     rooms = ("config", "data", "evaluation", "geometry", "language", "losses", "models", "towers", "training")
     files = [file for room in rooms for file in (package / room).rglob("*.py")]
-    files += [here / f"{name}.py" for name in ("worlds", "training", "measures", "words")] + [here.parent / "unet.py"]
+    own = ("rows", "settings", "worlds", "training", "measures", "words")
+    files += [here / f"{name}.py" for name in own] + [here.parent / "unet.py"]
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: (file.name, str(file))):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

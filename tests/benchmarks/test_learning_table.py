@@ -15,9 +15,9 @@ import torch
 pytest.importorskip("benchmarks", reason="benchmarks are in the repository, not in an installed package")
 
 from benchmarks.learning import __main__ as command  # after the check that they are there
-from benchmarks.learning import measures, results, statistics, table, training, words, worlds
-from benchmarks.learning.rows import BASELINES, CLAIMS, REFERENCE, ROWS, Claim, Row
-from benchmarks.learning.settings import Settings
+from benchmarks.learning import measures, results, settings, statistics, table, training, words, worlds
+from benchmarks.learning.rows import BASELINES, CLAIMS, DEFAULTS, REFERENCE, ROWS, Claim, Row
+from benchmarks.learning.settings import Settings, weights_digests
 
 from hybrid_encoder import HybridDepthEncoder, HybridEncoderConfig
 from hybrid_encoder.data import SyntheticDrive
@@ -308,6 +308,52 @@ def test_results_are_read_back_and_known_by_row_seed_and_settings(tmp_path: Path
     assert not kept.has(REFERENCE, 0, replace(SMALL, steps=2))
     values = results.by_row(results.known(kept.read(), SMALL.as_dict()))
     assert values == {"reference": {"abs_rel": {0: 0.25}}, "U-Net": {"abs_rel": {0: 0.3}}}
+
+
+def test_a_result_is_of_the_weights_that_ship_now() -> None:
+    names = {kind: f"tiny_{kind}/model.safetensors" for kind in ("clip", "dino")}
+    now = weights_digests()
+    assert set(now) == set(names.values())
+    for row, used in (("pretrained", ("clip", "dino")), ("pretrained CLIP", ("clip",)), ("reference", ())):
+        mine = replace(result(ROWS[row], 0, abs_rel=0.2), versions=now)
+        assert mine.is_of(ROWS[row], 0, SMALL)
+        for kind, name in names.items():
+            other = replace(mine, versions={**now, name: "0" * 16})
+            assert other.is_of(ROWS[row], 0, SMALL) == (kind not in used)
+            assert len(list(results.known([other], SMALL.as_dict()))) == (kind not in used)
+    assert ROWS["pretrained, DINO tower alone"].starts_from == ("clip", "dino")  # CLIP's text tower reads the prompts
+    assert ROWS["pretrained, CLIP tower alone"].starts_from == ("clip",)
+
+
+def test_no_seed_trains_on_held_out_drives(capsys: pytest.CaptureFixture[str]) -> None:
+    most = Settings(drives=settings.APART)
+    assert (settings.SEEDS - 1) * settings.APART + most.drives <= settings.HELD_OUT
+    with pytest.raises(ConfigError, match="drives is 10001"):
+        Settings(drives=10_001)
+    with pytest.raises(SystemExit):
+        command.main(["--seeds", "99,100"])
+    assert "from 100 on they would train on held-out drives" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="drives is 0; it must be 1 to 10000"):
+        command.main(["--drives", "0"])
+
+
+def test_what_results_differ_from_stands_still() -> None:
+    """Results name how their row differs from these."""
+    assert DEFAULTS == {
+        "name": "reference",
+        "network": "hybrid",
+        "towers": "both",
+        "language": True,
+        "coarse": "true",
+        "points": "depth",
+        "margin": 20.0,
+        "readout": "joint",
+        "decoder_input": "concat",
+        "language_loss": True,
+        "weights": "random",
+        "frozen": "nothing",
+        "drives": None,
+    }
 
 
 def test_a_torn_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

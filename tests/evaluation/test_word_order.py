@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +156,20 @@ def test_wrong_input_is_told() -> None:
         word_order(None, truth, ratio=1.0)
     with pytest.raises(InputError, match="2000 of 2000 values to be put in order"):
         word_order(torch.full((7, 3, 5), NAN), truth)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"pairs": 0}, "pairs is 0; it must be a whole number of at least 1"),
+        ({"pairs": 2.5}, "pairs is 2.5"),
+        ({"seed": 2**70}, "seed is 1180591620717411303424; it must be a name, or"),
+        ({"seed": 1.5}, "seed is 1.5"),
+    ],
+)
+def test_wrong_options_are_told_by_their_name(option: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        word_order(None, torch.arange(1.0, 5).view(2, 2), **option)
 
 
 def test_it_agrees_with_the_coarse_stage_on_the_same_pairs() -> None:

@@ -20,7 +20,7 @@ from hybrid_encoder.data import OrderedDepth, SyntheticDrive, render_drives
 from hybrid_encoder.data.ordered import PatchBatch, collate
 from hybrid_encoder.errors import ConfigError, InputError
 from hybrid_encoder.language.fitting import fit_tokens
-from hybrid_encoder.language.logits import joint_logits
+from hybrid_encoder.language.logits import joint_logits, pixel_prompt_logits
 from hybrid_encoder.losses.coarse import patch_features, patch_order_accuracy
 from hybrid_encoder.models.matching import HybridMatchingEncoder
 from hybrid_encoder.training.coarse import coarse_encoder, train_coarse
@@ -64,6 +64,16 @@ def test_what_cannot_be_compared_is_refused(maps: list[Tensor], prompts: Tensor,
 
 def test_zeros_have_no_direction_and_do_not_divide_by_zero() -> None:
     assert torch.equal(joint_logits([torch.zeros(1, 4, 2, 2)] * 2, torch.ones(3, 4)), torch.zeros(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-4, 1.0])
+def test_short_and_zero_pixels_stay_finite_in_half_precision(size: float) -> None:
+    maps = [torch.full((1, 8, 1, 1), size, dtype=torch.float16) for _ in range(4)]
+    prompts = torch.eye(2, 8, dtype=torch.float16)
+    for found in (joint_logits(maps, prompts), pixel_prompt_logits(maps[0], prompts)):
+        assert found.dtype == torch.float16
+        expected = 0.0 if size == 0 else 100 / 8**0.5
+        torch.testing.assert_close(found.float(), torch.full((1, 2, 1, 1), expected), atol=0.05, rtol=0)
 
 
 def test_fewer_levels_say_the_same(joint: HybridDepthEncoder, images: Tensor) -> None:

@@ -149,6 +149,15 @@ def test_the_coarse_loss_teaches_an_encoder_the_order(tiny: HybridDepthEncoder) 
     assert seen[-1] < seen[0] - 0.1
 
 
+def test_words_that_say_nothing_are_a_guess_and_what_is_not_finite_is_no_number() -> None:
+    assert patch_order_accuracy(torch.zeros(2, 7, 7)) == 0.5
+    assert patch_order_accuracy(torch.eye(7)) == 1 and patch_order_accuracy(torch.eye(7).flip(0)) == 0
+    two_alike = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    assert patch_order_accuracy(two_alike) == pytest.approx(2.5 / 3)
+    assert math.isnan(patch_order_accuracy(torch.full((1, 3, 3), math.nan)))
+    assert math.isnan(patch_order_accuracy(torch.zeros(0, 3, 3)))
+
+
 def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(InputError, match=r"logits is \(2, 3\); \(\.\.\., P, P\) is needed"):
         patch_ranking_loss(torch.zeros(2, 3))

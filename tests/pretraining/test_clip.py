@@ -186,7 +186,11 @@ class TestClip:
         with pytest.raises(CheckpointError, match=r"has \S+ as .*, and the model needs"):
             build_clip(dataclasses.replace(TINY.semantic, overrides=wide, pretrained=str(file)), pretrained=True)
         with pytest.raises(CheckpointError, match="holds a clip; a dino is needed"):
-            load_own(torch.nn.Linear(2, 2), file, "dino")
+            load_own(torch.nn.Linear(2, 2), file, "dino", TINY.spatial)
+
+    def test_one_rate_for_all_of_it(self) -> None:
+        with pytest.raises(ConfigError, match="lr_scale names 'text'; all of the model trains at one rate"):
+            dataclasses.replace(CLIP, lr_scale={"text": 0.1})
 
     def test_a_transformer_is_refused(self) -> None:
         vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}

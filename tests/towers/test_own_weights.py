@@ -20,7 +20,7 @@ from hybrid_encoder.config.parts import STREET, TOWER_KIND
 from hybrid_encoder.errors import CheckpointError, ConfigError
 from hybrid_encoder.pretraining import ClipStage, DinoStage, save_clip, save_dino
 from hybrid_encoder.towers import own_weights
-from hybrid_encoder.towers.own_weights import SHIPPED, load_own, read_notes
+from hybrid_encoder.towers.own_weights import ARCHITECTURE, SHIPPED, TOKENS, load_own, read_notes
 
 TINY = HybridEncoderConfig.preset("tiny")
 WORDS = ("close", "distant")
@@ -98,13 +98,68 @@ def test_a_file_without_what_it_must_hold_is_refused(street: Path, tmp_path: Pat
     broken = tmp_path / "broken.safetensors"
     save_file({k: v for k, v in tensors.items() if k != "token_embedding.weight"}, broken, notes)
     with pytest.raises(CheckpointError, match=r"differ in token_embedding.weight"):
-        load_own(module, broken, "clip")
+        load_own(module, broken, "clip", TINY.semantic)
     save_file(tensors, broken, {TOWER_KIND: "clip"})
     with pytest.raises(CheckpointError, match="does not say which tokens it knows"):
-        load_own(module, broken, "clip")
+        load_own(module, broken, "clip", TINY.semantic)
     broken.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
-        load_own(module, broken, "clip")
+        load_own(module, broken, "clip", TINY.semantic)
+    known = json.loads(notes[TOKENS])
+    save_file(tensors, broken, {**notes, TOKENS: json.dumps([*known[:-1], known[0]])})
+    with pytest.raises(CheckpointError, match=r"which tokens it knows .one is named twice"):
+        load_own(module, broken, "clip", TINY.semantic)
+    save_file(tensors, broken, {**notes, TOKENS: json.dumps(known[:-1])})
+    with pytest.raises(CheckpointError, match=rf"names {len(known) - 1} tokens, and has {len(known)} rows"):
+        load_own(module, broken, "clip", TINY.semantic)
+    save_file({**tensors, "visual.conv1.weight": tensors["visual.conv1.weight"] * torch.nan}, broken, notes)
+    with pytest.raises(CheckpointError, match=r"has numbers in visual.conv1.weight that are not finite"):
+        load_own(module, broken, "clip", TINY.semantic)
+    save_file(tensors, broken, {name: note for name, note in notes.items() if name != ARCHITECTURE})
+    with pytest.raises(CheckpointError, match="does not say of which architecture it is"):
+        load_own(module, broken, "clip", TINY.semantic)
+
+
+class TestArchitecture:
+    """Tensors of the same sizes may be meant for another model, which would load them and compute something else."""
+
+    @pytest.mark.parametrize("shipped", [True, False])
+    def test_another_activation_is_refused(self, shipped: bool, street: Path) -> None:
+        start = STREET if shipped else str(street / SHIPPED["clip"])
+        semantic = dataclasses.replace(TINY.semantic, name="RN50", pretrained=start)
+        with pytest.raises(CheckpointError, match=r"trained with semantic.name = 'RN50-quickgelu', .* has 'RN50'"):
+            HybridDepthEncoder(STREETS.replace(semantic=semantic))
+
+    @pytest.mark.parametrize("shipped", [True, False])
+    def test_another_number_of_heads_is_refused(self, shipped: bool, street: Path) -> None:
+        start = STREET if shipped else str(street / SHIPPED["dino"])
+        heads = {**TINY.spatial.overrides, "num_heads": 6}
+        spatial = dataclasses.replace(TINY.spatial, overrides=heads, pretrained=start)
+        with pytest.raises(CheckpointError, match=r"trained with spatial.overrides = .*'num_heads': 3"):
+            HybridDepthEncoder(STREETS.replace(spatial=spatial))
+
+    def test_what_ships_is_of_the_preset(self) -> None:
+        """The files say nothing of their own, and are known by their place."""
+        HybridDepthEncoder("tiny")
+        with pytest.raises(CheckpointError, match=r"trained with semantic.name"):
+            HybridDepthEncoder(TINY.replace(semantic=dataclasses.replace(TINY.semantic, name="RN50")))
+
+    def test_the_input_may_be_normalised_otherwise(self, street: Path) -> None:
+        raw = dataclasses.replace(STREETS.spatial, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        HybridDepthEncoder(STREETS.replace(spatial=raw))
+
+    def test_a_model_of_transformers_is_told_what_is_wrong(self, street: Path) -> None:
+        spatial = dataclasses.replace(STREETS.spatial, name="hf:some/model", overrides={})
+        with pytest.raises(ConfigError, match=r"spatial.pretrained is 'street', weights of a model of timm"):
+            HybridDepthEncoder(STREETS.replace(spatial=spatial))
+
+    def test_a_file_of_something_else_is_told_in_a_sentence(self, tmp_path: Path) -> None:
+        save_file({"clip.visual.conv1.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+        semantic = dataclasses.replace(TINY.semantic, pretrained=str(tmp_path / "model.safetensors"))
+        with pytest.raises(CheckpointError, match=r"does not fit RN50-quickgelu .* give final/model.safetensors"):
+            HybridDepthEncoder(TINY.replace(semantic=semantic))
+        with pytest.raises(ConfigError, match=r"neither a file .* give the path of final/model.safetensors"):
+            HybridDepthEncoder(TINY.replace(semantic=dataclasses.replace(semantic, pretrained=str(tmp_path))))
 
 
 @pytest.mark.parametrize(("kind", "config"), [("clip", "SemanticConfig"), ("dino", "SpatialConfig")])

@@ -335,6 +335,16 @@ def test_learned_prompts_start_from_the_words(words: Path) -> None:
         assert model(torch.rand(1, 3, 48, 96)).isfinite().all()
 
 
+def test_other_prompts_keep_the_sentence_and_what_the_decoder_reads(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    own = PromptConfig(template="{}", words=DEPTH_WORDS, decoder_input="logits", readout="joint", train_text=False)
+    config = HybridDepthConfig.preset("tiny").encoder.replace(prompts=own)
+    HybridDepthEncoder(config, pretrained=False).save_pretrained(tmp_path)
+    model = fine_model(tmp_path, dataclasses.replace(RECIPE, readout=None), prompts=8)
+    assert model.config.encoder.prompts == dataclasses.replace(own, words=None, num_tokens=8)
+    assert model.encoder.feature_info.channels() == [8] * 4
+
+
 def test_a_source_that_does_not_exist_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"gone\.ckpt is neither a file or folder nor a Hub id"):
         fine_model("gone.ckpt", RECIPE)

@@ -41,7 +41,9 @@ Precision = Literal["auto", "no", "bf16", "fp16"]
 Output = Annotated[Path, typer.Option(help="Folder of the run; the weights are saved into its 'final'.")]
 RecipeOption = Annotated[
     RecipeName | None,
-    of_recipe(help="published, or small, a short one for the preset tiny (not for the preset small); by default what fits the encoder."),
+    of_recipe(
+        help="published, or small: a short one for the preset tiny, not for the preset small. By default what fits."
+    ),
 ]
 Epochs = Annotated[int | None, of_recipe(min=1, help="Passes over the data, instead of the recipe's.")]
 Steps = Annotated[int | None, of_recipe(min=1, help="Optimizer steps, instead of the recipe's.")]

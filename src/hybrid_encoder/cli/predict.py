@@ -70,9 +70,7 @@ def predict_command(
     ] = None,
     words: Annotated[
         bool,
-        typer.Option(
-            "--words", help="Draw the most similar depth prompt of every cell of a picture, too."
-        ),
+        typer.Option("--words", help="Draw the most similar depth prompt of every cell of a picture, too."),
     ] = False,
     fov: Annotated[
         float | None,

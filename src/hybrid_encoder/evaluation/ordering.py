@@ -190,6 +190,10 @@ def random_pairs(truth: Tensor, pairs: int = PAIRS, ratio: float = RATIO, seed: 
         InputError: as :func:`word_order`.
     """
     number = zlib.crc32(seed.encode()) if isinstance(seed, str) else seed
+    if type(pairs) is not int or pairs < 1:
+        raise InputError(f"pairs is {pairs}; it must be a whole number of at least 1.")
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise InputError(f"seed is {seed}; it must be a name, or a whole number from 0 to 2**63 - 1.")
     generator = torch.Generator().manual_seed(number)
     return ordered_points_from_depth(truth.cpu(), 2, pairs, ratio, generator)
 

@@ -39,7 +39,7 @@ def pixel_prompt_logits(features: Tensor, prompts: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=precise)
     products = F.conv2d(features, prompts.to(features.dtype)[:, :, None, None])
     scale: Tensor = LOGIT_SCALE / length.clamp_min(1e-12)
-    return products * scale.to(products.dtype)
+    return (products * scale).to(products.dtype)  # 100 / length may be more than half precision holds
 
 
 def joint_logits(maps: Sequence[Tensor], prompts: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def joint_logits(maps: Sequence[Tensor], prompts: Tensor) -> Tensor:
     length = torch.stack(squares).sum(0).sqrt()
     product = torch.stack(products).sum(0)
     scale: Tensor = LOGIT_SCALE / length.clamp_min(1e-12)
-    return product * scale.to(product.dtype)
+    return (product * scale).to(product.dtype)
 
 
 def _check(name: str, value: Any, ndim: int) -> None:

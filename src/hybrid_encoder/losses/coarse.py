@@ -199,8 +199,8 @@ class CoarsePatchLoss(nn.Module):
         two_sided: of the ranking loss.
         sampling: how patches are read off the maps: ``"cell"`` or ``"box"`` (see :func:`patch_features`).
         box: side of a patch in pixels, for ``"box"``.
-        margin: of :func:`patch_ranking_loss`, in units of the logits, which are 100 times a cosine over the square root of
-            the number of prompts, as ``DepthPrompts`` scales these.
+        margin: of :func:`patch_ranking_loss`, in units of the logits, which are 100 times a cosine over the square
+            root of the number of prompts, as ``DepthPrompts`` scales these.
 
     Source: Hybrid-depth, ICCV 2025, its stage 1.
 
@@ -248,23 +248,26 @@ def patch_order_accuracy(logits: Tensor) -> float:
     """Return how often the words put two patches in the right order.
 
     A patch's position is the mean index of its words under a softmax; counted is the share of all pairs in a lane
-    whose positions are in order.
+    whose positions are in order. A tie counts one half.
 
     Args:
         logits: (..., P, n), patches from near to far against prompts from near to far.
 
     Returns:
-        In [0, 1], one half by chance; NaN without a pair.
+        In [0, 1], one half by chance; NaN without a pair, or where logits are not finite.
 
     Example:
         >>> patch_order_accuracy(torch.eye(3) * 9)
         1.0
+        >>> patch_order_accuracy(torch.zeros(3, 3))
+        0.5
     """
     position = word_positions(logits)
     count = position.shape[-1]
     near, far = torch.triu_indices(count, count, 1, device=logits.device)
-    ordered = position[..., near] < position[..., far]
-    return float(ordered.double().mean()) if ordered.numel() else math.nan
+    step = position[..., far] - position[..., near]
+    ordered = (step > 0).double() + 0.5 * (step == 0).double()
+    return float(ordered.mean()) if step.numel() and bool(step.isfinite().all()) else math.nan
 
 
 def word_positions(logits: Tensor) -> Tensor:

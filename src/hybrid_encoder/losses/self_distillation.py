@@ -72,10 +72,10 @@ def multi_crop_loss(
     Source: DINO (Caron et al., ICCV 2021).
     """
     views = student.ndim == teacher.ndim == 3 and student.shape[1:] == teacher.shape[1:]
-    if not views or not 1 <= len(teacher) <= len(student) or len(student) < 2:
+    if not views or not 1 <= len(teacher) <= len(student) or len(student) < 2 or not student.numel():
         raise InputError(
             f"student is {tuple(student.shape)} and teacher {tuple(teacher.shape)}; (V, B, K) and (G, B, K) are "
-            "needed, with at least two views."
+            "needed, with at least two views and one image."
         )
     losses = [
         _cross_entropy(seen, wanted, student_temperature).mean()

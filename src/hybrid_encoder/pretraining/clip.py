@@ -49,7 +49,7 @@ class ClipStage(Stage):
         self.clip: Any = build_clip(config, pretrained=False)
         if not hasattr(getattr(self.clip.visual, "attnpool", None), "v_proj"):
             raise ConfigError(f"semantic.name is {config.name!r}; a ResNet CLIP is needed, such as RN50-quickgelu.")
-        self.shuffle = shuffle
+        self.config, self.shuffle = config, shuffle
         self.register_buffer("mean", torch.tensor(config.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config.std)[:, None, None], persistent=False)
 

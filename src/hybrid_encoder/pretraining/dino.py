@@ -141,9 +141,9 @@ class DinoHead(nn.Module):
 class DinoStage(Stage):
     """Train a DINO tower on views of images (:class:`Views`).
 
-    The teacher is an exponential moving average of the student, moved before every training step; it sees the large
-    views alone. The student says of every view what the teacher says of another one, and, of patches that are hidden
-    from it, what the teacher says there.
+    The teacher is an exponential moving average of the student, moved before every optimizer step (``begin_step``); it
+    sees the large views alone. The student says of every view what the teacher says of another one, and, of patches
+    that are hidden from it, what the teacher says there.
 
     Args:
         config: of the tower, a DINO of timm with patches.
@@ -185,6 +185,7 @@ class DinoStage(Stage):
             raise ConfigError(f"patch_weight is {patch_weight}; it must be 0 or more.")
         if targets not in get_args(Targets):
             raise ConfigError(f"targets is {targets!r}; it must be one of {', '.join(get_args(Targets))}.")
+        self.config = config
         self.student, self.teacher = _tower(config), _tower(config)
         if layer_scale is not None:
             for name, parameter in self.student.named_parameters():
@@ -203,8 +204,6 @@ class DinoStage(Stage):
 
     def forward(self, batch: Views) -> dict[str, Tensor]:
         """Return ``loss``, and its parts ``views`` and ``patches``."""
-        if self.training and torch.is_grad_enabled():
-            self.follow()
         views, size, *_ = batch.large.shape
         large = batch.large.flatten(0, 1)
         with torch.no_grad():
@@ -239,7 +238,7 @@ class DinoStage(Stage):
         __call__ = forward  # nn.Module's says Any
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def begin_step(self) -> None:
         """Move the teacher towards the student: teacher = momentum x teacher + (1 - momentum) x student."""
         for own, other in self._pairs():
             other.lerp_(own, 1 - self.momentum)

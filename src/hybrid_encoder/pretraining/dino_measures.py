@@ -30,10 +30,10 @@ def measure_dino(stage: DinoStage, frames: Sequence[StreetFrame]) -> dict[str, f
 
     Returns:
         ``kinds``, the share of patches whose kind most of their 10 nearest neighbours have, by cosine similarity;
-        ``kinds_linear``, the same by a linear probe; ``kinds_majority``, that of the most frequent kind;
-        ``depth_linear``, the share of the variance of log depth that a linear probe explains, 0 for the mean depth; and
-        ``information``, in nats, what the teacher's prototypes tell about which patch it is: the entropy of their mean
-        less the mean of their entropies.
+        ``kinds_linear``, the same by a linear probe; ``kinds_majority``, that of the kind which is most frequent among
+        the patches asked; ``depth_linear``, the share of the variance of log depth that a linear probe explains, 0 for
+        the mean depth; and ``information``, in nats, what the teacher's prototypes tell about which patch it is: the
+        entropy of their mean less the mean of their entropies.
 
     Raises:
         InputError: fewer than two frames.
@@ -53,11 +53,10 @@ def measure_dino(stage: DinoStage, frames: Sequence[StreetFrame]) -> dict[str, f
     by_probe = _linear_probe(known, F.one_hot(names, count))(asked).argmax(1)
     far, true_far = torch.cat(depths[:half]), torch.cat(depths[half:])
     wrong = (_linear_probe(known, far[:, None])(asked)[:, 0] - true_far).square().mean()
-    frequent = torch.bincount(names).argmax()
     return {
         "kinds": float((by_neighbours == truth).double().mean()),
         "kinds_linear": float((by_probe == truth).double().mean()),
-        "kinds_majority": float((truth == frequent).double().mean()),
+        "kinds_majority": float(truth.bincount().max() / len(truth)),
         "depth_linear": float(1 - wrong / (true_far - true_far.mean()).square().mean()),
         "information": information(stage, torch.cat([known, asked])),
     }

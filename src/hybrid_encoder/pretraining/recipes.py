@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybrid_encoder.config.checking import check_value, field_hints
+from hybrid_encoder.errors import ConfigError
 from hybrid_encoder.pretraining.dino import Targets
 from hybrid_encoder.training.ranges import check_number
 from hybrid_encoder.training.stage_recipe import StageRecipe, check_size
@@ -27,6 +28,7 @@ class ClipRecipe(StageRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_no_parts(self)
         check_number("regions", self.regions, 1, whole=True)
         check_number("crops", self.crops, 1, whole=True)
         check_size(self.size)
@@ -56,6 +58,11 @@ class DinoRecipe(StageRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_no_parts(self)
+        if self.ema is not None:
+            raise ConfigError(
+                f"ema is {self.ema}; the teacher, which is what is saved, is an average already: set momentum instead."
+            )
         for name in ("large", "small", "targets"):
             check_value(field_hints(DinoRecipe)[name], getattr(self, name), name)
         for name in ("large", "small"):
@@ -66,6 +73,13 @@ class DinoRecipe(StageRecipe):
         check_number("patch_weight", self.patch_weight, 0)
         check_number("hidden_share", self.hidden_share, 0, 1)
         check_size(self.size)
+
+
+def _check_no_parts(recipe: StageRecipe) -> None:
+    if recipe.lr_scale:
+        raise ConfigError(
+            f"lr_scale names {min(recipe.lr_scale)!r}; all of the model trains at one rate: leave it out."
+        )
 
 
 CLIP = ClipRecipe(2e-3, 0.1, 8, steps=2500, warm_up=0.1, clip=1.0)

@@ -43,8 +43,8 @@ class CaptionBatch(NamedTuple):
 class CaptionedRegions(Dataset[CaptionedFrame]):
     """Frames of streets with regions, drawn anew at every read from torch's own generator.
 
-    Half of the regions are objects, half patches. Within a frame, every distance word that occurs is as likely as any
-    other: near things are rare.
+    Half of the regions are objects, half patches. Among a frame's objects, every distance word that occurs is as likely
+    as any other, and a patch is that of four whose caption is the rarest: near things are rare.
 
     Args:
         drives: frames, as ``render_streets`` returns them.
@@ -156,7 +156,7 @@ def _patch(side: int, height: int, width: int, generator: torch.Generator | None
 
 
 def _widened(box: Box, width: int, height: int) -> Box:
-    """Return a box with a margin, a third of its longer side at least on each side, inside the frame."""
+    """Return a box with a margin, a fifth of its longer side at least on each side, inside the frame."""
     middle, centre = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     half = 0.7 * max(box[2] - box[0], box[3] - box[1], 8)
     return (

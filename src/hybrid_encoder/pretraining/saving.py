@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_encoder.checkpoints.tensor_files import save_tensors
+from hybrid_encoder.config import SemanticConfig, SpatialConfig
 from hybrid_encoder.data.street.captions import VOCABULARY
 from hybrid_encoder.language.tokens import END, START, ClipTokens
 from hybrid_encoder.pretraining.clip import ClipStage
@@ -33,22 +34,28 @@ def vocabulary_tokens() -> list[int]:
 def save_clip(stage: ClipStage, folder: str | Path, notes: str, numbers: Mapping[str, float]) -> Path:
     """Save a CLIP that was trained on captions of streets; see :func:`_save`."""
     stage.clamp_scale()
-    return _save(stage.clip, "clip", Path(folder), notes, numbers, vocabulary_tokens())
+    return _save(stage.clip, "clip", stage.config, Path(folder), notes, numbers, vocabulary_tokens())
 
 
 def save_dino(stage: DinoStage, folder: str | Path, notes: str, numbers: Mapping[str, float]) -> Path:
     """Save the teacher, which is better than the student; see :func:`_save`."""
-    return _save(stage.teacher.model, "dino", Path(folder), notes, numbers)
+    return _save(stage.teacher.model, "dino", stage.config, Path(folder), notes, numbers)
 
 
 def _save(
-    module: Any, kind: Kind, folder: Path, notes: str, numbers: Mapping[str, float], tokens: list[int] | None = None
+    module: Any,
+    kind: Kind,
+    config: SemanticConfig | SpatialConfig,
+    folder: Path,
+    notes: str,
+    numbers: Mapping[str, float],
+    tokens: list[int] | None = None,
 ) -> Path:
     """Write ``model.safetensors`` and ``README.md`` into a folder, both or neither; a tower has the same bytes always.
 
     Args:
         module: the tower.
-        kind: of it.
+        kind, config: of it.
         folder: made where it does not exist.
         notes: how it was made.
         numbers: how good it is, with the controls.
@@ -57,7 +64,7 @@ def _save(
     Returns:
         The file of weights.
     """
-    tensors, beside = own_tensors(module, kind, tokens)
+    tensors, beside = own_tensors(module, kind, config, tokens)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         save_tensors(Path(temporary) / WEIGHTS, tensors, beside, folder / WEIGHTS)

@@ -30,7 +30,7 @@ def find_weights(name: str, pretrained: str) -> str:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ConfigError(
             f"semantic.pretrained is {pretrained!r}, which is neither a file nor weights of {name} that open_clip "
-            f"knows; it knows {tags}."
+            f"knows; it knows {tags}. Of a run of pretrain-clip, give the path of final/model.safetensors."
         )
     if not stated.get("hf_hub"):
         return pretrained  # open_clip finds these

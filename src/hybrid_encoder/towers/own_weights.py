@@ -1,7 +1,8 @@
 """Weights of towers that this library has trained itself: files of ``pretrain_clip`` and ``pretrain_dino``.
 
-A file is safetensors with a few words beside the tensors: which kind of model it is, and, of a CLIP, which of its
-tokenizer's tokens it knows. Of the table of tokens it holds these rows alone. Two files ship with the package.
+A file is safetensors with a few words beside the tensors: which kind of model it is; its architecture, since tensors of
+the same sizes may be meant for other activations or numbers of heads; and, of a CLIP, which of its tokenizer's tokens
+it knows. Of the table of tokens it holds these rows alone. Two files ship with the package, for the towers of ``tiny``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hybrid_encoder.config.parts import STREET, TOWER_KIND
+from hybrid_encoder.config.checking import shown
+from hybrid_encoder.config.models import PRESETS
+from hybrid_encoder.config.parts import STREET, TOWER_KIND, SemanticConfig, SpatialConfig
 from hybrid_encoder.errors import CheckpointError
 
 Kind = Literal["clip", "dino"]
 TOKENS = "hybrid_encoder.tokens"  # names, as TOWER_KIND does, what stands beside the tensors
+ARCHITECTURE = "hybrid_encoder.architecture"
 TABLE = "token_embedding.weight"
 PADDING = 0  # of CLIP's tokenizer: it follows the end of a text, where no causal tower looks
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -62,14 +66,20 @@ def read_notes(file: Path) -> dict[str, str]:
         raise CheckpointError(f"{file} cannot be read as safetensors ({error}); check the path.") from error
 
 
-def load_own(module: nn.Module, file: Path, kind: Kind) -> None:
+def load_own(module: nn.Module, file: Path, kind: Kind, config: SemanticConfig | SpatialConfig) -> None:
     """Fill a model with weights of this library's, all of it; of a CLIP, the tokens that the file knows.
 
     A CLIP's ``known_tokens`` says afterwards which these are; the rows of all others are NaN, lest they pass for
     something. The padding after a text is zeros, which open_clip's own ``encode_text`` hides from what it reads.
 
+    Args:
+        module: built as the configuration says.
+        file: of :func:`own_tensors`.
+        kind: of the tower.
+        config: of the tower.
+
     Raises:
-        CheckpointError: a file of another kind, or of a model of other sizes.
+        CheckpointError: a file of another kind, of a model of other sizes or another architecture, or a damaged one.
     """
     from safetensors.torch import load_file
 
@@ -80,6 +90,10 @@ def load_own(module: nn.Module, file: Path, kind: Kind) -> None:
     if kind == "clip" and TABLE in tensors:
         table = dict(module.named_parameters())[TABLE].detach()
         tokens = _tokens(file, notes, len(table))
+        if tensors[TABLE].ndim == 2 and len(tensors[TABLE]) != len(tokens):
+            raise CheckpointError(
+                f"{file} names {len(tokens)} tokens, and has {len(tensors[TABLE])} rows for them; write it anew."
+            )
         if tensors[TABLE].shape != (len(tokens), table.shape[1]):
             raise _other_sizes(file, TABLE, tensors[TABLE], table[: len(tokens)])
         whole = torch.full_like(table, float("nan"))
@@ -89,27 +103,57 @@ def load_own(module: nn.Module, file: Path, kind: Kind) -> None:
         module.known_tokens = frozenset(tokens)  # type: ignore[assignment]
     own = module.state_dict()
     if missing := sorted(own.keys() ^ tensors.keys()):
-        raise CheckpointError(
-            f"{file} and the model differ in {missing[0]} and {len(missing) - 1} more; they are not of one kind."
-        )
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{file} and the model differ in {missing[0]}{more}; they are not of one kind.")
     for name, tensor in tensors.items():
         if own[name].shape != tensor.shape:
             raise _other_sizes(file, name, tensor, own[name])
+        if name != TABLE and not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{file} has numbers in {name} that are not finite; write it anew.")
+    wanted, found = architecture(config), _stated(file, notes, kind)
+    if wanted != found:
+        part = "semantic" if kind == "clip" else "spatial"
+        differs = next(name for name in sorted(wanted | found) if wanted.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{file} was trained with {part}.{differs} = {shown(found.get(differs))}, and the configuration has "
+            f"{shown(wanted.get(differs))}: its tensors fit, and would compute something else. Give the same."
+        )
     module.load_state_dict(tensors)
 
 
+def architecture(config: SemanticConfig | SpatialConfig) -> dict[str, Any]:
+    """Return what weights are meant for beside their sizes, as JSON gives it back."""
+    found: dict[str, Any] = json.loads(json.dumps({"name": config.name, "overrides": config.overrides}))
+    return found
+
+
+def _stated(file: Path, notes: dict[str, str], kind: Kind) -> dict[str, Any]:
+    """Return the architecture that a file says it is of."""
+    if ARCHITECTURE not in notes and file == WEIGHTS / SHIPPED[kind]:
+        tiny = PRESETS["tiny"].encoder
+        return architecture(tiny.semantic if kind == "clip" else tiny.spatial)
+    try:
+        found = json.loads(notes[ARCHITECTURE])
+        if not isinstance(found, dict):
+            raise ValueError("it is no table")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} does not say of which architecture it is ({error}); write it anew.") from None
+    return found
+
+
 def own_tensors(
-    module: nn.Module, kind: Kind, tokens: list[int] | None = None
+    module: nn.Module, kind: Kind, config: SemanticConfig | SpatialConfig, tokens: list[int] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return what a file of a trained tower holds: tensors in half precision, and the words beside them.
 
     Args:
         module: a CLIP of open_clip, or a DINO of timm.
         kind: which of both.
+        config: that it was built from.
         tokens: of a CLIP, the tokens that it was trained on; only their rows are kept.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    notes: dict[str, str] = {TOWER_KIND: kind}
+    notes = {TOWER_KIND: str(kind), ARCHITECTURE: json.dumps(architecture(config), sort_keys=True)}
     if tokens is not None:
         tensors[TABLE] = tensors[TABLE][tokens]
         notes[TOKENS] = json.dumps(tokens)
@@ -122,6 +166,8 @@ def _tokens(file: Path, notes: dict[str, str], vocabulary: int) -> list[int]:
         tokens = json.loads(notes[TOKENS])
         if not isinstance(tokens, list) or not all(type(t) is int and 0 <= t < vocabulary for t in tokens):
             raise ValueError(f"they are no list of whole numbers below {vocabulary}")
+        if len(set(tokens)) != len(tokens):
+            raise ValueError("one is named twice")
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} does not say which tokens it knows ({error}); write it anew.") from None
     return tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from hybrid_encoder.compiling import known
 from hybrid_encoder.config import SemanticConfig
 from hybrid_encoder.config.checking import shown
 from hybrid_encoder.downloading.weights import downloads
-from hybrid_encoder.errors import ConfigError
+from hybrid_encoder.errors import CheckpointError, ConfigError, shortened
 from hybrid_encoder.quiet import quiet
 from hybrid_encoder.towers.base import Grid, Tower, evenly_spread_blocks, fit_to_patches, to_map
 from hybrid_encoder.towers.clip_weights import check_activation, find_weights
@@ -147,7 +148,7 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
 
     Raises:
         ConfigError: an architecture or weights that open_clip does not know.
-        CheckpointError: weights that are not in the cache, and cannot be downloaded.
+        CheckpointError: weights that are not in the cache, and cannot be downloaded; or a file that does not fit.
     """
     import open_clip
 
@@ -176,6 +177,13 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
         # open_clip reports on the root logger, and warns when no weights are asked for.
         with quiet("open_clip"), downloads(f"CLIP's weights {config.pretrained!r} of {config.name}"):
             clip: Any = open_clip.create_model(config.name, pretrained=weights, precision="fp32", **options)
+    except RuntimeError as error:
+        if weights is None or not os.path.isfile(weights):
+            raise
+        raise CheckpointError(
+            f"{weights} does not fit {config.name} ({shortened(' '.join(str(error).split()), 200)}); check "
+            "semantic.name and its overrides. Of a run of pretrain-clip, give final/model.safetensors."
+        ) from None
     except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
         if not config.overrides:
             raise
@@ -184,7 +192,7 @@ def build_clip(config: SemanticConfig, pretrained: bool) -> nn.Module:
             f"({type(error).__name__}: {error}); change the sizes."
         ) from error
     if own is not None:
-        load_own(clip, own, "clip")
+        load_own(clip, own, "clip", config)
     clip.architecture, clip.hub_tokenizer = config.name, base["text_cfg"].get("hf_tokenizer_name")
     return clip  # type: ignore[no-any-return]
 

@@ -59,8 +59,13 @@ def build_spatial(config: SpatialConfig, pretrained: bool) -> SpatialTower:
     """
     own = own_file(config.pretrained, "dino") if pretrained else None
     if own is not None:
+        if config.name.startswith(TRANSFORMERS):
+            raise ConfigError(
+                f"spatial.pretrained is {config.pretrained!r}, weights of a model of timm, and spatial.name is "
+                f"{config.name!r}, one of transformers; give pretrained=True."
+            )
         model = build_timm(config, pretrained=False)
-        load_own(model, own, "dino")
+        load_own(model, own, "dino", config)
         return TimmTower(config, model)
     if isinstance(config.pretrained, str) and pretrained:
         raise ConfigError(

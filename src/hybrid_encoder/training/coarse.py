@@ -132,9 +132,8 @@ def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = 
 
 
 def _words(config: HybridEncoderConfig, recipe: CoarseRecipe) -> PromptConfig:
-    """Return the recipe's words as prompts, in the place of an encoder's; what trains of its text tower stays."""
-    prompts = PromptConfig(words=recipe.words, readout=recipe.readout)
-    return prompts if config.prompts is None else dataclasses.replace(prompts, train_text=config.prompts.train_text)
+    """Return the recipe's words as prompts, in the place of an encoder's; its sentence and other settings stay."""
+    return dataclasses.replace(config.prompts or PromptConfig(), words=recipe.words, readout=recipe.readout)
 
 
 def train_coarse(

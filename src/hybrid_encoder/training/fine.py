@@ -54,7 +54,8 @@ def fine_model(
             reads, the prompts that come after a coarse result's words, and the input of its towers. An encoder in
             memory keeps its own input.
         pretrained: start the towers of a preset from the weights that it names.
-        prompts: replace the prompts of any source by this many learned ones; a whole model gets a new decoder then.
+        prompts: replace the prompts of any source by this many learned ones, in their sentence and with their other
+            settings; a whole model gets a new decoder then.
 
     Raises:
         CheckpointError, ConfigError: a checkpoint that is not found, or has no words to start other prompts from.
@@ -77,11 +78,11 @@ def fine_model(
     if prompts is None and before is not None and before.words is not None:
         prompts = recipe.prompts
     if prompts is not None:
-        train_text = before.train_text if before is not None else False
         fits = recipe.prompts_init == "fitted" and before is not None and before.words is not None
         taught = encoder.prompts().detach().clone() if fits and encoder.prompts is not None else None
         init: Literal["random", "words"] = "words" if recipe.prompts_init == "words" else "random"
-        encoder.set_prompts(PromptConfig(num_tokens=prompts, init=init, train_text=train_text))
+        others = before or PromptConfig(train_text=False)  # without prompts, set_prompts says what is missing
+        encoder.set_prompts(dataclasses.replace(others, words=None, num_tokens=prompts, init=init))
         if taught is not None and encoder.prompts is not None:
             fit_tokens(encoder.prompts, taught)
     if before is not None:

@@ -31,6 +31,9 @@ class Stage(nn.Module):
     if TYPE_CHECKING:
         __call__ = forward  # nn.Module's says Any
 
+    def begin_step(self) -> None:
+        """Prepare an optimizer step: called by the loop once before its batches. By default nothing."""
+
     def describe(self, batch: Any) -> str:
         """Return what the batch was made of, for an error message: file names, where there are any."""
         return ", ".join(map(str, getattr(batch, "names", None) or getattr(batch, "name", None) or ("a batch",)))

@@ -80,6 +80,7 @@ class Stepper:
         Raises:
             NotFiniteError: the loss or the gradient, in all processes; the weights are as before.
         """
+        self.stage.begin_step()
         shares = self._shares(batches)
         found = []
         for number, batch in enumerate(batches, start=1):
