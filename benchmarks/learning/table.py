@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from benchmarks.learning.measures import MEASURES
 from benchmarks.learning.results import Result, by_row, known
@@ -57,7 +57,7 @@ def about(results: list[Result], settings: dict[str, object]) -> str:
     seeds = sorted({result.seed for result in results})
     torches = sorted({result.versions.get("torch", "?") for result in results})
     minutes = [s / 60 for result in results if (s := result.numbers.get("seconds"))]
-    took = f"{mean(minutes):.1f} minutes a row and seed, on average, {max(minutes):.1f} at most; " if minutes else ""
+    took = f"{median(minutes):.1f} minutes a row and seed (median); " if minutes else ""
     listed = ", ".join(f"{name} {value}" for name, value in settings.items())
     return (
         f"Settings: {listed}. Seeds {', '.join(map(str, seeds))}; torch {', '.join(torches)}; {took}"
