@@ -51,11 +51,11 @@ MEASURES = {  # name: title in the table, and whether more is better
     "textureless": ("textureless", False),
     "hidden": ("hidden", False),
     "moving": ("moving", False),
-    "spread": ("logits vary by", True),
+    "spread": ("std of logits", True),
     "apart": ("words apart", True),
     "explained": ("explained by the map", False),
     "zeroed": ("logits zeroed", False),
-    "other_words": ("logits of another", False),
+    "other_words": ("logits of another image", False),
     "kitti": ("KITTI", False),
 }
 Numbers = dict[str, float]

@@ -152,6 +152,7 @@ WORDS = ("words", "words_row_wrong")
 CLAIMS = (
     Claim("joint readout keeps the order of words", "reference", "published readout", WORDS),
     Claim("and does without a loss on words", "no language loss", "no language loss, published readout", WORDS),
+    Claim("the loss on words above none", "reference", "no language loss", (*DEPTH, *WORDS)),
     Claim("true order above shuffled", "reference", "shuffled order", DEPTH),
     Claim("true order above relabelled", "reference", "relabelled order", DEPTH),
     Claim("relabelled order above shuffled", "relabelled order", "shuffled order", DEPTH),
@@ -209,6 +210,7 @@ CLAIMS = (
     Claim("CLIP alone: pretrained above random", "pretrained, CLIP tower alone", "CLIP tower alone", DEPTH),
     Claim("DINO alone: pretrained above random", "pretrained, DINO tower alone", "DINO tower alone", DEPTH),
     Claim("true captions above shuffled", "pretrained", "pretrained, shuffled captions", DEPTH),
+    Claim("shuffled captions above a random CLIP", "pretrained, shuffled captions", "pretrained DINO", DEPTH),
     Claim("pretrained: true order above shuffled", "pretrained", "pretrained, shuffled order", DEPTH),
     Claim(
         "pretrained: no coarse stage above shuffled order",
