@@ -105,7 +105,7 @@ def code_digest() -> str:
     package, here = Path(hybrid_encoder.__file__).parent, Path(__file__).parent
     rooms = ("config", "data", "evaluation", "geometry", "language", "losses", "models", "towers", "training")
     files = [file for room in rooms for file in (package / room).rglob("*.py")]
-    own = ("rows", "settings", "worlds", "training", "measures", "words")
+    own = ("settings", "worlds", "training", "measures", "words")
     files += [here / f"{name}.py" for name in own] + [here.parent / "unet.py"]
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: (file.name, str(file))):

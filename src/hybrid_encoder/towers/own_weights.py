@@ -87,6 +87,8 @@ def load_own(module: nn.Module, file: Path, kind: Kind, config: SemanticConfig |
     if notes.get(TOWER_KIND) != kind:
         raise CheckpointError(f"{file} holds a {notes.get(TOWER_KIND, 'model of another kind')}; a {kind} is needed.")
     tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+    if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise CheckpointError(f"{file} has numbers in {broken[0]} that are not finite; write it anew.")
     if kind == "clip" and TABLE in tensors:
         table = dict(module.named_parameters())[TABLE].detach()
         tokens = _tokens(file, notes, len(table))
@@ -108,8 +110,6 @@ def load_own(module: nn.Module, file: Path, kind: Kind, config: SemanticConfig |
     for name, tensor in tensors.items():
         if own[name].shape != tensor.shape:
             raise _other_sizes(file, name, tensor, own[name])
-        if name != TABLE and not bool(tensor.isfinite().all()):
-            raise CheckpointError(f"{file} has numbers in {name} that are not finite; write it anew.")
     wanted, found = architecture(config), _stated(file, notes, kind)
     if wanted != found:
         part = "semantic" if kind == "clip" else "spatial"
