@@ -178,6 +178,11 @@ def test_a_checkpoint_is_trained_further_and_one_without_the_words_is_refused(
     assert changed.config.prompts is not None and changed.config.prompts.words == ("close", "distant")
     assert result.logits is not None and result.logits[0].shape[1] == 2
 
+    own = PromptConfig(template="{}", words=DEPTH_WORDS, decoder_input="logits", train_text=False)
+    HybridDepthEncoder(encoder.config.replace(prompts=own), pretrained=False).save_pretrained(tmp_path / "own")
+    kept = coarse_encoder(tmp_path / "own", dataclasses.replace(fewer, readout="joint")).config.prompts
+    assert kept == dataclasses.replace(own, words=("close", "distant"), readout="joint")
+
     HybridDepthEncoder("tiny", pretrained=False).save_pretrained(tmp_path / "tokens")
     with pytest.raises(ConfigError, match=r"has words that .* has not kept: .* start from the whole CLIP"):
         coarse_encoder(tmp_path / "tokens", RECIPE)

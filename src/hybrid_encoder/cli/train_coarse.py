@@ -42,7 +42,9 @@ def train_coarse_command(
     two_sided: Annotated[bool | None, typer.Option(help="Compare patches with nearer ones as well.")] = None,
     margin: Annotated[
         float | None,
-        typer.Option(help="By how much the nearest patch must fit its word better than the farthest."),
+        typer.Option(
+            help="By how much the nearest patch must fit its word better than the farthest; 0 as published, small: 20."
+        ),
     ] = None,
     pretrained: shared.Pretrained = True,
     drives: shared.Drives = 60,

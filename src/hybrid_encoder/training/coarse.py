@@ -133,7 +133,13 @@ def coarse_encoder(source: str | Path, recipe: CoarseRecipe, pretrained: bool = 
 
 def _words(config: HybridEncoderConfig, recipe: CoarseRecipe) -> PromptConfig:
     """Return the recipe's words as prompts, in the place of an encoder's; its sentence and other settings stay."""
-    return dataclasses.replace(config.prompts or PromptConfig(), words=recipe.words, readout=recipe.readout)
+    plain = PromptConfig(words=recipe.words, readout=recipe.readout)
+    if config.prompts is None:
+        return plain
+    # Words have no number of tokens: it is that of a configuration which names none.
+    return dataclasses.replace(
+        config.prompts, words=plain.words, num_tokens=plain.num_tokens, init=plain.init, readout=plain.readout
+    )
 
 
 def train_coarse(
