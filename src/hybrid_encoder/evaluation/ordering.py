@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hybrid_encoder.data.ordered import ordered_points_from_depth
 from hybrid_encoder.errors import InputError
-from hybrid_encoder.losses.coarse import patch_cells, word_positions
+from hybrid_encoder.losses.coarse import in_order, patch_cells, word_positions
 
 if TYPE_CHECKING:
     from hybrid_encoder.models.depth import HybridDepthModel
@@ -215,7 +215,7 @@ def order_shares(values: Tensor | None, row_wrong: Tensor) -> tuple[float, float
             f"{int((~values.isfinite()).sum())} of {values.numel()} values to be put in order are not finite; all must "
             "be: the logits or the depth hold NaN or infinity."
         )
-    right = (values[:, 0] < values[:, 1]).double() + 0.5 * (values[:, 0] == values[:, 1]).double()
+    right = in_order(values[:, 0], values[:, 1])
     return float(right.mean()), float(right[row_wrong].mean())
 
 

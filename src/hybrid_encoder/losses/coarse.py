@@ -265,9 +265,21 @@ def patch_order_accuracy(logits: Tensor) -> float:
     position = word_positions(logits)
     count = position.shape[-1]
     near, far = torch.triu_indices(count, count, 1, device=logits.device)
-    step = position[..., far] - position[..., near]
-    ordered = (step > 0).double() + 0.5 * (step == 0).double()
-    return float(ordered.mean()) if step.numel() and bool(step.isfinite().all()) else math.nan
+    ordered = in_order(position[..., near], position[..., far])
+    return float(ordered.mean()) if ordered.numel() else math.nan
+
+
+def in_order(near: Tensor, far: Tensor) -> Tensor:
+    """Return 1 where a value is less than the other, 0 where it is greater, one half where both are equal.
+
+    Args:
+        near, far: of one shape, or such that fit together.
+
+    Returns:
+        float64; NaN where a value is NaN.
+    """
+    ordered = (near < far).double() + 0.5 * (near == far).double()
+    return torch.where(near.isnan() | far.isnan(), math.nan, ordered)
 
 
 def word_positions(logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from hybrid_encoder.config import DEPTH_WORDS
 from hybrid_encoder.data.street.captions import OBJECT_KINDS, PATCH_SENTENCE, SIDES, describe
 from hybrid_encoder.data.street.frame import StreetFrame, StreetObject
 from hybrid_encoder.data.street.palette import COLOURS
-from hybrid_encoder.losses.coarse import word_positions
+from hybrid_encoder.losses.coarse import in_order, word_positions
 from hybrid_encoder.models.base import evaluation_mode
 from hybrid_encoder.pretraining.clip import ClipStage
 from hybrid_encoder.pretraining.regions import LEAST_PIXELS, CaptionBatch
@@ -140,7 +140,7 @@ def order_in_words(position: Tensor, word: Tensor, frame: Tensor) -> float:
     pairs = (frame[:, None] == frame) & (word[:, None] < word)
     if not bool(pairs.any()):
         return math.nan
-    ordered = (position[:, None] < position).double() + 0.5 * (position[:, None] == position).double()
+    ordered = in_order(position[:, None], position)
     return float(ordered[pairs].mean())
 
 
