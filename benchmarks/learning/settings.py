@@ -14,7 +14,7 @@ import torch
 
 import hybrid_encoder
 from hybrid_encoder.errors import ConfigError
-from hybrid_encoder.towers.own_weights import SHIPPED
+from hybrid_encoder.towers.own_weights import SHIPPED, WEIGHTS
 
 FRAMES = 5  # of a drive
 HELD_OUT = 1_000_000  # the first seed of held-out drives
@@ -74,8 +74,7 @@ class Settings:
 
 def weights_digests() -> dict[str, str]:
     """Return the digests of the small CLIP's and the small DINO's weights in the package, by their names in it."""
-    folder = Path(hybrid_encoder.__file__).parent / "weights"
-    return {name: _digest(folder / name) for name in SHIPPED.values() if (folder / name).is_file()}
+    return {name: _digest(WEIGHTS / name) for name in SHIPPED.values() if (WEIGHTS / name).is_file()}
 
 
 @lru_cache

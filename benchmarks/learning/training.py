@@ -178,9 +178,9 @@ def with_weights(config: HybridEncoderConfig, row: Row, shuffled_clip: str | Non
         if shuffled_clip is None:
             raise ConfigError(f"row {row.name!r} needs a CLIP trained on shuffled captions; give --shuffled-clip.")
         semantic = dataclasses.replace(semantic, pretrained=shuffled_clip)
-    elif row.weights in ("clip", "both"):
+    if "clip" in row.starts_from:
         semantic = dataclasses.replace(semantic, pretrained=STREET)
-    if row.weights in ("dino", "both", "shuffled captions"):
+    if "dino" in row.starts_from:
         spatial = dataclasses.replace(spatial, pretrained=STREET)
     return config.replace(semantic=semantic, spatial=spatial)
 

@@ -219,16 +219,27 @@ def test_a_resumed_training_equals_an_uninterrupted_one(checkout: Checkout, tmp_
     assert np.abs(np.subtract(numbers["first"], numbers["resumed"])).max() > 1e-3, "other batches, other losses"
 
 
-def test_after_200_steps_the_loss_is_where_a_resnet18s_is(checkout: Checkout, tmp_path: Path) -> None:
-    # A tenth of the parameters. The pose network, the same in both, decides when the loss begins to fall: with three
-    # seeds, ours is 1.05, 1.07 and 0.71 times the other one.
-    ours, theirs = (_drive(checkout, kind, tmp_path / f"{kind}.json", 400) for kind in ("shipped", "repository"))
-    assert len(ours["losses"]) == len(theirs["losses"]) == 200
-    for kind, numbers in (("tiny hybrid encoder", ours), ("ResNet-18 from scratch", theirs)):
-        print(f"\n{kind}: reprojection before {numbers['before']}, after 200 steps {numbers['after']}")
+def test_after_200_steps_the_loss_is_where_a_resnet18s_is(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A tenth of the parameters, a tie: the pose network, the same in both, decides when the loss begins to fall, and
+    # that differs so much from seed to seed that the mean over three is compared.
+    found: dict[str, list[dict[str, Any]]] = {"shipped": [], "repository": []}
+    for seed in range(3):
+        monkeypatch.setenv("SEED", str(seed))
+        (tmp_path / str(seed)).mkdir()
+        for kind, several in found.items():
+            numbers = _drive(checkout, kind, tmp_path / str(seed) / f"{kind}.json", 400)
+            assert len(numbers["losses"]) == 200
+            print(f"\n{kind}, seed {seed}: before {numbers['before']}, after 200 steps {numbers['after']}")
+            several.append(numbers)
+
+    def mean(kind: str, when: str, loss: str) -> float:
+        return float(np.mean([numbers[when][loss] for numbers in found[kind]]))
+
     for loss in ("plain", "auto-masked"):
-        assert ours["after"][loss] < 0.9 * ours["before"][loss]
-        assert ours["after"][loss] < 1.1 * theirs["after"][loss]
+        assert mean("shipped", "after", loss) < 0.9 * mean("shipped", "before", loss)
+        assert mean("shipped", "after", loss) < 1.05 * mean("repository", "after", loss)
 
 
 def _kitti_with_jpeg(folder: Path) -> Path:
